@@ -1,0 +1,43 @@
+"""NeuroCUDA runs spiking neural networks described in NIR."""
+
+from neurocuda.discretization import Discretization
+from neurocuda.errors import (
+    AlgebraicLoopError,
+    ArgumentError,
+    FileError,
+    GraphError,
+    NeuroCUDAError,
+    NeuroCUDAWarning,
+    ShapeError,
+)
+from neurocuda.graph import Graph, Node, from_nir
+from neurocuda.io import read, write
+from neurocuda.nir_executor import Executor, RunResult, load
+from neurocuda.ops import NeuronCoefficients, Surrogate
+from neurocuda.schedule import Schedule
+from neurocuda.state import State
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AlgebraicLoopError",
+    "ArgumentError",
+    "Discretization",
+    "Executor",
+    "FileError",
+    "Graph",
+    "GraphError",
+    "NeuroCUDAError",
+    "NeuroCUDAWarning",
+    "NeuronCoefficients",
+    "Node",
+    "RunResult",
+    "Schedule",
+    "ShapeError",
+    "State",
+    "Surrogate",
+    "from_nir",
+    "load",
+    "read",
+    "write",
+]

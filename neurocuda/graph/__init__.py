@@ -1,0 +1,32 @@
+"""The graph: flat, checked, shape-inferred, in canonical order."""
+
+from neurocuda.graph.build import build, from_nir
+from neurocuda.graph.model import (
+    NEURONS,
+    SPIKE_PRODUCING,
+    SPIKING,
+    WEIGHTED,
+    Graph,
+    Node,
+    Shape,
+    align,
+    expand,
+    parameters_text,
+    shape_text,
+)
+
+__all__ = [
+    "NEURONS",
+    "SPIKE_PRODUCING",
+    "SPIKING",
+    "WEIGHTED",
+    "Graph",
+    "Node",
+    "Shape",
+    "align",
+    "build",
+    "expand",
+    "from_nir",
+    "parameters_text",
+    "shape_text",
+]

@@ -1,0 +1,167 @@
+"""`Graph` and `Node`: a NIR graph that is flat, checked, shape-inferred, in canonical order, and immutable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from neurocuda.graph.fields import SIGNAL_PARAMETERS, Value
+
+Shape = tuple[int, ...]
+
+SPIKING = frozenset({"IF", "LIF", "CubaLIF"})
+NEURONS = SPIKING | {"I", "LI", "CubaLI"}
+SPIKE_PRODUCING = SPIKING | {"Threshold"}
+WEIGHTED = frozenset({"Affine", "Linear", "Conv1d", "Conv2d"})
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One node of a flat graph.
+
+    `type` is the NIR primitive. `parameters` are its fields, in the types of the file; those that belong to
+    elements of the signal (tau, threshold, ...) are collapsed: an axis along which they are constant has
+    size 1, trailing axes of size 1 are left out. Shapes are those of one sample at one step.
+    """
+
+    name: str
+    type: str
+    parameters: Mapping[str, Value]
+    input_shape: Shape
+    output_shape: Shape
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for value in self.parameters.values():
+            if isinstance(value, np.ndarray):
+                value.setflags(write=False)
+        object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        parts = (self.name, self.type, dict(self.parameters), self.input_shape, self.output_shape)
+        return Node, (*parts, dict(self.metadata))
+
+    def array(self, name: str) -> np.ndarray:
+        """The parameter `name`, which is an array."""
+        value = self.parameters[name]
+        assert isinstance(value, np.ndarray), (self.name, name)
+        return value
+
+    def numbers(self, name: str) -> tuple[int, ...]:
+        """The parameter `name`, which is whole numbers."""
+        value = self.parameters[name]
+        assert isinstance(value, tuple), (self.name, name)
+        return value
+
+    def number(self, name: str) -> int:
+        """The parameter `name`, which is one whole number."""
+        value = self.parameters[name]
+        assert isinstance(value, int), (self.name, name)
+        return value
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A NIR graph ready to be scheduled.
+
+    `nodes` are in ascending order of name (Unicode code points), `edges` ascending, duplicates kept, so that
+    nothing depends on the order in the file. `warnings` says what the file states and the graph does not hold.
+    """
+
+    nodes: Mapping[str, Node]
+    edges: tuple[tuple[str, str], ...]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    source: str = "graph"
+    version: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "nodes", MappingProxyType({n: self.nodes[n] for n in sorted(self.nodes)}))
+        object.__setattr__(self, "edges", tuple(sorted(self.edges)))
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        parts = (dict(self.nodes), self.edges, dict(self.metadata), self.warnings, self.source, self.version)
+        return Graph, parts
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the top-level Input nodes."""
+        return tuple(name for name, node in self.nodes.items() if node.type == "Input")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the top-level Output nodes."""
+        return tuple(name for name, node in self.nodes.items() if node.type == "Output")
+
+    def __str__(self) -> str:
+        rows = [("node", "type", "input", "output", "parameters")]
+        for node in self.nodes.values():
+            shapes = (shape_text(node.input_shape), shape_text(node.output_shape))
+            rows.append((node.name, node.type, *shapes, parameters_text(node)))
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = [f"Graph of {self.source}: {len(self.nodes)} nodes, {len(self.edges)} edges"]
+        for row in rows:
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+            lines.append("  " + "  ".join([*cells, row[4]]).rstrip())
+        lines.append("  edges: " + ", ".join(f"{a} -> {b}" for a, b in self.edges))
+        return "\n".join(lines)
+
+
+def shape_text(shape: Shape) -> str:
+    """A shape as people write it: 2x34x34, or 'scalar'."""
+    return "x".join(str(size) for size in shape) or "scalar"
+
+
+def parameters_text(node: Node) -> str:
+    """The parameters of a node in one short line."""
+    parts = []
+    for name, value in node.parameters.items():
+        if not isinstance(value, np.ndarray):
+            parts.append(f"{name}={'x'.join(map(str, value)) if isinstance(value, tuple) else value}")
+        elif value.size == 1:
+            parts.append(f"{name}={value.reshape(-1)[0]:.6g}")
+        else:
+            parts.append(f"{name}[{shape_text(value.shape)}] {value.min():.4g}..{value.max():.4g}")
+    return ", ".join(parts)
+
+
+def align(array: np.ndarray, rank: int) -> np.ndarray:
+    """A parameter with its axes on the leading axes of a signal of `rank` axes; size 1 is a scalar."""
+    if array.size == 1:
+        return array.reshape((1,) * rank)
+    return array.reshape(array.shape + (1,) * (rank - array.ndim))
+
+
+def fits(array: np.ndarray, shape: Shape) -> bool:
+    """Whether a parameter aligns with a signal of `shape` without enlarging it."""
+    if array.size == 1:
+        return True
+    pairs = zip(array.shape, shape, strict=False)
+    return array.ndim <= len(shape) and all(own in (1, size) for own, size in pairs)
+
+
+def collapse(array: np.ndarray, rank: int) -> np.ndarray:
+    """The same parameter with constant axes of size 1 and no trailing axes of size 1."""
+    array = align(array, rank)
+    for axis in range(array.ndim):
+        first = array.take([0], axis=axis)
+        if (array == first).all():
+            array = first
+    shape = array.shape
+    while shape and shape[-1] == 1:
+        shape = shape[:-1]
+    return array.reshape(shape).copy()
+
+
+def expand(node: Node, name: str) -> np.ndarray:
+    """A parameter at the full shape of the node's signal, as the nir package wants it in a file."""
+    array = node.array(name)
+    if name not in SIGNAL_PARAMETERS:
+        return array
+    return np.broadcast_to(align(array, len(node.input_shape)), node.input_shape).copy()

@@ -1,0 +1,125 @@
+"""How each scheduled node is computed: decided once, at load, from the graph alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from neurocuda.errors import ArgumentError
+from neurocuda.graph import SPIKING, WEIGHTED, Graph, Node, shape_text
+from neurocuda.schedule import Schedule, Stage
+
+How = Literal["ordered", "library", "neuron", "recurrent", "direct"]
+
+ORDERED_LIMIT = 2**20
+"""Multiply-adds of one step of one sample up to which a layer is summed in the defined order."""
+
+
+@dataclass(frozen=True)
+class LoweredNode:
+    """A node and how it is computed.
+
+    ordered: a sum in the defined order, the same bits everywhere. library: the vendor's convolution or
+    matrix product, whose last bit may depend on batch and chunk. neuron: the fused sum and update. recurrent:
+    half of a neuron and its weight, run as one operator. direct: one elementwise operation, pool or copy.
+    """
+
+    node: Node
+    how: How
+    why: str
+
+
+@dataclass(frozen=True)
+class LoweredStage:
+    """A stage of the schedule; `recurrence` names the neuron and the weight of a fused cycle of the two."""
+
+    nodes: tuple[LoweredNode, ...]
+    cyclic: bool
+    recurrence: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class LoweredSchedule:
+    """A schedule with the computation of every node. Its text is a table, one line for each node."""
+
+    schedule: Schedule
+    stages: tuple[LoweredStage, ...]
+
+    def __str__(self) -> str:
+        rows = [("stage", "node", "type", "shape", "computed", "sum of (* a step late)", "why")]
+        for number, stage in enumerate(self.stages):
+            label = f"{number}{' cycle' if stage.cyclic else ''}"
+            for lowered in stage.nodes:
+                node = lowered.node
+                sources = " + ".join(
+                    edge.source + ("*" if edge.delayed else "") for edge in self.schedule.edges[node.name]
+                )
+                shape = shape_text(node.output_shape)
+                rows.append((label, node.name, node.type, shape, lowered.how, sources or "zero", lowered.why))
+        widths = [max(len(row[column]) for row in rows) for column in range(7)]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        )
+
+
+def lower(graph: Graph, schedule: Schedule, force: Mapping[str, How] | None = None) -> LoweredSchedule:
+    """Choose how each node is computed. `force` overrides the choice for layers with weights, by name."""
+    force = dict(force or {})
+    wrong = sorted(name for name in force if name not in graph.nodes or graph.nodes[name].type not in WEIGHTED)
+    if wrong or not set(force.values()) <= {"ordered", "library"}:
+        found = ", ".join(map(repr, wrong)) or str(force)
+        raise ArgumentError(f"force: expected layers with weights as 'ordered' or 'library', found {found}")
+    return LoweredSchedule(schedule, tuple(_stage(graph, schedule, stage, force) for stage in schedule.stages))
+
+
+def _stage(graph: Graph, schedule: Schedule, stage: Stage, force: Mapping[str, How]) -> LoweredStage:
+    nodes = tuple(_node(graph.nodes[name], force) for name in stage.nodes)
+    pair = _recurrence(graph, schedule, stage, nodes)
+    if pair is None:
+        return LoweredStage(nodes, stage.cyclic)
+    why = f"cycle of {pair[0]!r} and its weight {pair[1]!r}, ascending sum"
+    return LoweredStage(tuple(LoweredNode(lowered.node, "recurrent", why) for lowered in nodes), True, pair)
+
+
+def _node(node: Node, force: Mapping[str, How]) -> LoweredNode:
+    if "tau" in node.parameters or "r" in node.parameters:
+        return LoweredNode(node, "neuron", "sum and update in one pass")
+    if node.type not in WEIGHTED:
+        return LoweredNode(node, "direct", "")
+    work = multiply_adds(node)
+    if node.name in force:
+        return LoweredNode(node, force[node.name], "forced")
+    small = work <= ORDERED_LIMIT
+    why = f"{work} multiply-adds a step, {'at most' if small else 'more than'} {ORDERED_LIMIT}"
+    return LoweredNode(node, "ordered" if small else "library", why)
+
+
+def multiply_adds(node: Node) -> int:
+    """Multiply-adds of a layer with weights for one step of one sample, computed densely."""
+    weight = node.array("weight")
+    fan_in = weight.shape[-1] if node.type in ("Affine", "Linear") else math.prod(weight.shape[1:])
+    return math.prod(node.output_shape) * fan_in
+
+
+def _recurrence(
+    graph: Graph, schedule: Schedule, stage: Stage, nodes: tuple[LoweredNode, ...]
+) -> tuple[str, str] | None:
+    """The neuron and weight of a cycle of just these two, each reaching the other once, spikes one step late."""
+    if not stage.cyclic or len(stage.nodes) != 2:
+        return None
+    by_type = {("neuron" if graph.nodes[name].type in SPIKING else "weight"): name for name in stage.nodes}
+    neuron, weight = by_type.get("neuron"), by_type.get("weight")
+    if neuron is None or weight is None:
+        return None
+    matrix = graph.nodes[weight]
+    lowered = {entry.node.name: entry for entry in nodes}[weight]
+    if matrix.type not in ("Affine", "Linear") or matrix.array("weight").ndim != 2 or lowered.how != "ordered":
+        return None
+    into_weight = [(edge.source, edge.delayed) for edge in schedule.edges[weight]]
+    from_weight = [edge for edges in schedule.edges.values() for edge in edges if edge.source == weight]
+    returned = [(edge.target, edge.delayed) for edge in from_weight]
+    from_itself = any(edge.source == neuron for edge in schedule.edges[neuron])
+    fused = into_weight == [(neuron, True)] and returned == [(neuron, False)] and not from_itself
+    return (neuron, weight) if fused else None

@@ -1,0 +1,66 @@
+"""What is probably not meant: graphs that cannot fire as asked, and the tool that most likely wrote them."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from neurocuda.discretization import Discretization, coarse_steps
+from neurocuda.graph import WEIGHTED, Graph, Node
+
+_HOPELESS = 1000.0
+"""Input spikes through the strongest weight, for one output spike, from which on an IF cannot plausibly fire."""
+
+
+def doubts(graph: Graph, d: Discretization) -> list[str]:
+    """A line for each doubt about running `graph` with `d`."""
+    lines = coarse_steps(graph, d)
+    own = graph.metadata.get("dt")
+    if own is not None and float(own) != d.dt:
+        lines.append(f"the graph was written for dt = {float(own):g} s, but is run with dt = {d.dt:g} s")
+    weak = [node for node in graph.nodes.values() if node.type == "IF" and _spikes_to_fire(graph, node, d) > _HOPELESS]
+    if weak:
+        names = ", ".join(repr(node.name) for node in weak[:3]) + (" ..." if len(weak) > 3 else "")
+        most = min(_spikes_to_fire(graph, node, d) for node in weak)
+        lines.append(
+            f"IF {names}: one output spike takes at least {most:.0f} input spikes through the strongest weight "
+            f"(r = {float(weak[0].array('r').max()):g}, dt = {d.dt:g} s); the exporter most likely meant "
+            f"{_meant(graph)}"
+        )
+    return lines
+
+
+def _spikes_to_fire(graph: Graph, node: Node, d: Discretization) -> float:
+    """How many input spikes, each through the strongest weight, take the easiest neuron to its threshold."""
+    gain = float(np.abs(node.array("r")).max()) * (d.dt if d.if_gain == "r*dt" else 1.0)
+    strongest = 0.0
+    for source, target in graph.edges:
+        if target == node.name:
+            origin = graph.nodes[source]
+            weighted = origin.type in WEIGHTED or origin.type == "Scale"
+            field = "weight" if origin.type in WEIGHTED else "scale"
+            strongest = max(strongest, float(np.abs(origin.array(field)).max()) if weighted else 1.0)
+    drive = gain * strongest
+    return float(np.abs(node.array("v_threshold")).min()) / drive if drive > 0 else 0.0
+
+
+def _meant(graph: Graph) -> str:
+    exporter = likely_exporter(graph)
+    if exporter in ("sinabs", "spikingjelly", "norse"):
+        return f"if_gain='r' (Discretization.{exporter}())"
+    return "if_gain='r': a spike adds r times its weight, whatever dt is"
+
+
+def likely_exporter(graph: Graph) -> str | None:
+    """The simulator that most likely wrote the graph, from the names and parameters it leaves; None if unclear."""
+    names = list(graph.nodes)
+    if any(re.fullmatch(r"\d+_\w+(Torch|Jax)", name) for name in names):
+        return "rockpool"
+    if any(name.endswith((".w_rec", ".lif")) for name in names):
+        return "snntorch"
+    fires = [node for node in graph.nodes.values() if node.type == "IF"]
+    counted = all(node.array("r").size == 1 and float(node.array("r").reshape(-1)[0]) == 1.0 for node in fires)
+    if fires and counted and any(node.type == "SumPool2d" for node in graph.nodes.values()):
+        return "sinabs"
+    return None

@@ -1,0 +1,336 @@
+"""Runs the stages of a lowered schedule over one chunk of time on the reference operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from neurocuda.graph import NEURONS, Node
+from neurocuda.lowering import LoweredNode, LoweredSchedule, LoweredStage
+from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, reference
+from neurocuda.ops.coefficients import SpikeWhen
+from neurocuda.schedule import Edge
+
+_TRACED = {"v", "i"}
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """What the nodes compute with: float32 weights by node and field, coefficients, delays in steps."""
+
+    weights: Mapping[tuple[str, str], Tensor]
+    coefficients: Mapping[str, NeuronCoefficients]
+    delays: Mapping[str, Tensor]
+    spike_when: SpikeWhen
+    surrogate: Surrogate
+
+
+@dataclass
+class Chunk:
+    """A chunk of `steps` steps under way.
+
+    `carry` is the state, rebound as nodes advance; `previous` collects the last outputs that delayed edges
+    will carry into the next chunk; `records` the recorded quantities, a list of pieces in time.
+    """
+
+    steps: int
+    batch: int
+    carry: dict[str, Tensor]
+    records: dict[tuple[str, str], list[Tensor]]
+    device: torch.device
+    signals: dict[str, Tensor] = field(default_factory=dict)
+    previous: dict[str, Tensor] = field(default_factory=dict)
+
+    def quantities(self, name: str) -> set[str]:
+        return {quantity for node, quantity in self.records if node == name}
+
+    def record(self, name: str, quantity: str, value: Tensor) -> None:
+        if (name, quantity) in self.records:
+            self.records[name, quantity].append(value)
+
+
+def run_chunk(lowered: LoweredSchedule, tensors: Tensors, inputs: Mapping[str, Tensor], chunk: Chunk) -> None:
+    """Run all stages over a chunk; leave the outputs in `chunk.signals` and the new state in `chunk.carry`."""
+    keep = _last_uses(lowered)
+    for number, stage in enumerate(lowered.stages):
+        if stage.recurrence is not None:
+            _run_recurrence(lowered, stage, stage.recurrence, tensors, chunk)
+        elif stage.cyclic:
+            _run_cycle(lowered, stage, tensors, chunk)
+        else:
+            node = stage.nodes[0].node
+            if node.type == "Input":
+                chunk.signals[node.name] = inputs[node.name]
+                chunk.record(node.name, "input", inputs[node.name])
+                chunk.record(node.name, "output", inputs[node.name])
+            else:
+                branches = [_signal(edge, chunk) for edge in lowered.schedule.edges[node.name]]
+                _compute(stage.nodes[0], branches, tensors, chunk, chunk.steps)
+        for lowered_node in stage.nodes:
+            name = lowered_node.node.name
+            if f"{name}.previous" in chunk.carry:
+                chunk.previous[f"{name}.previous"] = chunk.signals[name][-1]
+        for name in keep[number]:
+            del chunk.signals[name]
+    chunk.carry.update(chunk.previous)
+
+
+def _last_uses(lowered: LoweredSchedule) -> list[list[str]]:
+    """For each stage, the signals that no later stage reads and that are not outputs."""
+    last = {}
+    for number, stage in enumerate(lowered.stages):
+        for entry in stage.nodes:
+            if entry.node.type != "Output":
+                last[entry.node.name] = number
+    for number, stage in enumerate(lowered.stages):
+        for entry in stage.nodes:
+            for edge in lowered.schedule.edges[entry.node.name]:
+                if edge.source in last:
+                    last[edge.source] = max(last[edge.source], number)
+    dead: list[list[str]] = [[] for _ in lowered.stages]
+    for name, number in last.items():
+        dead[number].append(name)
+    return dead
+
+
+def _signal(edge: Edge, chunk: Chunk) -> Tensor:
+    """The signal that an edge brings over the chunk."""
+    signal = chunk.signals[edge.source]
+    if not edge.delayed:
+        return signal
+    return torch.cat([chunk.carry[f"{edge.source}.previous"].unsqueeze(0), signal[:-1]])
+
+
+def _run_cycle(lowered: LoweredSchedule, stage: LoweredStage, tensors: Tensors, chunk: Chunk) -> None:
+    """Step through a cycle; a Delay that breaks it speaks before it listens."""
+    edges = lowered.schedule.edges
+    members = {entry.node.name for entry in stage.nodes}
+    outer = {
+        (edge.source, edge.delayed): _signal(edge, chunk)
+        for name in members
+        for edge in edges[name]
+        if edge.source not in members
+    }
+    before = {
+        name: chunk.carry[f"{name}.previous"].unsqueeze(0) for name in members if f"{name}.previous" in chunk.carry
+    }
+    breaking = members & lowered.schedule.breaking_delays
+    pasts = {name: list(chunk.carry[f"{name}.history"].unbind(1)) for name in breaking}
+    emitted: dict[str, list[Tensor]] = {name: [] for name in members}
+
+    def branches(name: str, step: int, now: Mapping[str, Tensor]) -> list[Tensor]:
+        arriving = []
+        for edge in edges[name]:
+            if edge.source in members:
+                arriving.append((before if edge.delayed else now)[edge.source])
+            else:
+                arriving.append(outer[edge.source, edge.delayed][step : step + 1])
+        return arriving
+
+    for step in range(chunk.steps):
+        for entry in stage.nodes:
+            name = entry.node.name
+            if name in breaking:
+                depth = chunk.carry[f"{name}.history"].shape[1]
+                now = _past_value(pasts[name], tensors.delays[name], depth, step).unsqueeze(0)
+                chunk.signals[name] = now
+                chunk.record(name, "output", now)
+            else:
+                _compute(entry, branches(name, step, chunk.signals), tensors, chunk, 1)
+        for name in sorted(breaking):
+            total = _sum(branches(name, step, chunk.signals), chunk, pasts[name][0].shape[1:], 1)
+            chunk.record(name, "input", total)
+            pasts[name].append(total[0])
+        for name in members:
+            emitted[name].append(chunk.signals[name])
+            if name in before:
+                before[name] = chunk.signals[name]
+    for name in breaking:
+        depth = chunk.carry[f"{name}.history"].shape[1]
+        chunk.carry[f"{name}.history"] = torch.stack(pasts[name][-depth:], dim=1)
+    for name in members:
+        chunk.signals[name] = torch.cat(emitted[name])
+
+
+def _past_value(past: list[Tensor], steps: Tensor, depth: int, step: int) -> Tensor:
+    """The values `steps` steps ago, element by element; past[depth + step] would be the present."""
+    counts = sorted(set(steps.flatten().tolist()))
+    value: Tensor = past[depth + step - counts[0]]
+    for count in counts[1:]:
+        value = torch.where(steps == count, past[depth + step - count], value)
+    return value
+
+
+def _run_recurrence(
+    lowered: LoweredSchedule, stage: LoweredStage, pair: tuple[str, str], tensors: Tensors, chunk: Chunk
+) -> None:
+    neuron, weight = pair
+    node = next(entry.node for entry in stage.nodes if entry.node.name == neuron)
+    edges = lowered.schedule.edges[neuron]
+    place = [edge.source for edge in edges].index(weight)
+    branches = [_signal(edge, chunk) for edge in edges if edge.source != weight]
+    branches = branches or [_silence(chunk, node.input_shape, chunk.steps)]
+    previous = chunk.carry[f"{neuron}.previous"]
+    wanted = chunk.quantities(neuron) & _TRACED
+    output, state, _, traces = reference.recurrent_neuron(
+        branches,
+        place,
+        tensors.weights[weight, "weight"],
+        tensors.weights.get((weight, "bias")),
+        tensors.coefficients[neuron],
+        _neuron_state(neuron, chunk),
+        previous,
+        tensors.surrogate,
+        [*wanted, "recurrent"],
+    )
+    current = traces.pop("recurrent")
+    _keep_neuron_state(neuron, state, chunk)
+    for quantity, values in traces.items():
+        chunk.record(neuron, quantity, values)
+    if "input" in chunk.quantities(neuron):
+        terms = list(branches) if len(edges) > 1 else []
+        terms.insert(place, current)
+        chunk.record(neuron, "input", reference.branch_sum(terms))
+    chunk.record(neuron, "spikes", output)
+    chunk.record(neuron, "output", output)
+    chunk.record(weight, "input", torch.cat([previous.unsqueeze(0), output[:-1]]))
+    chunk.record(weight, "output", current)
+    chunk.signals[neuron], chunk.signals[weight] = output, current
+
+
+def _neuron_state(name: str, chunk: Chunk) -> NeuronState:
+    return NeuronState(chunk.carry[f"{name}.v"], chunk.carry.get(f"{name}.i"))
+
+
+def _keep_neuron_state(name: str, state: NeuronState, chunk: Chunk) -> None:
+    chunk.carry[f"{name}.v"] = state.v
+    if state.i is not None:
+        chunk.carry[f"{name}.i"] = state.i
+
+
+def _silence(chunk: Chunk, shape: Sequence[int], steps: int) -> Tensor:
+    """What a node without incoming edges receives."""
+    return torch.zeros((), device=chunk.device).expand(steps, chunk.batch, *shape)
+
+
+def _sum(branches: list[Tensor], chunk: Chunk, shape: Sequence[int], steps: int) -> Tensor:
+    return reference.branch_sum(branches) if branches else _silence(chunk, shape, steps)
+
+
+def _compute(lowered: LoweredNode, branches: list[Tensor], tensors: Tensors, chunk: Chunk, steps: int) -> None:
+    """Compute one node over `steps` steps: its signal, its records, its part of the state."""
+    node = lowered.node
+    name = node.name
+    branches = branches or [_silence(chunk, node.input_shape, steps)]
+    if node.type in NEURONS:
+        wanted = chunk.quantities(name) & _TRACED
+        c = tensors.coefficients[name]
+        output, state, traces = reference.neuron(branches, c, _neuron_state(name, chunk), tensors.surrogate, wanted)
+        _keep_neuron_state(name, state, chunk)
+        for quantity, values in traces.items():
+            chunk.record(name, quantity, values)
+        if "input" in chunk.quantities(name):
+            chunk.record(name, "input", reference.branch_sum(branches))
+    else:
+        x = reference.branch_sum(branches)
+        chunk.record(name, "input", x)
+        if node.type == "Delay":
+            key = f"{name}.history"
+            output, chunk.carry[key] = reference.delay(x, tensors.delays[name], chunk.carry[key])
+        else:
+            output = _COMPUTE[node.type](x, lowered, tensors)
+    chunk.record(name, "spikes", output)
+    chunk.record(name, "output", output)
+    chunk.signals[name] = output
+
+
+def _by_step(frames: Tensor, x: Tensor) -> Tensor:
+    """Frames [T * B, *shape] as the steps and samples of x."""
+    return frames.reshape(*x.shape[:2], *frames.shape[1:])
+
+
+def _identity(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
+    return x
+
+
+def _scale(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
+    return x * tensors.weights[lowered.node.name, "scale"]
+
+
+def _threshold(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
+    level = tensors.weights[lowered.node.name, "threshold"]
+    return reference.threshold(x, level, tensors.spike_when, tensors.surrogate)
+
+
+def _flatten(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
+    return x.reshape(*x.shape[:2], *lowered.node.output_shape)
+
+
+def _linear(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
+    name = lowered.node.name
+    weight, bias = tensors.weights[name, "weight"], tensors.weights.get((name, "bias"))
+    frames = x.flatten(0, 1)
+    if lowered.how == "ordered":
+        result = reference.ordered_linear(frames, weight, bias)
+    else:
+        result = torch.matmul(weight, frames.unsqueeze(-1)).squeeze(-1)
+        result = result if bias is None else result + bias
+    return _by_step(result, x)
+
+
+def _convolution(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
+    node = lowered.node
+    weight, bias = tensors.weights[node.name, "weight"], tensors.weights[node.name, "bias"]
+    pads = convolution_pads(node)
+    stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
+    frames = x.flatten(0, 1)
+    if lowered.how == "ordered":
+        result = reference.ordered_conv(frames, weight, bias, stride, pads, dilation, groups)
+    else:
+        convolve: Callable[..., Tensor] = functional.conv1d if node.type == "Conv1d" else functional.conv2d
+        bias = bias.expand(weight.shape[0])
+        result = convolve(reference.pad(frames, pads), weight, bias, stride, 0, dilation, groups)
+    return _by_step(result, x)
+
+
+def convolution_pads(node: Node) -> reference.Pads:
+    """Zeros before and after each axis; 'same' puts the odd one after, as torch does."""
+    padding = node.parameters["padding"]
+    if isinstance(padding, tuple):
+        return tuple((zeros, zeros) for zeros in padding)
+    if padding == "valid":
+        return tuple((0, 0) for _ in node.numbers("stride"))
+    kernel = node.array("weight").shape[2:]
+    totals = [gap * (k - 1) for k, gap in zip(kernel, node.numbers("dilation"), strict=True)]
+    return tuple((total // 2, total - total // 2) for total in totals)
+
+
+def _sum_pool(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
+    return _by_step(reference.sum_pool2d(x.flatten(0, 1), *_window(lowered.node)), x)
+
+
+def _average_pool(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
+    return _by_step(reference.avg_pool2d(x.flatten(0, 1), *_window(lowered.node)), x)
+
+
+def _window(node: Node) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    return node.numbers("kernel_size"), node.numbers("stride"), node.numbers("padding")
+
+
+_COMPUTE: Mapping[str, Callable[[Tensor, LoweredNode, Tensors], Tensor]] = {
+    "Output": _identity,
+    "Identity": _identity,
+    "Scale": _scale,
+    "Threshold": _threshold,
+    "Flatten": _flatten,
+    "Affine": _linear,
+    "Linear": _linear,
+    "Conv1d": _convolution,
+    "Conv2d": _convolution,
+    "SumPool2d": _sum_pool,
+    "AvgPool2d": _average_pool,
+}
