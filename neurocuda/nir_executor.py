@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Collection, Mapping
@@ -331,6 +332,11 @@ def _check_signal(name: str, signal: Tensor, shape: tuple[int, ...], device: tor
         )
     if device is not None and signal.device != device:
         raise ArgumentError(f"input {name!r}: expected {wanted} on {device}, found it on {signal.device}")
-    if signal.is_floating_point() and not bool(signal.isfinite().all()):
+    if signal.is_floating_point() and signal.numel() and not _all_finite(signal.detach()):
         at = tuple(int(i) for i in (~signal.isfinite()).nonzero()[0])
         raise ArgumentError(f"input {name!r}: expected finite numbers, found {signal[at].item()} at index {at}")
+
+
+def _all_finite(signal: Tensor) -> bool:
+    """Whether every number is finite; the extremes tell it without a copy of the signal."""
+    return all(math.isfinite(extreme.item()) for extreme in signal.aminmax())

@@ -1,0 +1,25 @@
+"""How the tests run: which are chosen, and how many examples hypothesis draws."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import settings
+
+FULL = os.environ.get("NEUROCUDA_FULL") == "1"
+
+settings.register_profile("seeded", max_examples=100, derandomize=True, deadline=None, print_blob=True)
+settings.register_profile("full", max_examples=1000, deadline=None, print_blob=True)
+settings.load_profile("full" if FULL else "seeded")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves the long tests out unless asked for, and skips the GPU tests where there is no GPU."""
+    if not FULL:
+        long = [item for item in items if item.get_closest_marker("full")]
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=long)
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU"))
