@@ -330,9 +330,11 @@ class Level:
         inner.close(self.s.count(1, 2))
         name = self.names.pop().replace(".", "_")
         self.nodes[name] = inner.raw()
-        for k, (port, shape) in enumerate(inner.inputs.items()):
-            if k > 0 and self.declares_inputs and self.s.chance(15):
-                continue  # this Input receives zero
+        fed: dict[str, Shape] = {}
+        for port, shape in inner.inputs.items():
+            if fed and self.declares_inputs and self.s.chance(15):
+                continue  # this Input receives zero, and no edge later: a loop through it would have no known shape
+            fed[port] = shape
             bare = not inner.declares_inputs or (len(inner.inputs) == 1 and self.s.chance(70))
             self.edges += [(feed, name if bare else f"{name}.{port}") for feed in self.feeds(shape, 2)]
             if inner.declares_inputs and self.s.chance(20):  # a wrong declaration, which nobody trusts
@@ -343,7 +345,7 @@ class Level:
             self.sinks[name] = next(iter(inner.inputs.values()))
         if all(level.declares_inputs and level.declares_outputs for level in (inner, self)):
             self.sources |= {f"{name}.{n}": shape for n, shape in inner.sources.items()}
-            self.sinks |= {f"{name}.{n}": shape for n, shape in (inner.inputs | inner.sinks).items()}
+            self.sinks |= {f"{name}.{n}": shape for n, shape in (fed | inner.sinks).items()}
 
     def close(self, count: int) -> None:
         """The Outputs, and a few edges back."""

@@ -23,6 +23,10 @@ CYCLES = {
         "input>a input>z a>n z>n n>m m>n n>output",
         a=affine(4, 4, "a"), m=affine(4, 4, "m"), z=affine(4, 4, "z"), n=neuron("IF", 4), **ENDS,
     ),
+    "weight after two branches and before one": graph(
+        "input>a input>b input>z a>n b>n z>n n>m m>n n>output",
+        a=affine(4, 4, "a"), b=affine(4, 4, "b"), m=affine(4, 4, "m"), z=affine(4, 4, "z"), n=neuron("LIF", 4), **ENDS,
+    ),
     "weight without a bias": graph("input>n n>w w>n n>output", n=neuron("LIF", 4), w=linear(4, 4), **ENDS),
     "weight that others read too": graph(
         "input>n n>w w>n n>output w>output", n=neuron("LIF", 4), w=affine(4, 4), **ENDS
@@ -118,6 +122,7 @@ def test_fused_recurrence_is_chosen_by_the_shape_of_the_graph() -> None:
         "neuron and weight",
         "weight before the input in the sum",
         "weight between two branches",
+        "weight after two branches and before one",
         "weight without a bias",
         "nothing else reaches the cycle",
     }
