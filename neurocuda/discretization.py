@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neurocuda.errors import ArgumentError, GraphError
-from neurocuda.graph import SPIKING, Graph, Node, align
+from neurocuda.errors import ArgumentError, Problem
+from neurocuda.graph import NEURONS, SPIKING, Graph, Node, align
 from neurocuda.ops.coefficients import NeuronCoefficients, Reset, SpikesPerStep, SpikeWhen, Synapse
 
 _MOST_DELAY_STEPS = 2**31 - 1
@@ -206,28 +206,30 @@ def neuron_parameters(node: Node) -> dict[str, Tensor]:
 def delay_steps(node: Node, d: Discretization) -> Tensor:
     """The delay of each element in steps, int64, aligned with the signal: quotient by dt, half to even."""
     quotient = np.rint(align(node.array("delay"), len(node.input_shape)).astype(np.float64) / d.dt)
-    if (quotient > _MOST_DELAY_STEPS).any():
-        raise GraphError(
-            f"node {node.name!r}, field 'delay': expected at most {_MOST_DELAY_STEPS} steps of {d.dt} s, "
-            f"found {quotient.max():.6g}"
-        )
-    return torch.from_numpy(quotient.astype(np.int64))
+    return torch.from_numpy(quotient.clip(max=_MOST_DELAY_STEPS).astype(np.int64))
 
 
-def check_neuron(node: Node, d: Discretization) -> None:
-    """Refuse a neuron that has no meaning in float32 under this discretization, naming node and coefficient."""
-    c = coefficients(node, neuron_parameters(node), d)
-    for field in fields(c):
-        value = getattr(c, field.name)
-        if isinstance(value, Tensor) and not bool(value.isfinite().all()):
-            raise GraphError(
-                f"node {node.name!r}, coefficient {field.name!r}: expected finite float32 numbers, found overflow"
-            )
-    if c.threshold is not None and d.spikes_per_step == "many" and bool((c.threshold <= 0).any()):
-        raise GraphError(
-            f"node {node.name!r}, field 'v_threshold': expected values > 0 with spikes_per_step='many', "
-            f"found {float(c.threshold.min()):.6g}"
-        )
+def problems(graph: Graph, d: Discretization) -> tuple[Problem, ...]:
+    """What of a sound graph has no meaning in float32 under this discretization, in order of the nodes."""
+    found: list[Problem] = []
+    for node in graph.nodes.values():
+        where = f"node {node.name!r}"
+        if node.type == "Delay" and (most := float(node.array("delay").max()) / d.dt) > _MOST_DELAY_STEPS:
+            expected = f"at most {_MOST_DELAY_STEPS} steps of {d.dt:g} s"
+            found.append(Problem(where, "delay", expected, f"{most:.6g} steps"))
+        if node.type not in NEURONS:
+            continue
+        c = coefficients(node, neuron_parameters(node), d)
+        for field in fields(c):
+            value = getattr(c, field.name)
+            if isinstance(value, Tensor) and not bool(value.isfinite().all()):
+                found.append(
+                    Problem(f"{where}, coefficient {field.name!r}", None, "finite float32 numbers", "overflow")
+                )
+        if c.threshold is not None and d.spikes_per_step == "many" and bool((c.threshold <= 0).any()):
+            expected = "values > 0 with spikes_per_step='many'"
+            found.append(Problem(where, "v_threshold", expected, f"{float(c.threshold.min()):.6g}"))
+    return tuple(found)
 
 
 def coarse_steps(graph: Graph, d: Discretization) -> list[str]:

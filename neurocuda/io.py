@@ -16,6 +16,7 @@ from neurocuda.errors import FileError, Problem, raise_problems
 from neurocuda.graph import Graph, Node, build, expand
 from neurocuda.graph.fields import SIGNAL_PARAMETERS, Value
 
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _DEEPEST = 200
 # deflate, the strongest filter of HDF5, cannot shrink data by more than about 1030 to 1
 _MOST_COMPRESSION = 1100
@@ -37,26 +38,25 @@ def read(path: str | os.PathLike[str]) -> Graph:
 def check(path: str | os.PathLike[str]) -> tuple[Graph | None, tuple[Problem, ...]]:
     """The graph of a NIR file, or None and everything that is wrong with it. Raises `FileError` as `read`."""
     name = os.fspath(path)
-    if not Path(path).exists():
-        raise FileError(f"{name}: expected a NIR file, found no such file")
-    if Path(path).is_dir():
-        raise FileError(f"{name}: expected a NIR file, found a folder")
+    try:
+        with open(path, "rb") as start:
+            hdf5 = start.read(len(_SIGNATURE)) == _SIGNATURE
+    except OSError as error:
+        found = {FileNotFoundError: "no such file", IsADirectoryError: "a folder"}.get(type(error), str(error.strerror))
+        raise FileError(f"{name}: expected a NIR file, found {found}") from error
+    if not hdf5:
+        raise FileError(f"{name}: expected an HDF5 file (NIR), found another kind of file")
     try:
         with h5py.File(path, "r") as file:
             raw, version = _read_root(file, name)
-    except OSError as error:
-        found = "an HDF5 file that is truncated or damaged" if _is_hdf5(path) else "another kind of file"
-        raise FileError(f"{name}: expected an HDF5 file (NIR), found {found} ({error})") from error
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:  # what h5py raises on damage
+        found = f"an HDF5 file that is truncated or damaged ({error})"
+        raise FileError(f"{name}: expected an HDF5 file (NIR), found {found}") from error
     return build(raw, name, version)
 
 
-def _is_hdf5(path: str | os.PathLike[str]) -> bool:
-    with open(path, "rb") as file:
-        return file.read(8) == b"\x89HDF\r\n\x1a\n"
-
-
 def _read_root(file: h5py.File, name: str) -> tuple[Mapping[str, Any], str | None]:
-    root = _read_group(file, name, "", 0)
+    root = _read_group(file, name, "", 0, set())
     version = root.get("version")
     node = root.get("node")
     if not isinstance(node, Mapping):
@@ -67,7 +67,7 @@ def _read_root(file: h5py.File, name: str) -> tuple[Mapping[str, Any], str | Non
     return node, version if isinstance(version, str) else None
 
 
-def _read_group(group: h5py.Group, name: str, path: str, depth: int) -> dict[str, Any]:
+def _read_group(group: h5py.Group, name: str, path: str, depth: int, seen: set[int]) -> dict[str, Any]:
     if depth > _DEEPEST:
         raise FileError(f"{name}: expected at most {_DEEPEST} groups inside each other, found more at {path!r}")
     content: dict[str, Any] = {}
@@ -77,8 +77,12 @@ def _read_group(group: h5py.Group, name: str, path: str, depth: int) -> dict[str
         if not isinstance(link, h5py.HardLink):
             raise FileError(f"{name}: expected data at {here!r}, found a link elsewhere")
         item = group[key]
+        address = h5py.h5o.get_info(item.id).addr
+        if address in seen:
+            raise FileError(f"{name}: expected data at {here!r}, found a link to what stands elsewhere in the file")
+        seen.add(address)
         if isinstance(item, h5py.Group):
-            content[key] = _read_group(item, name, here, depth + 1)
+            content[key] = _read_group(item, name, here, depth + 1, seen)
         elif isinstance(item, h5py.Dataset):
             content[key] = _read_dataset(item, name, here)
         else:
@@ -115,10 +119,9 @@ def write(graph: Graph, path: str | os.PathLike[str]) -> None:
     graphs are written as `Scale` by one, which changes nothing. The file appears whole or not at all: an
     existing one is replaced only after everything was written. Raises `FileError`.
     """
-    target = Path(path)
-    for name in graph.nodes:
-        if not name or name == "." or "/" in name or "\0" in name:
-            raise FileError(f"{target}: expected node names that HDF5 can hold (not empty, no '/'), found {name!r}")
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise FileError(f"{target}: expected a file to write, found {'a folder' if target.is_dir() else 'a device'}")
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     except OSError as error:
@@ -176,15 +179,27 @@ def _stored(value: Value) -> Any:
 
 def _write_fields(group: h5py.Group, fields: Mapping[str, Any]) -> None:
     for key, value in fields.items():
+        if not isinstance(key, str) or not key or key == "." or "/" in key or "\0" in key:
+            raise ValueError(f"the name {key!r} in {group.name!r}; HDF5 holds names that are not empty, without '/'")
         if isinstance(value, Mapping):
             if value or key != "metadata":
                 _write_fields(group.create_group(key), value)
-        elif key == "edges" and isinstance(value, list):
-            edges = np.array(value, dtype=object).reshape(-1, 2)
-            group.create_dataset(key, data=edges, dtype=h5py.string_dtype())
-        elif isinstance(value, str):
-            group.create_dataset(key, data=value, dtype=h5py.string_dtype())
-        elif isinstance(value, np.ndarray) and value.ndim and value.dtype.kind in "biuf":
-            group.create_dataset(key, data=value, compression="gzip")
-        else:
-            group.create_dataset(key, data=value)
+            continue
+        try:
+            _write_value(group, key, value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{value!r} as {key!r} in {group.name!r}, which HDF5 cannot hold ({error})") from error
+
+
+def _write_value(group: h5py.Group, key: str, value: Any) -> None:
+    if value is None:
+        raise TypeError("no value")
+    if key == "edges" and isinstance(value, list):
+        edges = np.array(value, dtype=object).reshape(-1, 2)
+        group.create_dataset(key, data=edges, dtype=h5py.string_dtype())
+    elif isinstance(value, str):
+        group.create_dataset(key, data=value, dtype=h5py.string_dtype())
+    elif isinstance(value, np.ndarray) and value.ndim and value.dtype.kind in "biuf":
+        group.create_dataset(key, data=value, compression="gzip")
+    else:
+        group.create_dataset(key, data=value)

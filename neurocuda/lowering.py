@@ -47,8 +47,9 @@ class LoweredSchedule:
     schedule: Schedule
     stages: tuple[LoweredStage, ...]
 
-    def __str__(self) -> str:
-        rows = [("stage", "node", "type", "shape", "computed", "sum of (* a step late)", "why")]
+    def rows(self) -> list[tuple[str, ...]]:
+        """One row for each node, under a first row of titles."""
+        rows: list[tuple[str, ...]] = [("stage", "node", "type", "shape", "computed", "sum of (* a step late)", "why")]
         for number, stage in enumerate(self.stages):
             label = f"{number}{' cycle' if stage.cyclic else ''}"
             for lowered in stage.nodes:
@@ -58,6 +59,10 @@ class LoweredSchedule:
                 )
                 shape = shape_text(node.output_shape)
                 rows.append((label, node.name, node.type, shape, lowered.how, sources or "zero", lowered.why))
+        return rows
+
+    def __str__(self) -> str:
+        rows = self.rows()
         widths = [max(len(row[column]) for row in rows) for column in range(7)]
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

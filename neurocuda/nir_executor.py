@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import nir
 import numpy as np
@@ -16,16 +15,16 @@ from torch import Tensor, nn
 
 from neurocuda.discretization import (
     Discretization,
-    check_neuron,
     coefficients,
     delay_steps,
     neuron_parameters,
+    problems,
 )
-from neurocuda.errors import ArgumentError, GraphError, NeuroCUDAWarning, nearest
+from neurocuda.errors import ArgumentError, NeuroCUDAWarning, nearest, raise_problems
 from neurocuda.graph import NEURONS, SPIKE_PRODUCING, Graph, Node, align, from_nir
 from neurocuda.io import read
 from neurocuda.lowering import How, LoweredSchedule, lower
-from neurocuda.ops import NeuronCoefficients, Surrogate
+from neurocuda.ops import Surrogate
 from neurocuda.plausibility import doubts
 from neurocuda.schedule import schedule
 from neurocuda.stages import Chunk, Tensors, run_chunk
@@ -36,8 +35,6 @@ Signals = Tensor | Mapping[str, Tensor]
 
 _WEIGHTS = ("weight", "bias", "scale")
 _EXACT_IN_FLOAT32 = (torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.int8, torch.bool)
-
-_Cached = tuple[tuple[tuple[int, int], ...], dict[str, NeuronCoefficients], dict[tuple[str, str], Tensor]]
 
 
 @dataclass(frozen=True)
@@ -95,16 +92,24 @@ class Executor(nn.Module):
         super().__init__()
         if not isinstance(chunk, int) or chunk < 1:
             raise ArgumentError(f"chunk: expected a whole number of steps >= 1, found {chunk!r}")
+        for argument, value, wanted in (
+            ("discretization", discretization, Discretization),
+            ("surrogate", surrogate, Surrogate),
+        ):
+            if value is not None and not isinstance(value, wanted):
+                raise ArgumentError(
+                    f"{argument}: expected a {wanted.__name__}, found {value!r} ({type(value).__name__})"
+                )
         self.graph = graph
         self.discretization = Discretization() if discretization is None else discretization
         self.chunk = chunk
         self.surrogate = Surrogate() if surrogate is None else surrogate
+        raise_problems(problems(graph, self.discretization), graph.source)
         self.schedule: LoweredSchedule = lower(graph, schedule(graph, self.discretization), force)
         self._exact: dict[tuple[str, str], str] = {}
         self._weights: dict[tuple[str, str], str] = {}
         self._delays: dict[str, str] = {}
         self._depths: dict[str, int] = {}
-        self._cached: _Cached | None = None
         for node in graph.nodes.values():
             self._register(node, frozenset(learn))
         unknown = sorted(set(learn) - {field for _, field in self._exact})
@@ -116,8 +121,6 @@ class Executor(nn.Module):
     def _register(self, node: Node, learn: frozenset[str]) -> None:
         prefix = node.name.replace("~", "~0").replace("/", "~1").replace(".", "/")
         exact = node.type in NEURONS or node.type == "Threshold"
-        if node.type in NEURONS:
-            check_neuron(node, self.discretization)
         if node.type == "Delay":
             self._delays[node.name] = f"{prefix}:steps"
             steps = delay_steps(node, self.discretization)
@@ -195,18 +198,21 @@ class Executor(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.graph.source}, {self.discretization}\n{self.schedule}"
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cached": None}
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Executor:
-        """Move the float64 parameters of neurons with the module, but never change their type."""
-        exact = {key: getattr(self, key).detach().clone() for key in self._exact.values()}
+        """Move the parameters of neurons and the delays with the module, but never change their type."""
+        kept = {key: getattr(self, key) for key in (*self._exact.values(), *self._delays.values())}
+        before = {
+            key: (tensor.detach().clone(), None if tensor.grad is None else tensor.grad.clone())
+            for key, tensor in kept.items()
+        }
         move: Callable[..., nn.Module] = super()._apply
         move(fn, recurse)
-        for key, before in exact.items():
+        for key, (value, gradient) in before.items():
             after = getattr(self, key)
-            if after.dtype != before.dtype:
-                after.data = before.to(after.device)
+            if after.dtype != value.dtype:
+                after.grad = None
+                after.data = value.to(after.device)
+                after.grad = None if gradient is None else gradient.to(after.device)
         return self
 
     def _empty_outputs(self, steps: int, batch: int, device: torch.device) -> dict[str, Tensor]:
@@ -228,31 +234,22 @@ class Executor(nn.Module):
         return shapes
 
     def _tensors(self) -> Tensors:
-        """What the nodes compute with; coefficients are computed anew only where parameters changed."""
-        exact = {key: getattr(self, name) for key, name in self._exact.items()}
-        version = tuple((id(tensor), tensor._version) for tensor in exact.values())
-        if self._cached is None or self._cached[0] != version:
-            cached = (version, *self._from_exact(exact))
-            learning = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in exact.values())
-            self._cached = None if learning else cached
-        else:
-            cached = self._cached
+        """What the nodes compute with. Computed at every call: parameters may change in ways no one is told of."""
         weights = {key: getattr(self, name).float() for key, name in self._weights.items()}
-        delays = {name: getattr(self, key) for name, key in self._delays.items()}
+        neurons: dict[str, dict[str, Tensor]] = {}
+        for (name, field), key in self._exact.items():
+            if self.graph.nodes[name].type in NEURONS:
+                neurons.setdefault(name, {})[field] = getattr(self, key)
+            else:
+                weights[name, field] = getattr(self, key).float()
         d = self.discretization
-        return Tensors({**weights, **cached[2]}, cached[1], delays, d.spike_when, self.surrogate)
-
-    def _from_exact(
-        self, exact: Mapping[tuple[str, str], Tensor]
-    ) -> tuple[dict[str, NeuronCoefficients], dict[tuple[str, str], Tensor]]:
-        by_node: dict[str, dict[str, Tensor]] = {}
-        for (name, field), tensor in exact.items():
-            by_node.setdefault(name, {})[field] = tensor
-        neurons = {name: p for name, p in by_node.items() if self.graph.nodes[name].type in NEURONS}
-        levels = {key: tensor.float() for key, tensor in exact.items() if key[0] not in neurons}
-        return {
-            name: coefficients(self.graph.nodes[name], p, self.discretization) for name, p in neurons.items()
-        }, levels
+        return Tensors(
+            weights,
+            {name: coefficients(self.graph.nodes[name], p, d) for name, p in neurons.items()},
+            {name: getattr(self, key) for name, key in self._delays.items()},
+            d.spike_when,
+            self.surrogate,
+        )
 
     def _check_inputs(self, x: Signals) -> dict[str, Tensor]:
         names = self.graph.inputs
@@ -283,6 +280,8 @@ class Executor(nn.Module):
 
     def _quantities(self, record: Mapping[str, str | Collection[str]]) -> list[tuple[str, str]]:
         keys = []
+        if not isinstance(record, Mapping):
+            raise ArgumentError(f"record: expected a dict from node to quantities, found {record!r}")
         for name, asked in record.items():
             if name not in self.graph.nodes:
                 close = nearest(str(name), self.graph.nodes)
@@ -292,7 +291,7 @@ class Executor(nn.Module):
             known += ["spikes"] if node.type in SPIKE_PRODUCING else []
             known += ["v"] if node.type in NEURONS else []
             known += ["i"] if "tau_syn" in node.parameters else []
-            for quantity in [asked] if isinstance(asked, str) else asked:
+            for quantity in asked if isinstance(asked, Collection) and not isinstance(asked, str) else [asked]:
                 if quantity not in known:
                     raise ArgumentError(
                         f"record, node {name!r}: expected quantities of {node.type} {known}, found {quantity!r}"
@@ -308,11 +307,7 @@ def _weight(node: Node, field: str) -> Tensor:
         array = align(array, len(node.input_shape))
     if field == "bias" and array.size == 1:
         array = array.reshape((1,) * (1 if "stride" in node.parameters else len(node.output_shape)))
-    with np.errstate(over="ignore"):
-        rounded = torch.from_numpy(array.astype(np.float32))
-    if not bool(rounded.isfinite().all()):
-        raise GraphError(f"node {node.name!r}, field {field!r}: expected numbers that float32 holds, found overflow")
-    return rounded
+    return torch.from_numpy(array.astype(np.float32))
 
 
 def _check_signal(name: str, signal: Tensor, shape: tuple[int, ...], device: torch.device | None) -> None:

@@ -16,9 +16,9 @@ _HOPELESS = 1000.0
 def doubts(graph: Graph, d: Discretization) -> list[str]:
     """A line for each doubt about running `graph` with `d`."""
     lines = coarse_steps(graph, d)
-    own = graph.metadata.get("dt")
-    if own is not None and float(own) != d.dt:
-        lines.append(f"the graph was written for dt = {float(own):g} s, but is run with dt = {d.dt:g} s")
+    own = np.asarray(graph.metadata.get("dt"))
+    if own.size == 1 and own.dtype.kind in "iuf" and np.float32(own.item()) != np.float32(d.dt):
+        lines.append(f"the graph was written for dt = {own.item():g} s, but is run with dt = {d.dt:g} s")
     weak = [node for node in graph.nodes.values() if node.type == "IF" and _spikes_to_fire(graph, node, d) > _HOPELESS]
     if weak:
         names = ", ".join(repr(node.name) for node in weak[:3]) + (" ..." if len(weak) > 3 else "")

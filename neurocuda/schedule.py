@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import networkx
 
 from neurocuda.discretization import Discretization, delay_steps
-from neurocuda.errors import AlgebraicLoopError, Problem
+from neurocuda.errors import AlgebraicLoopError, Problem, raise_problems
 from neurocuda.graph import NEURONS, SPIKE_PRODUCING, Graph
 
 _MEMBRANE_SOURCES = frozenset({"I", "LI", "CubaLI", "Delay"})
@@ -105,9 +105,7 @@ def _refuse_loops(graph: Graph, loops: list[frozenset[str]]) -> None:
         names = ", ".join(f"{name!r} ({graph.nodes[name].type})" for name in sorted(loop))
         expected = "a neuron, or a delay of at least one step in every element, in each cycle"
         problems.append(Problem(f"cycle of nodes {names}", None, expected, "a cycle without", AlgebraicLoopError))
-    if problems:
-        message = "\n".join(f"{graph.source}: {problem}" for problem in problems)
-        raise AlgebraicLoopError(message, tuple(problems))
+    raise_problems(problems, graph.source)
 
 
 def _stage_order(graph: Graph, cycles: list[frozenset[str]], pairs: list[Pair]) -> Iterable[frozenset[str]]:

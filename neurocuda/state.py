@@ -43,6 +43,18 @@ class State:
         """The state of a batch from the states of its parts, in order."""
         if not parts:
             raise ArgumentError("state: expected at least one part, found none")
+        for part in parts:
+            if not isinstance(part, State):
+                raise ArgumentError(f"state: expected parts that are a State, found {type(part).__name__}")
+            strange = sorted(set(part.tensors) ^ set(parts[0].tensors))
+            if strange:
+                raise ArgumentError(f"state: expected parts with the same entries, found a difference in {strange}")
+            for name, tensor in part.tensors.items():
+                shape, first = tuple(tensor.shape[1:]), tuple(parts[0].tensors[name].shape[1:])
+                if shape != first:
+                    raise ArgumentError(
+                        f"state, entry {name!r}: expected parts of shape {first}, found {tuple(tensor.shape)}"
+                    )
         return State({name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors})
 
 

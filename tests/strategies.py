@@ -333,7 +333,7 @@ class Level:
         fed: dict[str, Shape] = {}
         for port, shape in inner.inputs.items():
             if fed and self.declares_inputs and self.s.chance(15):
-                continue  # this Input receives zero, and no edge later: a loop through it would have no known shape
+                continue  # it receives zero, and no edge later: a loop through it would have no known shape
             fed[port] = shape
             bare = not inner.declares_inputs or (len(inner.inputs) == 1 and self.s.chance(70))
             self.edges += [(feed, name if bare else f"{name}.{port}") for feed in self.feeds(shape, 2)]

@@ -41,10 +41,10 @@ def describe(value: object) -> str:
     if isinstance(value, Mapping):
         return "a group"
     array = _as_array(value)
-    if array is None or array.dtype.kind not in "biufc":
+    if array is None or array.dtype.kind not in "biufcO":
         return f"a value of type {type(value).__name__}"
     if array.size <= 6:
-        return str(array.tolist())
+        return f"an array {array.tolist()}" if array.dtype.kind == "O" else str(array.tolist())
     return f"an array of shape {array.shape} and type {array.dtype}"
 
 
@@ -83,14 +83,27 @@ def _not_negative(value: Any) -> np.ndarray:
     return array
 
 
+def _float32(value: Any) -> np.ndarray:
+    """Numbers that are rounded to float32 when the graph is run."""
+    array = _real(value)
+    with np.errstate(over="ignore"):
+        _require(array, np.isfinite(array.astype(np.float32)), "numbers that float32 holds")
+    return array
+
+
 def _weight(ranks: range, axes: str) -> Callable[[Any], np.ndarray]:
     def check(value: Any) -> np.ndarray:
-        array = _real(value)
+        array = _float32(value)
         if array.ndim not in ranks:
             raise _Unfit(f"axes {axes}", f"shape {array.shape}")
         return array
 
     return check
+
+
+def _is_whole(array: np.ndarray) -> bool:
+    """Whether all numbers are whole, and of a size that sizes and axes can have."""
+    return bool((np.isfinite(array) & (array == np.trunc(array)) & (np.abs(array.astype(np.float64)) < 2**53)).all())
 
 
 def _whole(low: int | None, counts: tuple[int, ...]) -> Callable[[Any], tuple[int, ...]]:
@@ -101,7 +114,7 @@ def _whole(low: int | None, counts: tuple[int, ...]) -> Callable[[Any], tuple[in
     def check(value: Any) -> tuple[int, ...]:
         array = _as_array(value)
         fits = array is not None and array.dtype.kind in "iuf" and array.ndim <= 1 and array.size in counts
-        if array is None or not fits or not np.array_equal(array, np.trunc(array)):
+        if array is None or not fits or not _is_whole(array):
             raise _Unfit(noun + bound, describe(value))
         numbers = tuple(int(n) for n in array.reshape(-1))
         if low is not None and min(numbers) < low:
@@ -136,7 +149,7 @@ def declared_shape(value: Any) -> tuple[int, ...]:
     array = _as_array(value)
     if array is None or (array.size and array.dtype.kind not in "iuf") or array.ndim > 1:
         raise _Unfit("a shape (whole numbers >= 1)", describe(value))
-    if not np.array_equal(array, np.trunc(array)) or (array < 1).any():
+    if array.size and not (_is_whole(array) and (array >= 1).all()):
         raise _Unfit("a shape (whole numbers >= 1)", describe(value))
     return tuple(int(n) for n in array.reshape(-1))
 
@@ -153,7 +166,7 @@ def _convolution(counts: tuple[int, ...], axes: str) -> tuple[Field, ...]:
     rank = 2 + counts[-1]
     return (
         Field("weight", _weight(range(rank, rank + 1), axes)),
-        Field("bias", _real),
+        Field("bias", _float32),
         Field("stride", _whole(1, counts)),
         Field("padding", _padding(counts)),
         Field("dilation", _whole(1, counts)),
@@ -165,16 +178,16 @@ PRIMITIVES: Mapping[str, tuple[Field, ...]] = {
     "Input": (),
     "Output": (),
     "Identity": (),
-    "Affine": (_MATRIX, Field("bias", _real)),
+    "Affine": (_MATRIX, Field("bias", _float32)),
     "Linear": (_MATRIX,),
-    "Scale": (Field("scale", _real),),
+    "Scale": (Field("scale", _float32),),
     "Conv1d": _convolution(_ONE, "(C_out, C_in / groups, K)"),
     "Conv2d": _convolution(_PAIR, "(C_out, C_in / groups, K_y, K_x)"),
     "SumPool2d": _POOL,
     "AvgPool2d": _POOL,
     "Flatten": (Field("start_dim", _axis), Field("end_dim", _axis)),
     "Delay": (Field("delay", _not_negative),),
-    "Threshold": (Field("threshold", _real),),
+    "Threshold": (Field("threshold", _float32),),
     "I": (Field("r", _real),),
     "IF": (Field("r", _real), *_SPIKE),
     "LI": (Field("tau", _positive), *_MEMBRANE),

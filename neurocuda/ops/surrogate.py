@@ -32,7 +32,8 @@ class Surrogate:
     def __post_init__(self) -> None:
         if self.kind not in get_args(SurrogateKind):
             raise ArgumentError(f"surrogate kind: expected one of {get_args(SurrogateKind)}, found {self.kind!r}")
-        if not (math.isfinite(self.slope) and self.slope > 0):
+        number = isinstance(self.slope, int | float) and not isinstance(self.slope, bool)
+        if not (number and math.isfinite(self.slope) and self.slope > 0):
             raise ArgumentError(f"surrogate slope: expected a number > 0, found {self.slope!r}")
 
 

@@ -1,0 +1,56 @@
+# Every target sets up .venv by itself on a fresh machine, and again only when pyproject.toml or setup.py changes.
+# Another torch: `rm -r .venv`, then `make TORCH="torch --index-url ..." test`.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+WORKERS ?= 2
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
+
+.PHONY: help demo test test-full bench lint format clean
+
+help:
+	@echo "demo       run the held-out digits through examples/digits/digits.nir, and draw the spikes"
+	@echo "test       a seeded subset of the tests, in minutes"
+	@echo "test-full  all tests, with ten times as many random graphs"
+	@echo "bench      measure side by side against the same network in plain PyTorch"
+	@echo "lint       ruff, mypy, import-linter, clang-format"
+	@echo "format     let ruff and clang-format rewrite the sources"
+	@echo "clean      remove what was built, cached and drawn (not .venv)"
+
+$(INSTALLED): pyproject.toml setup.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) setuptools wheel
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[dev]"
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python -m examples.digits.demo
+
+# One thread for each worker: more would only compete for the cores.
+test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+test-full: $(INSTALLED)
+	NEUROCUDA_FULL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks.digits
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(if $(SOURCES),$(BIN)/clang-format --dry-run --Werror $(SOURCES))
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(if $(SOURCES),$(BIN)/clang-format -i $(SOURCES))
+
+clean:
+	rm -rf build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache examples/digits/out
+	find neurocuda tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
