@@ -15,7 +15,8 @@ from neurocuda.errors import ArgumentError, Problem
 from neurocuda.graph import NEURONS, SPIKING, Graph, Node, align
 from neurocuda.ops.coefficients import NeuronCoefficients, Reset, SpikesPerStep, SpikeWhen, Synapse
 
-_MOST_DELAY_STEPS = 2**31 - 1
+_MOST_HISTORY = 2**28
+"""Values that a Delay may have to keep for a sample: 1 GiB."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def neuron_parameters(node: Node) -> dict[str, Tensor]:
 def delay_steps(node: Node, d: Discretization) -> Tensor:
     """The delay of each element in steps, int64, aligned with the signal: quotient by dt, half to even."""
     quotient = np.rint(align(node.array("delay"), len(node.input_shape)).astype(np.float64) / d.dt)
-    return torch.from_numpy(quotient.clip(max=_MOST_DELAY_STEPS).astype(np.int64))
+    return torch.from_numpy(quotient.astype(np.int64))
 
 
 def problems(graph: Graph, d: Discretization) -> tuple[Problem, ...]:
@@ -214,9 +215,12 @@ def problems(graph: Graph, d: Discretization) -> tuple[Problem, ...]:
     found: list[Problem] = []
     for node in graph.nodes.values():
         where = f"node {node.name!r}"
-        if node.type == "Delay" and (most := float(node.array("delay").max()) / d.dt) > _MOST_DELAY_STEPS:
-            expected = f"at most {_MOST_DELAY_STEPS} steps of {d.dt:g} s"
-            found.append(Problem(where, "delay", expected, f"{most:.6g} steps"))
+        if node.type == "Delay":
+            most = float(node.array("delay").max()) / d.dt
+            if most * math.prod(node.input_shape) > _MOST_HISTORY:
+                expected = f"at most {_MOST_HISTORY} values to keep for a sample, in steps of {d.dt:g} s"
+                size = math.prod(node.input_shape)
+                found.append(Problem(where, "delay", expected, f"{most:.6g} steps of {size} elements"))
         if node.type not in NEURONS:
             continue
         c = coefficients(node, neuron_parameters(node), d)

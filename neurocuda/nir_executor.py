@@ -52,7 +52,7 @@ def load(
     *,
     chunk: int = 32,
     surrogate: Surrogate | None = None,
-    learn: Collection[str] = (),
+    learn: str | Collection[str] = (),
 ) -> Executor:
     """A network from a NIR file, a `Graph` or a `nir.NIRGraph`.
 
@@ -63,8 +63,12 @@ def load(
     """
     if isinstance(source, Graph):
         graph = source
+    elif isinstance(source, nir.NIRGraph):
+        graph = from_nir(source)
+    elif isinstance(source, str | os.PathLike):
+        graph = read(source)
     else:
-        graph = from_nir(source) if isinstance(source, nir.NIRGraph) else read(source)
+        raise ArgumentError(f"source: expected a path, a Graph or a nir.NIRGraph, found {type(source).__name__}")
     net = Executor(graph, discretization, chunk=chunk, surrogate=surrogate, learn=learn)
     for line in [*graph.warnings, *doubts(graph, net.discretization)]:
         warnings.warn(f"{graph.source}: {line}", NeuroCUDAWarning, stacklevel=2)
@@ -86,7 +90,7 @@ class Executor(nn.Module):
         *,
         chunk: int = 32,
         surrogate: Surrogate | None = None,
-        learn: Collection[str] = (),
+        learn: str | Collection[str] = (),
         force: Mapping[str, How] | None = None,
     ) -> None:
         super().__init__()
@@ -100,6 +104,7 @@ class Executor(nn.Module):
                 raise ArgumentError(
                     f"{argument}: expected a {wanted.__name__}, found {value!r} ({type(value).__name__})"
                 )
+        learn = {learn} if isinstance(learn, str) else set(learn)
         self.graph = graph
         self.discretization = Discretization() if discretization is None else discretization
         self.chunk = chunk

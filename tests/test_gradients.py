@@ -284,3 +284,17 @@ def test_gradients_pass_through_recordings(quantity: str) -> None:
     assert x.grad is not None
     assert x.grad.any()
     assert net.get_parameter("w:weight").grad is not None
+
+
+def test_one_name_of_a_parameter_may_stand_for_itself() -> None:
+    net = network(chain({"n": node("LI")}), learn="tau")
+    assert isinstance(net.get_parameter("n:tau"), torch.nn.Parameter)
+
+
+def test_functional_gradients_are_those_of_a_backward_pass() -> None:
+    net = network(chain({"w": node("Affine"), "n": node("LIF")}))
+    x = torch.ones(5, 2, 3)
+    weights = {name: weight.detach().clone() for name, weight in net.named_parameters()}
+    found = torch.func.grad(lambda w: torch.func.functional_call(net, w, (x,))[0].sum())(weights)
+    net(x)[0].sum().backward()
+    assert all(torch.equal(found[name], weight.grad) for name, weight in net.named_parameters())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nir
 import numpy as np
 import pytest
 import torch
@@ -298,7 +299,7 @@ UNFIT: dict[str, tuple[Raw, Discretization, str]] = {
     "threshold < 0, many, LIF": (single("LIF", v_threshold=np.array([1, -2, 1])), MANY, "'n'|'v_threshold'|> 0|-2"),
     "threshold 0, many, CubaLIF": (single("CubaLIF", v_threshold=-0.0), MANY, "'n'|'v_threshold'|> 0|'many'"),
     "threshold 1e-46, many": (single("IF", v_threshold=1e-46), MANY, "'n'|'v_threshold'|> 0|'many'"),
-    "delay": (single("Delay", delay=1e9), Discretization(), "'n'|'delay'|2147483647 steps|1e+13"),
+    "delay": (single("Delay", delay=1e9), Discretization(), "'n'|'delay'|268435456 values|1e+13"),
     "weight": (single("Linear", weight=np.full((4, 3), HUGE)), Discretization(), "'n'|'weight'|float32"),
     "kernel": (single("Conv1d", weight=np.full((4, 2, 3), -HUGE)), Discretization(), "'n'|'weight'|float32"),
     "bias": (single("Affine", bias=np.full(4, HUGE)), Discretization(), "'n'|'bias'|float32"),
@@ -350,3 +351,13 @@ def test_another_dt_than_that_of_the_file_is_told_once(dt: Any, warned: int, tmp
         neurocuda.load(tmp_path / "net.nir", Discretization(dt=1e-4))
     assert len(told) == warned, [str(warning.message) for warning in told]
     assert all(f"{dt:g}" in str(w.message) for w in told)
+
+
+@pytest.mark.parametrize("source", [42, None, b"net.nir", nir.Threshold(np.ones(3))])
+def test_what_is_no_source_is_refused(source: Any) -> None:
+    assert_refused(lambda: neurocuda.load(source), f"source|path|Graph|{type(source).__name__}")
+
+
+def test_a_history_that_no_memory_holds_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match=r"node 'n', field 'delay': expected at most 268435456 values"):
+        network(single("Delay", delay=1e5), tmp_path)

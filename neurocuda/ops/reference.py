@@ -153,12 +153,15 @@ def ordered_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 class _OrderedLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(x: Tensor, weight: Tensor) -> Tensor:
         total = x.new_zeros(*x.shape[:-1], weight.shape[-2])
         for k in x.flatten(0, -2).any(0).nonzero().flatten().tolist():  # adding zeros changes nothing
             total += x[..., k : k + 1] * weight[..., k]
         return total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
@@ -195,11 +198,7 @@ def pad(x: Tensor, pads: Pads) -> Tensor:
 
 class _OrderedConv(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, stride: tuple[int, ...], dilation: tuple[int, ...], groups: int
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.dilation, ctx.groups = stride, dilation, groups
+    def forward(x: Tensor, weight: Tensor, stride: tuple[int, ...], dilation: tuple[int, ...], groups: int) -> Tensor:
         kernel = weight.shape[2:]
         extents = [gap * (k - 1) for k, gap in zip(kernel, dilation, strict=True)]
         sizes = [(n - e - 1) // s + 1 for n, e, s in zip(x.shape[2:], extents, stride, strict=True)]
@@ -217,6 +216,11 @@ class _OrderedConv(torch.autograd.Function):
                 tap: Any = (..., channel, *at)
                 total += channels[:, :, :, channel][(..., *window)] * weights[tap].reshape(groups, per_group, *unit)
         return total.reshape(x.shape[0], weight.shape[0], *sizes)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.stride, ctx.dilation, ctx.groups = inputs[2:]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -63,12 +63,13 @@ def spike(u: Tensor, threshold: Tensor, when: SpikeWhen, per_step: SpikesPerStep
 
 class _Spike(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, u: Tensor, threshold: Tensor, when: SpikeWhen, per_step: SpikesPerStep, how: Surrogate
-    ) -> Tensor:
-        ctx.save_for_backward(u, threshold)
-        ctx.per_step, ctx.how = per_step, how
+    def forward(u: Tensor, threshold: Tensor, when: SpikeWhen, per_step: SpikesPerStep, how: Surrogate) -> Tensor:
         return spikes_of(u, threshold, when, per_step)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.per_step, ctx.how = inputs[3:]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
