@@ -203,19 +203,21 @@ class _OrderedConv(torch.autograd.Function):
         extents = [gap * (k - 1) for k, gap in zip(kernel, dilation, strict=True)]
         sizes = [(n - e - 1) // s + 1 for n, e, s in zip(x.shape[2:], extents, stride, strict=True)]
         per_group = weight.shape[0] // groups
-        total = x.new_zeros(x.shape[0], groups, per_group, *sizes)
-        channels = x.reshape(x.shape[0], groups, 1, weight.shape[1], *x.shape[2:])
-        weights = weight.reshape(groups, per_group, weight.shape[1], *kernel)
-        unit = (1,) * len(kernel)
+        weights = weight.reshape(groups, per_group, weight.shape[1], *kernel, 1)
+        frames = x.movedim(0, -1).contiguous()  # frames last, so that every sum runs over neighbours in memory
+        channels = frames.reshape(groups, 1, weight.shape[1], *frames.shape[1:])
+        total = x.new_zeros(groups, per_group, *sizes, x.shape[0])
         for channel in range(weight.shape[1]):
             for at in itertools.product(*map(range, kernel)):
                 window: Any = [
                     slice(k * gap, k * gap + (n - 1) * s + 1, s)
                     for k, gap, n, s in zip(at, dilation, sizes, stride, strict=True)
                 ]
-                tap: Any = (..., channel, *at)
-                total += channels[:, :, :, channel][(..., *window)] * weights[tap].reshape(groups, per_group, *unit)
-        return total.reshape(x.shape[0], weight.shape[0], *sizes)
+                tap: Any = (slice(None), slice(None), channel, *at)
+                taps = weights[tap].reshape(groups, per_group, *[1] * (len(kernel) + 1))
+                total += channels[:, :, channel][(slice(None), slice(None), *window)] * taps
+        total = total.flatten(0, 1).movedim(-1, 0).contiguous()
+        return total
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
