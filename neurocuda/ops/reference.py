@@ -216,8 +216,7 @@ class _OrderedConv(torch.autograd.Function):
                 tap: Any = (slice(None), slice(None), channel, *at)
                 taps = weights[tap].reshape(groups, per_group, *[1] * (len(kernel) + 1))
                 total += channels[:, :, channel][(slice(None), slice(None), *window)] * taps
-        total = total.flatten(0, 1).movedim(-1, 0).contiguous()
-        return total
+        return total.flatten(0, 1).movedim(-1, 0).contiguous()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
