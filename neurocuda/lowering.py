@@ -42,10 +42,14 @@ class LoweredStage:
 
 @dataclass(frozen=True)
 class LoweredSchedule:
-    """A schedule with the computation of every node. Its text is a table, one line for each node."""
+    """A schedule with the computation of every node. Its text is a table, one line for each node.
+
+    `spent` names, for each stage, the signals that nothing reads after it.
+    """
 
     schedule: Schedule
     stages: tuple[LoweredStage, ...]
+    spent: tuple[tuple[str, ...], ...]
 
     def rows(self) -> list[tuple[str, ...]]:
         """One row for each node, under a first row of titles."""
@@ -76,7 +80,22 @@ def lower(graph: Graph, schedule: Schedule, force: Mapping[str, How] | None = No
     if wrong or not set(force.values()) <= {"ordered", "library"}:
         found = ", ".join(map(repr, wrong)) or str(force)
         raise ArgumentError(f"force: expected layers with weights as 'ordered' or 'library', found {found}")
-    return LoweredSchedule(schedule, tuple(_stage(graph, schedule, stage, force) for stage in schedule.stages))
+    stages = tuple(_stage(graph, schedule, stage, force) for stage in schedule.stages)
+    return LoweredSchedule(schedule, stages, _spent(graph, schedule))
+
+
+def _spent(graph: Graph, schedule: Schedule) -> tuple[tuple[str, ...], ...]:
+    """For each stage, the signals that no later stage reads and that are not outputs."""
+    last = {}
+    for number, stage in enumerate(schedule.stages):
+        for name in stage.nodes:
+            last[name] = number
+            last.update({edge.source: max(number, last.get(edge.source, 0)) for edge in schedule.edges[name]})
+    kept = set(graph.outputs)
+    return tuple(
+        tuple(name for name in last if last[name] == number and name not in kept)
+        for number in range(len(schedule.stages))
+    )
 
 
 def _stage(graph: Graph, schedule: Schedule, stage: Stage, force: Mapping[str, How]) -> LoweredStage:

@@ -55,7 +55,6 @@ class Chunk:
 
 def run_chunk(lowered: LoweredSchedule, tensors: Tensors, inputs: Mapping[str, Tensor], chunk: Chunk) -> None:
     """Run all stages over a chunk; leave the outputs in `chunk.signals` and the new state in `chunk.carry`."""
-    keep = _last_uses(lowered)
     for number, stage in enumerate(lowered.stages):
         if stage.recurrence is not None:
             _run_recurrence(lowered, stage, stage.recurrence, tensors, chunk)
@@ -74,27 +73,9 @@ def run_chunk(lowered: LoweredSchedule, tensors: Tensors, inputs: Mapping[str, T
             name = lowered_node.node.name
             if f"{name}.previous" in chunk.carry:
                 chunk.previous[f"{name}.previous"] = chunk.signals[name][-1]
-        for name in keep[number]:
+        for name in lowered.spent[number]:
             del chunk.signals[name]
     chunk.carry.update(chunk.previous)
-
-
-def _last_uses(lowered: LoweredSchedule) -> list[list[str]]:
-    """For each stage, the signals that no later stage reads and that are not outputs."""
-    last = {}
-    for number, stage in enumerate(lowered.stages):
-        for entry in stage.nodes:
-            if entry.node.type != "Output":
-                last[entry.node.name] = number
-    for number, stage in enumerate(lowered.stages):
-        for entry in stage.nodes:
-            for edge in lowered.schedule.edges[entry.node.name]:
-                if edge.source in last:
-                    last[edge.source] = max(last[edge.source], number)
-    dead: list[list[str]] = [[] for _ in lowered.stages]
-    for name, number in last.items():
-        dead[number].append(name)
-    return dead
 
 
 def _signal(edge: Edge, chunk: Chunk) -> Tensor:
