@@ -96,6 +96,12 @@ class _Baseline:
     def batch(self) -> int:
         return next(iter(self.x.values())).shape[1]
 
+    @property
+    def spikes(self) -> int:
+        """How many spikes were fired."""
+        firing = [name for name, node in self.net.graph.nodes.items() if node.type in SPIKE_PRODUCING]
+        return sum(int(self.result.recordings[name]["output"].sum(dtype=torch.float64)) for name in firing)
+
     def trial(self, way: str, recordings: Recordings, state: State, start: int = 0) -> Trial:
         difference = first_difference(self.result.recordings, recordings, self.order, start)
         last = self.steps - 1
@@ -118,18 +124,25 @@ def verify(
 ) -> Report:
     """Run a NIR file in other chunks, batches, orders, with other threads and in pieces; compare every node.
 
-    x: by name of Input, [T, B, *shape]; None draws one of `steps` steps and `batch` samples (`drawn_input`).
+    x: by name of Input, [T, B, *shape]; None draws one of `steps` steps and `batch` samples (`drawn_input`), and
+    strengthens it up to 64-fold if nothing fires.
     Compared at every step with the run in the default chunks: each node's output, each neuron's v and i, and
     the state at the end. `force` is that of `Executor`. Raises `FileError`, `GraphError` or `ArgumentError`.
     """
     graph = read(file)
     net = Executor(graph, discretization, force=force)
+    drawn = x is None
     if x is None:
         x = drawn_input(graph, steps, batch)
     record = {name: _quantities(graph, name) for name in graph.nodes}
     order = tuple(name for stage in net.schedule.schedule.stages for name in stage.nodes)
     with torch.no_grad():
         baseline = _Baseline(net, x, record, order, net.run(x, record=record))
+        for gain in (8, 64) if drawn else ():
+            if baseline.spikes:
+                break
+            x = {name: signal * gain for name, signal in drawn_input(graph, steps, batch).items()}
+            baseline = _Baseline(net, x, record, order, net.run(x, record=record))
         if baseline.steps < 1 or baseline.batch < 1:
             found = f"T, B = {baseline.steps}, {baseline.batch}"
             raise ArgumentError(f"x: expected at least one step of one sample, found {found}")
@@ -141,14 +154,13 @@ def verify(
             *_other_threads(baseline),
         ]
     recordings = baseline.result.recordings
-    firing = [recordings[name]["output"] for name in graph.nodes if graph.nodes[name].type in SPIKE_PRODUCING]
     return Report(
         source=os.fspath(file),
         steps=baseline.steps,
         batch=baseline.batch,
         nodes=len(graph.nodes),
         values=sum(trace.numel() for traces in recordings.values() for trace in traces.values()),
-        spikes=sum(int(output.sum(dtype=torch.float64)) for output in firing),
+        spikes=baseline.spikes,
         library=library_layers(net.schedule),
         trials=tuple(trials),
     )
