@@ -80,7 +80,10 @@ def lower(graph: Graph, schedule: Schedule, force: Mapping[str, How] | None = No
     if wrong or not set(force.values()) <= {"ordered", "library"}:
         found = ", ".join(map(repr, wrong)) or str(force)
         raise ArgumentError(f"force: expected layers with weights as 'ordered' or 'library', found {found}")
-    stages = tuple(_stage(graph, schedule, stage, force) for stage in schedule.stages)
+    readers: dict[str, list[str]] = {name: [] for name in graph.nodes}
+    for source, target in graph.edges:
+        readers[source].append(target)
+    stages = tuple(_stage(graph, schedule, stage, readers, force) for stage in schedule.stages)
     return LoweredSchedule(schedule, stages, _spent(graph, schedule))
 
 
@@ -91,16 +94,17 @@ def _spent(graph: Graph, schedule: Schedule) -> tuple[tuple[str, ...], ...]:
         for name in stage.nodes:
             last[name] = number
             last.update({edge.source: max(number, last.get(edge.source, 0)) for edge in schedule.edges[name]})
-    kept = set(graph.outputs)
-    return tuple(
-        tuple(name for name in last if last[name] == number and name not in kept)
-        for number in range(len(schedule.stages))
-    )
+    spent: list[list[str]] = [[] for _ in schedule.stages]
+    for name in set(last) - set(graph.outputs):
+        spent[last[name]].append(name)
+    return tuple(tuple(sorted(names)) for names in spent)
 
 
-def _stage(graph: Graph, schedule: Schedule, stage: Stage, force: Mapping[str, How]) -> LoweredStage:
+def _stage(
+    graph: Graph, schedule: Schedule, stage: Stage, readers: Mapping[str, list[str]], force: Mapping[str, How]
+) -> LoweredStage:
     nodes = tuple(_node(graph.nodes[name], force) for name in stage.nodes)
-    pair = _recurrence(graph, schedule, stage, nodes)
+    pair = _recurrence(graph, schedule, stage, nodes, readers)
     if pair is None:
         return LoweredStage(nodes, stage.cyclic)
     why = f"cycle of {pair[0]!r} and its weight {pair[1]!r}, ascending sum"
@@ -128,7 +132,11 @@ def multiply_adds(node: Node) -> int:
 
 
 def _recurrence(
-    graph: Graph, schedule: Schedule, stage: Stage, nodes: tuple[LoweredNode, ...]
+    graph: Graph,
+    schedule: Schedule,
+    stage: Stage,
+    nodes: tuple[LoweredNode, ...],
+    readers: Mapping[str, list[str]],
 ) -> tuple[str, str] | None:
     """The neuron and weight of a cycle of just these two, each reaching the other once, spikes one step late."""
     if not stage.cyclic or len(stage.nodes) != 2:
@@ -142,8 +150,12 @@ def _recurrence(
     if matrix.type not in ("Affine", "Linear") or matrix.array("weight").ndim != 2 or lowered.how != "ordered":
         return None
     into_weight = [(edge.source, edge.delayed) for edge in schedule.edges[weight]]
-    from_weight = [edge for edges in schedule.edges.values() for edge in edges if edge.source == weight]
-    returned = [(edge.target, edge.delayed) for edge in from_weight]
+    returned = [(edge.source, edge.delayed) for edge in schedule.edges[neuron] if edge.source == weight]
     from_itself = any(edge.source == neuron for edge in schedule.edges[neuron])
-    fused = into_weight == [(neuron, True)] and returned == [(neuron, False)] and not from_itself
+    fused = (
+        into_weight == [(neuron, True)]
+        and readers[weight] == [neuron]
+        and returned == [(weight, False)]
+        and not from_itself
+    )
     return (neuron, weight) if fused else None

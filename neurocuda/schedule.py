@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import networkx
@@ -64,17 +64,26 @@ def schedule(graph: Graph, d: Discretization) -> Schedule:
     cut = {(a, b) for a, b in pairs if b in breaking}
     for sources, targets in _passes(d):
         prompt = [pair for pair in pairs if pair not in late and pair not in cut]
-        for component in _cycles(graph.nodes, prompt):
-            late.update(
-                (a, b)
-                for a, b in prompt
-                if {a, b} <= component and (graph.nodes[a].type in sources or graph.nodes[b].type in targets)
-            )
+        home = _homes(_cycles(graph.nodes, prompt))
+        late.update(
+            (a, b)
+            for a, b in prompt
+            if a in home
+            and home[a] is home.get(b)
+            and (graph.nodes[a].type in sources or graph.nodes[b].type in targets)
+        )
     prompt = [pair for pair in pairs if pair not in late and pair not in cut]
     _refuse_loops(graph, _cycles(graph.nodes, prompt))
 
     cycles = _cycles(graph.nodes, pairs)
-    stages = tuple(Stage(tuple(_kahn(group, prompt)), group in cycles) for group in _stage_order(graph, cycles, pairs))
+    inner: dict[frozenset[str], list[Pair]] = {component: [] for component in cycles}
+    home = _homes(cycles)
+    for a, b in prompt:
+        if a in home and home[a] is home.get(b):
+            inner[home[a]].append((a, b))
+    stages = tuple(
+        Stage(tuple(_kahn(group, inner.get(group, ()))), group in inner) for group in _stage_order(graph, home, pairs)
+    )
     into: dict[str, list[Edge]] = {name: [] for name in graph.nodes}
     for a, b in graph.edges:
         into[b].append(Edge(a, b, (a, b) in late))
@@ -99,6 +108,11 @@ def _cycles(nodes: Collection[str], pairs: Iterable[Pair]) -> list[frozenset[str
     return sorted((c for c in components if len(c) > 1 or c & loops), key=min)
 
 
+def _homes(components: list[frozenset[str]]) -> dict[str, frozenset[str]]:
+    """The component of each node that is in one."""
+    return {name: component for component in components for name in component}
+
+
 def _refuse_loops(graph: Graph, loops: list[frozenset[str]]) -> None:
     problems = []
     for loop in loops:
@@ -108,9 +122,8 @@ def _refuse_loops(graph: Graph, loops: list[frozenset[str]]) -> None:
     raise_problems(problems, graph.source)
 
 
-def _stage_order(graph: Graph, cycles: list[frozenset[str]], pairs: list[Pair]) -> Iterable[frozenset[str]]:
+def _stage_order(graph: Graph, home: Mapping[str, frozenset[str]], pairs: list[Pair]) -> Iterable[frozenset[str]]:
     """The components in topological order; of those that are ready, the one with the first name."""
-    home = {name: component for component in cycles for name in component}
     groups = {name: home.get(name, frozenset({name})) for name in graph.nodes}
     first = {group: min(group) for group in groups.values()}
     between = {(first[groups[a]], first[groups[b]]) for a, b in pairs if groups[a] != groups[b]}
