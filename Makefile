@@ -1,4 +1,5 @@
-# Every target sets up .venv by itself on a fresh machine, and again only when pyproject.toml or setup.py changes.
+# Every target sets up .venv and builds the operators by itself on a fresh machine, and again only what has changed.
+# NEUROCUDA_BUILD=none builds nothing: the reference operators serve.
 # Another torch: `rm -r .venv`, then `make TORCH="torch --index-url ..." test`.
 
 PYTHON ?= python3
@@ -6,10 +7,13 @@ TORCH ?= torch==2.13.0
 WORKERS ?= 2
 
 BIN := .venv/bin
+BENCH_BIN := .venv-bench/bin
+BENCH_INSTALLED := .venv-bench/.installed
 INSTALLED := .venv/.installed
+BUILT := .venv/.built
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
 
-.PHONY: help demo test test-full bench lint format clean
+.PHONY: help demo test test-full bench bench-env lint format clean
 
 help:
 	@echo "demo       run the held-out digits through examples/digits/digits.nir, and draw the spikes"
@@ -22,22 +26,37 @@ help:
 
 $(INSTALLED): pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) setuptools wheel
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) setuptools wheel ninja pybind11
+	NEUROCUDA_BUILD=none $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[dev]"
 	touch $@
 
-demo: $(INSTALLED)
+# In place, by ninja, so that only what has changed is compiled again.
+$(BUILT): $(INSTALLED) $(SOURCES)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python setup.py --quiet build_ext --inplace
+	touch $@
+
+demo: $(BUILT)
 	$(BIN)/python -m examples.digits.demo
 
 # One thread for each worker: more would only compete for the cores.
-test: $(INSTALLED)
+test: $(BUILT)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-test-full: $(INSTALLED)
+test-full: $(BUILT)
 	NEUROCUDA_FULL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks.digits
+bench: $(BENCH_INSTALLED)
+	$(BENCH_BIN)/python -m benchmarks.peers $(BENCH)
+
+bench-env: $(BENCH_INSTALLED)
+
+# Peers one by one, so that one that does not install leaves the others; the table names it.
+$(BENCH_INSTALLED): pyproject.toml setup.py benchmarks/requirements.txt
+	$(PYTHON) -m venv .venv-bench
+	$(BENCH_BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) setuptools wheel
+	$(BENCH_BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[demo]"
+	-grep -v '^#' benchmarks/requirements.txt | xargs -n 1 $(BENCH_BIN)/python -m pip install --quiet --no-deps
+	touch $@
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -52,5 +71,5 @@ format: $(INSTALLED)
 	$(if $(SOURCES),$(BIN)/clang-format -i $(SOURCES))
 
 clean:
-	rm -rf build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache examples/digits/out
+	rm -rf build *.egg-info neurocuda/*.so .venv/.built .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache examples/digits/out
 	find neurocuda tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,21 @@
+#include "cpu/branch_sum.h"
+
+#include <algorithm>
+
+#include "cpu/denormals.h"
+
+namespace neurocuda::cpu {
+
+void branch_sum(const BranchSumCall& call, std::int64_t first, std::int64_t last) {
+  const KeepSubnormals guard;
+  alignas(64) float sum[kBlock];
+  for (std::int64_t step = 0; step < call.steps; ++step) {
+    for (std::int64_t at = first; at < last; at += kBlock) {
+      const std::int64_t count = std::min(kBlock, last - at);
+      sum_rows(call.branches, call.branch_count, step, at, count, sum);
+      write_row(call.output, step, at, count, sum);
+    }
+  }
+}
+
+}  // namespace neurocuda::cpu

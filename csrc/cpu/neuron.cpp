@@ -1,0 +1,172 @@
+#include "cpu/neuron.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "cpu/denormals.h"
+#include "cpu/multiversion.h"
+
+namespace neurocuda::cpu {
+namespace {
+
+constexpr std::int64_t kTile =
+    8192;  // neurons whose state stays in the second-level cache while time goes by
+
+struct Row {
+  const float* x;
+  float* v;
+  float* i;
+  float* output;
+  std::int64_t count;
+};
+
+template <Synapse synapse, Fires fires, Reset reset, bool uniform>
+NEUROCUDA_INLINE void update(const Row& row, const CoefficientRows& rows) {
+  const float* x = row.x;
+  float* v = row.v;
+  float* i = row.i;
+  float* output = row.output;
+  const std::int64_t count = row.count;
+  const CoefficientRows own = rows;
+  const NeuronCoefficients shared = coefficients_at<synapse, fires, reset>(own, 0);
+#pragma GCC ivdep  // the output may lie in the place of x, never elsewhere among the inputs
+  for (std::int64_t k = 0; k < count; ++k) {
+    NeuronState state{v[k], synapse == Synapse::kNone ? 0.0f : i[k]};
+    float u;
+    const NeuronCoefficients c = uniform ? shared : coefficients_at<synapse, fires, reset>(own, k);
+    output[k] = update_neuron<synapse, fires, reset>(x[k], c, state, u);
+    v[k] = state.v;
+    if (synapse != Synapse::kNone) i[k] = state.i;
+  }
+}
+
+template <Synapse synapse, Fires fires, Reset reset>
+NEUROCUDA_INLINE void update(const Row& row, const Segment& segment) {
+  if (segment.uniform) {
+    update<synapse, fires, reset, true>(row, segment.rows);
+  } else {
+    update<synapse, fires, reset, false>(row, segment.rows);
+  }
+}
+
+template <Synapse synapse, Fires fires>
+NEUROCUDA_INLINE void update(const NeuronKind& kind, const Row& row, const Segment& segment) {
+  if (fires == Fires::kNever || kind.reset == Reset::kToValue) {
+    update<synapse, fires, Reset::kToValue>(row, segment);
+  } else {
+    update<synapse, fires, Reset::kSubtract>(row, segment);
+  }
+}
+
+template <Synapse synapse>
+NEUROCUDA_INLINE void update(const NeuronKind& kind, const Row& row, const Segment& segment) {
+  switch (kind.fires) {
+    case Fires::kNever:
+      return update<synapse, Fires::kNever>(kind, row, segment);
+    case Fires::kAbove:
+      return update<synapse, Fires::kAbove>(kind, row, segment);
+    case Fires::kReaching:
+      return update<synapse, Fires::kReaching>(kind, row, segment);
+    case Fires::kMany:
+      return update<synapse, Fires::kMany>(kind, row, segment);
+  }
+}
+
+// One step of the neurons of a segment.
+NEUROCUDA_MULTIVERSION
+void update_row(const NeuronKind& kind, const Row& row, const Segment& segment) {
+  switch (kind.synapse) {
+    case Synapse::kNone:
+      return update<Synapse::kNone>(kind, row, segment);
+    case Synapse::kUpdated:
+      return update<Synapse::kUpdated>(kind, row, segment);
+    case Synapse::kPrevious:
+      return update<Synapse::kPrevious>(kind, row, segment);
+  }
+}
+
+// The state of a tile: where it lies, or in a copy.
+class TileState {
+ public:
+  TileState(const Signal& signal, std::int64_t tile) : signal_(signal) {
+    if (signal.data != nullptr && !signal.direct()) copy_.resize(tile);
+  }
+  float* open(std::int64_t first, std::int64_t count) {
+    if (signal_.data == nullptr) return nullptr;
+    if (copy_.empty()) return signal_.row(0, first);
+    for (std::int64_t at = 0; at < count; at += kBlock) {
+      read_row(signal_, 0, first + at, std::min(kBlock, count - at), copy_.data() + at);
+    }
+    return copy_.data();
+  }
+  void close(std::int64_t first, std::int64_t count) {
+    if (signal_.data == nullptr || copy_.empty()) return;
+    for (std::int64_t at = 0; at < count; at += kBlock) {
+      write_row(signal_, 0, first + at, std::min(kBlock, count - at), copy_.data() + at);
+    }
+  }
+
+ private:
+  const Signal& signal_;
+  std::vector<float> copy_;
+};
+
+void emit(const NeuronCall& call, std::int64_t step, std::int64_t first, std::int64_t count,
+          const float* from) {
+  if (call.packed) {
+    char* row = call.output.data + step * call.output.time_stride + first / 8;
+    write_bits(from, count, reinterpret_cast<std::uint8_t*>(row));
+  } else {
+    write_row(call.output, step, first, count, from);
+  }
+}
+
+}  // namespace
+
+void neuron(const NeuronCall& call, std::int64_t first, std::int64_t last) {
+  const KeepSubnormals guard;
+  const bool direct_in = call.branch_count == 1 && call.branches[0].direct();
+  const bool direct_out = call.output.direct() && !call.packed;
+  const bool traced = call.trace_v.data != nullptr || call.trace_i.data != nullptr;
+  const std::int64_t block = direct_in && direct_out && !traced ? kTile : kBlock;
+  const std::int64_t tiles = (last - first + kTile - 1) / kTile;
+  const std::int64_t even = (last - first + tiles * kNeuronGrain - 1) / (tiles * kNeuronGrain) * kNeuronGrain;
+  const std::int64_t tile = std::min(even, last - first);
+
+  using Cut = TileCoefficients::Cut;
+  TileCoefficients coefficients(call.coefficients, tile, block, call.packed ? Cut::kBytes : Cut::kAnywhere);
+  TileState state_v(call.v, tile), state_i(call.i, tile);
+  alignas(64) float sum[kBlock];
+  alignas(64) float emitted[kBlock];
+  for (std::int64_t start = first; start < last; start += tile) {
+    const std::int64_t count = std::min(tile, last - start);
+    const std::vector<Segment>& segments = coefficients.cut(start, count);
+    float* v = state_v.open(start, count);
+    float* i = state_i.open(start, count);
+    for (std::int64_t step = 0; step < call.steps; ++step) {
+      for (const Segment& segment : segments) {
+        const std::int64_t at = start + segment.first;
+        Row row{sum, v + segment.first, i == nullptr ? nullptr : i + segment.first, emitted, segment.count};
+        if (segment.count <= kBlock && step + 1 < call.steps) {
+          for (int branch = 0; branch < call.branch_count; ++branch) {
+            prefetch_row(call.branches[branch], step + 1, at, segment.count);
+          }
+        }
+        if (direct_in) {
+          row.x = call.branches[0].row(step, at);
+        } else {
+          sum_rows(call.branches, call.branch_count, step, at, segment.count, sum);
+        }
+        if (direct_out) row.output = call.output.row(step, at);
+        update_row(call.kind, row, segment);
+        if (!direct_out) emit(call, step, at, segment.count, emitted);
+        if (call.trace_v.data != nullptr) write_row(call.trace_v, step, at, segment.count, row.v);
+        if (call.trace_i.data != nullptr) write_row(call.trace_i, step, at, segment.count, row.i);
+      }
+    }
+    state_v.close(start, count);
+    state_i.close(start, count);
+  }
+}
+
+}  // namespace neurocuda::cpu

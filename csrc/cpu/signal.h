@@ -1,0 +1,54 @@
+// Signals over time in memory of any strides, as rows of neurons in one common order.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/elements.h"
+
+namespace neurocuda::cpu {
+
+constexpr int kMaxAxes = 16;
+constexpr int kMaxBranches = 8;
+constexpr std::int64_t kBlock = 512;  // neurons whose copies stay in the first-level cache
+
+// A tensor [T, *axes] as the kernels see it: neuron n of step t, where n counts the axes from slowest to
+// fastest. Strides are in bytes; a time stride of zero is a signal that is constant in time.
+struct Signal {
+  char* data = nullptr;
+  Element type = Element::kFloat32;
+  bool dense = true;  // the neurons of a step lie side by side: `axes` is not needed
+  int axes = 0;
+  std::int64_t time_stride = 0;
+  std::int64_t sizes[kMaxAxes];
+  std::int64_t strides[kMaxAxes];
+
+  // Where `count` neurons of a dense float32 signal lie.
+  float* row(std::int64_t step, std::int64_t first) const {
+    return reinterpret_cast<float*>(data + step * time_stride) + first;
+  }
+  bool direct() const { return dense && type == Element::kFloat32; }
+};
+
+// Neurons first .. first + count - 1 of a step as float32, set or added; at most kBlock where not direct.
+void read_row(const Signal& signal, std::int64_t step, std::int64_t first, std::int64_t count, float* to,
+              bool accumulate = false);
+
+// The reverse.
+void write_row(const Signal& signal, std::int64_t step, std::int64_t first, std::int64_t count,
+               const float* from);
+
+// Asks for a row ahead of its use: where few neurons of many are run over time, rows lie too far apart for
+// the hardware to see them coming.
+inline void prefetch_row(const Signal& signal, std::int64_t step, std::int64_t first, std::int64_t count) {
+  if (!signal.dense || signal.time_stride == 0) return;
+  const char* row = signal.data + step * signal.time_stride + first * size_of(signal.type);
+  for (std::int64_t byte = 0; byte < count * size_of(signal.type); byte += 64) {
+    __builtin_prefetch(row + byte, 0, 2);
+  }
+}
+
+// The sum of the branches, left fold in the order given.
+void sum_rows(const Signal* branches, int branch_count, std::int64_t step, std::int64_t first,
+              std::int64_t count, float* to);
+
+}  // namespace neurocuda::cpu

@@ -1,0 +1,101 @@
+// The update of one neuron for one step: the only place where its arithmetic stands, for host and device.
+//
+//   i = i * decay_i + x * gain_i                  neurons with a synapse; otherwise i = x
+//   u = v * decay_v + (i * gain_v + bias_v)
+//   s = u > threshold                             or >=; many: max(0, floor(u / threshold))
+//   v = s ? v_reset : u                           or u - s * threshold
+//
+// float32, each operation rounded by itself: host code is compiled with -ffp-contract=off, device code says
+// so in every operation. Equal bits with neurocuda/ops/reference.py are the contract.
+#pragma once
+
+#include <cmath>
+
+#if defined(__CUDACC__)
+#define NEUROCUDA_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define NEUROCUDA_HOST_DEVICE inline __attribute__((always_inline))
+#endif
+
+namespace neurocuda {
+
+enum class Synapse { kNone, kUpdated, kPrevious };      // previous: u uses the current of the step before
+enum class Fires { kNever, kAbove, kReaching, kMany };  // never: the membrane potential is the output
+enum class Reset { kToValue, kSubtract };
+
+struct NeuronKind {
+  Synapse synapse;
+  Fires fires;
+  Reset reset;
+};
+
+struct NeuronCoefficients {
+  float decay_v, gain_v, bias_v, decay_i, gain_i, threshold, v_reset;
+};
+
+struct NeuronState {
+  float v, i;
+};
+
+#if defined(__CUDA_ARCH__)
+NEUROCUDA_HOST_DEVICE float add(float a, float b) { return __fadd_rn(a, b); }
+NEUROCUDA_HOST_DEVICE float subtract(float a, float b) { return __fsub_rn(a, b); }
+NEUROCUDA_HOST_DEVICE float multiply(float a, float b) { return __fmul_rn(a, b); }
+NEUROCUDA_HOST_DEVICE float divide(float a, float b) { return __fdiv_rn(a, b); }
+#else
+NEUROCUDA_HOST_DEVICE float add(float a, float b) { return a + b; }
+NEUROCUDA_HOST_DEVICE float subtract(float a, float b) { return a - b; }
+NEUROCUDA_HOST_DEVICE float multiply(float a, float b) { return a * b; }
+NEUROCUDA_HOST_DEVICE float divide(float a, float b) { return a / b; }
+#endif
+
+// The spikes of membrane potential u; NaN stays NaN where a neuron may spike many times.
+template <Fires fires>
+NEUROCUDA_HOST_DEVICE float spikes_of(float u, float threshold) {
+  if (fires == Fires::kMany) {
+    const float count = floorf(divide(u, threshold));
+    return count < 0.0f ? 0.0f : count;
+  }
+  if (fires == Fires::kReaching) return u >= threshold ? 1.0f : 0.0f;
+  return u > threshold ? 1.0f : 0.0f;
+}
+
+// The synaptic current after the step.
+NEUROCUDA_HOST_DEVICE float updated_current(float x, float i, const NeuronCoefficients& c) {
+  return add(multiply(i, c.decay_i), multiply(x, c.gain_i));
+}
+
+// The membrane potential before the reset.
+NEUROCUDA_HOST_DEVICE float updated_potential(float v, float current, const NeuronCoefficients& c) {
+  return add(multiply(v, c.decay_v), add(multiply(current, c.gain_v), c.bias_v));
+}
+
+// The membrane potential after the reset.
+template <Reset reset>
+NEUROCUDA_HOST_DEVICE float after_reset(float u, float spikes, const NeuronCoefficients& c) {
+  if (reset == Reset::kSubtract) return subtract(u, multiply(spikes, c.threshold));
+  return spikes > 0.0f ? c.v_reset : u;
+}
+
+// One step: returns what the neuron emits, updates its state, and leaves in `u` the potential before the
+// reset.
+template <Synapse synapse, Fires fires, Reset reset>
+NEUROCUDA_HOST_DEVICE float update_neuron(float x, const NeuronCoefficients& c, NeuronState& state,
+                                          float& u) {
+  float current = x;
+  if (synapse != Synapse::kNone) {
+    const float after = updated_current(x, state.i, c);
+    current = synapse == Synapse::kUpdated ? after : state.i;
+    state.i = after;
+  }
+  u = updated_potential(state.v, current, c);
+  if (fires == Fires::kNever) {
+    state.v = u;
+    return u;
+  }
+  const float spikes = spikes_of<fires>(u, c.threshold);
+  state.v = after_reset<reset>(u, spikes, c);
+  return spikes;
+}
+
+}  // namespace neurocuda

@@ -1,0 +1,55 @@
+// Tensors as the kernels see them: signals in one common order of neurons, coefficients by neuron.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+
+#include "cpu/coefficients.h"
+#include "cpu/signal.h"
+
+namespace neurocuda {
+
+// The axes of one step of a signal, [B, *shape], from the slowest in memory to the fastest, and their sizes;
+// none has size one.
+struct Order {
+  int axes = 0;
+  std::int64_t neurons = 1;
+  int axis[cpu::kMaxAxes];
+  std::int64_t size[cpu::kMaxAxes];
+};
+
+// The order in which `strides` go through memory, or, without them, that of the axes themselves.
+Order order_of(at::IntArrayRef sizes, at::IntArrayRef strides = {});
+
+// A tensor [T, B, *shape] (over time) or [B, *shape].
+cpu::Signal signal_of(const at::Tensor& tensor, bool over_time, const Order& order);
+
+// float32 that broadcasts against [B, *shape]. What cannot be read in place is copied, and kept alive by
+// `copy`.
+cpu::Coefficient coefficient_of(const at::Tensor& tensor, std::int64_t axes, const Order& order,
+                                at::Tensor& copy);
+
+// The name of a type as Python says it.
+std::string name_of(at::ScalarType type);
+
+// Whether the kernels read elements of this type.
+bool readable(at::ScalarType type);
+
+// A tensor that is about to be written for the first time; contiguous without strides. Works on Meta tensors
+// too.
+at::Tensor fresh(c10::SymIntArrayRef sizes, c10::SymIntArrayRef strides, const at::TensorOptions& options);
+
+// The strides of an output for branches [T, B, *shape]: those of the first that fills its memory step after
+// step; none, for a contiguous output, if there is no such branch.
+c10::SymIntArrayRef output_strides(at::TensorList branches);
+
+// Tells autograd that a tensor was written in place: what saved it for backward must not use it any more.
+void mark_written(const at::Tensor& tensor);
+
+// Raises ValueError unless there are 1 to 8 branches of one shape [T, B, *shape], on one device, of readable
+// types.
+void check_branches(const char* op, at::TensorList branches);
+
+}  // namespace neurocuda

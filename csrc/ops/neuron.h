@@ -1,0 +1,84 @@
+// What the operators on populations of neurons share: their arguments, checked and handed to the kernels.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/string_view.h>
+
+#include <array>
+#include <optional>
+#include <tuple>
+#include <utility>
+
+#include "cpu/coefficients.h"
+#include "cpu/neuron_backward.h"
+#include "neuron_update.h"
+#include "ops/layout.h"
+
+namespace neurocuda {
+
+using MaybeTensor = std::optional<at::Tensor>;
+
+// A population: the state before the first step, [B, *shape], and float32 coefficients that broadcast against
+// it.
+struct Population {
+  const at::Tensor& v;
+  const MaybeTensor& i;
+  const at::Tensor& decay_v;
+  const at::Tensor& gain_v;
+  const at::Tensor& bias_v;
+  const MaybeTensor& decay_i;
+  const MaybeTensor& gain_i;
+  const MaybeTensor& threshold;
+  const MaybeTensor& v_reset;
+  bool reaching, subtract, previous, many;
+
+  bool has_synapse() const { return decay_i.has_value(); }
+  bool fires() const { return threshold.has_value(); }
+  NeuronKind kind() const;
+
+  // The coefficient of that name, or null.
+  const at::Tensor* coefficient(int name) const;
+
+  // Raises ValueError unless everything is there, float32, on the device of the branches, and of fitting
+  // shape.
+  void check(const char* op, at::TensorList branches) const;
+};
+
+// The coefficients of a population, and the copies of those that cannot be read in place.
+struct ReadCoefficients {
+  ReadCoefficients(const Population& population, const Order& order, cpu::Coefficient* to);
+  at::Tensor copies[cpu::kCoefficients];
+};
+
+// output, v, i, trace of v, trace of i
+using NeuronOutputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+// Of the branches (one for all), v, i and the coefficients.
+constexpr int kGradients = 3 + cpu::kCoefficients;
+using WantedGradients = std::array<bool, kGradients>;
+using NeuronGradients = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
+                                   at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+// A surrogate of that name and slope, and the factor of its distance from the threshold.
+std::pair<cpu::Surrogate, float> surrogate_of(c10::string_view name, double slope);
+
+// The operators, as their schemas have it.
+NeuronOutputs neuron(at::TensorList branches, const at::Tensor& v, const MaybeTensor& i,
+                     const at::Tensor& decay_v, const at::Tensor& gain_v, const at::Tensor& bias_v,
+                     const MaybeTensor& decay_i, const MaybeTensor& gain_i, const MaybeTensor& threshold,
+                     const MaybeTensor& v_reset, bool reaching, bool subtract, bool previous, bool many,
+                     std::optional<at::ScalarType> dtype, bool packed, bool trace_v, bool trace_i,
+                     c10::string_view surrogate, double slope);
+NeuronGradients neuron_backward(at::TensorList branches, const at::Tensor& v, const MaybeTensor& i,
+                                const at::Tensor& decay_v, const at::Tensor& gain_v, const at::Tensor& bias_v,
+                                const MaybeTensor& decay_i, const MaybeTensor& gain_i,
+                                const MaybeTensor& threshold, const MaybeTensor& v_reset, bool reaching,
+                                bool subtract, bool previous, bool many, c10::string_view surrogate,
+                                double slope, const MaybeTensor& of_output, const MaybeTensor& of_v,
+                                const MaybeTensor& of_i, const MaybeTensor& of_trace_v,
+                                const MaybeTensor& of_trace_i, WantedGradients wanted);
+
+// Neurons that one thread takes at a time, in units of cpu::kNeuronGrain, so that it has enough to do.
+std::int64_t grain(std::int64_t steps);
+
+}  // namespace neurocuda

@@ -1,0 +1,40 @@
+// What the ordered layers share: the way their sum is computed, and the inputs that they take.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include "cpu/ordered_linear.h"
+
+namespace neurocuda {
+
+inline cpu::Route route_named(c10::string_view name) {
+  if (name == "measured") return cpu::Route::kMeasured;
+  if (name == "dense") return cpu::Route::kDense;
+  TORCH_CHECK_VALUE(name == "events", "route: expected measured, dense or events, found ", name);
+  return cpu::Route::kEvents;
+}
+
+// cpu::padded_features of a size that may be symbolic.
+inline c10::SymInt padded_features(const c10::SymInt& features) {
+  if (!features.is_symbolic()) return cpu::padded_features(features.expect_int());
+  if (features <= 8) return features <= 4 ? 4 : 8;
+  return (features + 15) / 16 * 16;
+}
+
+// float32, uint8 and bool as they are, fp16 and bf16 as float32.
+inline at::Tensor as_float_or_bytes(const at::Tensor& x) {
+  switch (x.scalar_type()) {
+    case at::kFloat:
+    case at::kByte:
+    case at::kBool:
+      return x;
+    case at::kHalf:
+    case at::kBFloat16:
+      return x.to(at::kFloat);
+    default:
+      TORCH_CHECK_VALUE(false, "x: expected float32, float16, bfloat16, uint8 or bool, found ",
+                        x.scalar_type());
+  }
+}
+
+}  // namespace neurocuda
