@@ -14,6 +14,7 @@ from neurocuda.graph import Graph, Node, from_nir
 from neurocuda.io import read, write
 from neurocuda.nir_executor import Executor, RunResult, load
 from neurocuda.ops import NeuronCoefficients, Surrogate
+from neurocuda.ops.backends import backends, use_backend
 from neurocuda.schedule import Schedule
 from neurocuda.state import State
 
@@ -36,8 +37,10 @@ __all__ = [
     "ShapeError",
     "State",
     "Surrogate",
+    "backends",
     "from_nir",
     "load",
     "read",
+    "use_backend",
     "write",
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ app = typer.Typer(
 )
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A NIR file.")]
+MaybeFile = Annotated[str | None, typer.Argument(metavar="[FILE]", help="A NIR file.")]
+System = Annotated[bool, typer.Option("--system", help="Show versions, threads and backends.")]
 Dt = Annotated[
     float | None,
     typer.Option("--dt", metavar="S", help="Length of a step in seconds; without it 1e-4 or the preset's."),
@@ -108,9 +111,15 @@ def _options(
 
 
 @app.command()
-def info(file: File, dt: Dt = None, like: Like = None) -> None:
+def info(file: MaybeFile = None, dt: Dt = None, like: Like = None, system: System = False) -> None:
     """Show nodes, schedule, delayed edges and doubts."""
     with _messages():
+        if system:
+            _show_system()
+        if file is None:
+            if not system:
+                raise ArgumentError("info: expected a FILE or --system, found neither")
+            return
         d = _discretization(dt, like)
         graph = read(file)
         show(f"{file}: {count(len(graph.nodes), 'node')}, {count(len(graph.edges), 'edge')}")
@@ -322,6 +331,13 @@ def _run(net: Executor, x: Mapping[str, Tensor], asked: Mapping[str, Sequence[st
     neurons = {name: math.prod(nodes[name].output_shape) for name in firing}
     rates = {name: spikes[name] / max(1, steps * batch * neurons[name]) for name in firing}
     return _Outcome(arrays, rates, steps, batch, seconds)
+
+
+def _show_system() -> None:
+    show(f"neurocuda {neurocuda.__version__}, torch {torch.__version__}, Python {platform.python_version()}")
+    show(f"{platform.machine()}, {count(torch.get_num_threads(), 'thread')}")
+    for name, state in neurocuda.backends().items():
+        show(f"backend {name}: {state}")
 
 
 def _show_doubts(graph: Graph, d: Discretization, *, err: bool = False) -> None:

@@ -25,6 +25,7 @@ from neurocuda.graph import NEURONS, SPIKE_PRODUCING, Graph, Node, align, from_n
 from neurocuda.io import read
 from neurocuda.lowering import How, LoweredSchedule, lower
 from neurocuda.ops import Surrogate
+from neurocuda.ops.backends import operators
 from neurocuda.plausibility import doubts
 from neurocuda.schedule import schedule
 from neurocuda.stages import Chunk, Tensors, run_chunk
@@ -178,7 +179,7 @@ class Executor(nn.Module):
         records: dict[tuple[str, str], list[Tensor]] = {key: [] for key in self._quantities(record or {})}
         outputs: dict[str, list[Tensor]] = {name: [] for name in self.graph.outputs}
         whole = {} if torch.is_grad_enabled() else self._empty_outputs(steps, batch, device)
-        tensors = self._tensors()
+        tensors = self._tensors(device)
         for start in range(0, steps, self.chunk):
             stop = min(start + self.chunk, steps)
             chunk = Chunk(stop - start, batch, carry, records, device)
@@ -238,7 +239,7 @@ class Executor(nn.Module):
                 shapes[f"{name}.previous"] = (batch, *node.output_shape)
         return shapes
 
-    def _tensors(self) -> Tensors:
+    def _tensors(self, device: torch.device) -> Tensors:
         """What the nodes compute with. Computed at every call: parameters may change in ways no one is told of."""
         weights = {key: getattr(self, name).float() for key, name in self._weights.items()}
         neurons: dict[str, dict[str, Tensor]] = {}
@@ -249,6 +250,7 @@ class Executor(nn.Module):
                 weights[name, field] = getattr(self, key).float()
         d = self.discretization
         return Tensors(
+            operators(device),
             weights,
             {name: coefficients(self.graph.nodes[name], p, d) for name, p in neurons.items()},
             {name: getattr(self, key) for name, key in self._delays.items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -20,8 +21,9 @@ _TRACED = {"v", "i"}
 
 @dataclass(frozen=True)
 class Tensors:
-    """What the nodes compute with: float32 weights by node and field, coefficients, delays in steps."""
+    """What the nodes compute with: the operators, float32 weights by node and field, coefficients, delays in steps."""
 
+    operators: ModuleType
     weights: Mapping[tuple[str, str], Tensor]
     coefficients: Mapping[str, NeuronCoefficients]
     delays: Mapping[str, Tensor]
@@ -123,7 +125,9 @@ def _run_cycle(lowered: LoweredSchedule, stage: LoweredStage, tensors: Tensors, 
             else:
                 _compute(entry, branches(name, step, chunk.signals), tensors, chunk, 1)
         for name in sorted(breaking):
-            total = _sum(branches(name, step, chunk.signals), chunk, pasts[name][0].shape[1:], 1)
+            total = reference.branch_sum(
+                branches(name, step, chunk.signals) or [_silence(chunk, pasts[name][0].shape[1:], 1)]
+            )
             chunk.record(name, "input", total)
             pasts[name].append(total[0])
         for name in members:
@@ -157,7 +161,7 @@ def _run_recurrence(
     branches = branches or [_silence(chunk, node.input_shape, chunk.steps)]
     previous = chunk.carry[f"{neuron}.previous"]
     wanted = chunk.quantities(neuron) & _TRACED
-    output, state, _, traces = reference.recurrent_neuron(
+    output, state, _, traces = tensors.operators.recurrent_neuron(
         branches,
         place,
         tensors.weights[weight, "weight"],
@@ -175,7 +179,7 @@ def _run_recurrence(
     if "input" in chunk.quantities(neuron):
         terms = list(branches) if len(edges) > 1 else []
         terms.insert(place, current)
-        chunk.record(neuron, "input", reference.branch_sum(terms))
+        chunk.record(neuron, "input", tensors.operators.branch_sum(terms))
     chunk.record(neuron, "spikes", output)
     chunk.record(neuron, "output", output)
     chunk.record(weight, "input", torch.cat([previous.unsqueeze(0), output[:-1]]))
@@ -198,10 +202,6 @@ def _silence(chunk: Chunk, shape: Sequence[int], steps: int) -> Tensor:
     return torch.zeros((), device=chunk.device).expand(steps, chunk.batch, *shape)
 
 
-def _sum(branches: list[Tensor], chunk: Chunk, shape: Sequence[int], steps: int) -> Tensor:
-    return reference.branch_sum(branches) if branches else _silence(chunk, shape, steps)
-
-
 def _compute(lowered: LoweredNode, branches: list[Tensor], tensors: Tensors, chunk: Chunk, steps: int) -> None:
     """Compute one node over `steps` steps: its signal, its records, its part of the state."""
     node = lowered.node
@@ -210,14 +210,16 @@ def _compute(lowered: LoweredNode, branches: list[Tensor], tensors: Tensors, chu
     if node.type in NEURONS:
         wanted = chunk.quantities(name) & _TRACED
         c = tensors.coefficients[name]
-        output, state, traces = reference.neuron(branches, c, _neuron_state(name, chunk), tensors.surrogate, wanted)
+        output, state, traces = tensors.operators.neuron(
+            branches, c, _neuron_state(name, chunk), tensors.surrogate, wanted
+        )
         _keep_neuron_state(name, state, chunk)
         for quantity, values in traces.items():
             chunk.record(name, quantity, values)
         if "input" in chunk.quantities(name):
-            chunk.record(name, "input", reference.branch_sum(branches))
+            chunk.record(name, "input", tensors.operators.branch_sum(branches))
     else:
-        x = reference.branch_sum(branches)
+        x = tensors.operators.branch_sum(branches)
         chunk.record(name, "input", x)
         if node.type == "Delay":
             key = f"{name}.history"
@@ -256,7 +258,7 @@ def _linear(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
     weight, bias = tensors.weights[name, "weight"], tensors.weights.get((name, "bias"))
     frames = x.flatten(0, 1)
     if lowered.how == "ordered":
-        result = reference.ordered_linear(frames, weight, bias)
+        result = tensors.operators.ordered_linear(frames, weight, bias)
     else:
         result = torch.matmul(weight, frames.unsqueeze(-1)).squeeze(-1)
         result = result if bias is None else result + bias
@@ -270,7 +272,7 @@ def _convolution(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
     stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
     frames = x.flatten(0, 1)
     if lowered.how == "ordered":
-        result = reference.ordered_conv(frames, weight, bias, stride, pads, dilation, groups)
+        result = tensors.operators.ordered_conv(frames, weight, bias, stride, pads, dilation, groups)
     else:
         convolve: Callable[..., Tensor] = functional.conv1d if node.type == "Conv1d" else functional.conv2d
         bias = bias.expand(weight.shape[0])

@@ -597,3 +597,14 @@ def test_raw_files_of_old_versions(tmp_path: Path) -> None:
     out, _ = command("info", tmp_path / "old.nir")
     assert "NIR version: 0.1\n" in out
     assert "v_reset=0" in out
+
+
+def test_info_tells_of_the_system(chain: Path) -> None:
+    out, _ = command("info", "--system")
+    assert out.startswith(f"neurocuda {neurocuda.__version__}, torch {torch.__version__}, ")
+    assert "backend reference: available" in out.splitlines()
+    both, _ = command("info", chain, "--system")
+    assert both.startswith(out)
+    assert "Schedule" in both
+    _, err = command("info", code=2)
+    assert "info: expected a FILE or --system, found neither" in err

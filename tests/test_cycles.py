@@ -6,8 +6,8 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from build import affine, conv2d, delay, graph, input_, linear, neuron, output, scale, signal, threshold
 from comparison import assert_as_oracle, graph_of
+from make_nir import affine, conv2d, delay, graph, input_, linear, neuron, output, scale, signal, threshold
 
 import neurocuda
 from neurocuda import AlgebraicLoopError, Discretization, Executor
@@ -165,3 +165,15 @@ def test_soft_reset_loop_equals_reset_by_subtraction() -> None:
         reset = neurocuda.load(graph_of(soft), Discretization(reset="subtract"))(x)[0]
     assert looped.sum() > 20
     assert torch.equal(looped, reset)
+
+
+@pytest.mark.parametrize("name", ["a", "m", "z"])
+@pytest.mark.parametrize("count", [7, 8, 9, 20])
+def test_recurrent_current_among_many_branches(name: str, count: int) -> None:
+    """More branches than one call of a compiled operator takes, the recurrent one first, between, or last."""
+    others = [f"b{k:02}" if k % 2 else f"n{k:02}" for k in range(count)]
+    edges = " ".join(f"input>{other} {other}>neuron" for other in others)
+    nodes = {other: affine(4, 4, other) for other in others}
+    raw = graph(f"{edges} neuron>{name} {name}>neuron neuron>output", neuron=neuron("LIF", 4), **ENDS, **nodes)
+    raw["nodes"][name] = affine(4, 4, "recurrent")
+    assert_as_oracle(raw, {"input": signal(12, 2, 4)}, {})

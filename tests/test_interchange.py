@@ -13,7 +13,8 @@ import nir_files
 import numpy as np
 import pytest
 import torch
-from build import (
+from comparison import assert_as_oracle, graph_of
+from make_nir import (
     Node,
     affine,
     conv2d,
@@ -27,7 +28,6 @@ from build import (
     scale,
     signal,
 )
-from comparison import assert_as_oracle, graph_of
 
 import neurocuda
 

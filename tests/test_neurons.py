@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from build import DT, Node, graph, input_, neuron, output, signal
 from comparison import assert_as_oracle, recorded
+from make_nir import DT, Node, graph, input_, neuron, output, signal
 
 NEURONS = ("I", "IF", "LI", "LIF", "CubaLI", "CubaLIF")
 FIELDS: dict[str, tuple[Any, ...]] = {

@@ -11,9 +11,9 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from build import signal
 from comparison import assert_equal, order_of, recorded, told
 from conftest import FULL
+from make_nir import signal
 from paper import FOLDER, needs_paper
 
 import neurocuda

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from build import Node, affine, conv1d, conv2d, delay, graph, input_, linear, numbers, scale, signal, threshold
 from comparison import assert_as_oracle
+from make_nir import Node, affine, conv1d, conv2d, delay, graph, input_, linear, numbers, scale, signal, threshold
 
 
 def run(node: Node, shape: tuple[int, ...], options: dict[str, Any] | None = None, **how: Any) -> None:

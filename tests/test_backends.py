@@ -1,0 +1,212 @@
+"""Which implementation of the operators runs, and how the package behaves where the compiled ones are not there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from neurocuda.errors import ArgumentError, NeuroCUDAWarning
+from neurocuda.ops import backends, compiled, reference
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parent.parent
+built = pytest.mark.skipif(backends.backends()["cpu"] != backends.AVAILABLE, reason="neurocuda._C is not there")
+only_default = pytest.mark.skipif("NEUROCUDA_BACKEND" in os.environ, reason="NEUROCUDA_BACKEND is set")
+
+RUN = """
+import warnings
+warnings.simplefilter("always")
+{before}
+import torch
+from neurocuda.ops import backends
+x = torch.ones(2, 3)
+print(backends.backend_for(x.device), backends.operators(x.device).branch_sum([x, x]).sum().item())
+print(backends.backends()["cpu"])
+"""
+
+
+def python(before: str = "", code: str = RUN, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run in a fresh process."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("NEUROCUDA_")}
+    return subprocess.run(
+        [sys.executable, "-c", code.replace("{before}", before)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=inherited | environment,
+    )
+
+
+def test_the_reference_is_always_there() -> None:
+    found = backends.backends()
+    assert list(found) == ["reference", "cpu"]
+    assert found["reference"] == "available"
+    with backends.use_backend("reference"):
+        assert backends.backend_for(CPU) == "reference"
+        assert backends.operators(CPU) is reference
+
+
+@built
+@only_default
+def test_the_best_that_is_there_is_taken() -> None:
+    assert backends.backend_for(CPU) == "cpu"
+    assert backends.operators(CPU) is compiled
+    assert backends.backend_for(torch.device("meta")) == "reference"
+
+
+@built
+@only_default
+def test_a_choice_ends_where_its_block_ends() -> None:
+    seen = []
+    with backends.use_backend("reference"):
+        with backends.use_backend("cpu"):
+            assert backends.backend_for(CPU) == "cpu"
+        assert backends.backend_for(CPU) == "reference"
+        thread = threading.Thread(target=lambda: seen.append(backends.backend_for(CPU)))
+        thread.start()
+        thread.join()
+    assert backends.backend_for(CPU) == "cpu"
+    assert seen == ["cpu"], "a choice is that of its own thread"
+    with pytest.raises(RuntimeError), backends.use_backend("reference"):
+        raise RuntimeError
+    assert backends.backend_for(CPU) == "cpu"
+
+
+@built
+@only_default
+def test_a_compiled_function_follows_the_choice() -> None:
+    def run(x: torch.Tensor) -> torch.Tensor:
+        backend = backends.backend_for(x.device)
+        return backends.operators(x.device).branch_sum([x, x, x]) + (1 if backend == "cpu" else 0)
+
+    compile_it = torch.compile(run, fullgraph=True, backend="eager")
+    x = torch.ones(2, 3)
+    assert compile_it(x).mean() == 4
+    with backends.use_backend("reference"):
+        assert compile_it(x).mean() == 3
+    assert compile_it(x).mean() == 4
+
+
+def test_unknown_names_are_refused() -> None:
+    message = "use_backend: expected one of reference, cpu, found 'gpu'"
+    with pytest.raises(ArgumentError, match=message), backends.use_backend("gpu"):
+        pass
+
+
+def test_the_environment_chooses() -> None:
+    assert python(NEUROCUDA_BACKEND="reference").stdout.startswith("reference 12.0\n")
+    unknown = python(NEUROCUDA_BACKEND="fast")
+    assert "ArgumentError: NEUROCUDA_BACKEND: expected one of reference, cpu, found 'fast'" in unknown.stderr
+
+
+@built
+def test_the_environment_chooses_the_compiled_ones() -> None:
+    assert python(NEUROCUDA_BACKEND="cpu").stdout.startswith("cpu 12.0\navailable\n")
+
+
+ABSENT = """
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "neurocuda._C" else find(name, *rest)
+"""
+
+
+def test_without_the_compiled_operators_the_reference_serves() -> None:
+    result = python(ABSENT)
+    assert result.stderr == ""
+    assert result.stdout.startswith("reference 12.0\nnot built")
+    refused = python(ABSENT, NEUROCUDA_BACKEND="cpu")
+    assert "ArgumentError: NEUROCUDA_BACKEND: the backend 'cpu' is not available: not built" in refused.stderr
+
+
+OTHER = """
+import torch
+torch.__version__ = "2.6.0+other"
+"""
+
+
+@built
+def test_a_library_for_another_torch_is_left_alone_with_one_warning() -> None:
+    result = python(OTHER)
+    warned = [line for line in result.stderr.splitlines() if "Warning" in line]
+    assert len(warned) == 1, result.stderr
+    assert "NeuroCUDAWarning" in warned[0]
+    assert torch.__version__ in warned[0]
+    assert "2.6.0+other" in warned[0]
+    assert result.stdout.startswith("reference 12.0\nbuilt for torch " + torch.__version__)
+    assert python(OTHER, NEUROCUDA_BACKEND="reference").stderr == "", "nobody asked for it"
+
+
+@built
+def test_a_mismatch_is_seen_before_the_library_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} was loaded")
+
+    monkeypatch.setattr(backends, "_ENVIRONMENT", None)
+    monkeypatch.setattr(backends.importlib, "import_module", refuse)
+    monkeypatch.setattr(torch, "__version__", "1.2.3")
+    with pytest.warns(NeuroCUDAWarning, match=r"1\.2\.3") as caught:
+        reason = backends._load()
+    assert len(caught) == 1
+    assert reason.startswith(f"built for torch {compiled_for()}, while torch 1.2.3 runs")
+
+
+@built
+def test_a_library_that_does_not_load_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise ImportError("undefined symbol")
+
+    monkeypatch.setattr(backends, "_ENVIRONMENT", None)
+    monkeypatch.setattr(backends.importlib, "import_module", fail)
+    with pytest.warns(NeuroCUDAWarning, match="undefined symbol"):
+        assert backends._load() == "cannot be loaded: undefined symbol"
+    monkeypatch.setattr(backends, "_ENVIRONMENT", "reference")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        backends._load()
+
+
+@built
+def test_the_library_says_what_it_was_built_for() -> None:
+    assert compiled_for() == torch.__version__
+
+
+def compiled_for() -> str:
+    from neurocuda import _C
+
+    version: str = _C.torch_version
+    return version
+
+
+def setup(choice: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("NEUROCUDA_")}
+    return subprocess.run(
+        [sys.executable, "setup.py", "--version"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=inherited | {"NEUROCUDA_BUILD": choice} | environment,
+    )
+
+
+def test_builds_that_cannot_be_are_refused_or_left_out() -> None:
+    assert setup("none").returncode == 0
+    unknown = setup("fast")
+    assert unknown.returncode != 0
+    assert "NEUROCUDA_BUILD: expected one of auto, cpu, cuda, none, found 'fast'" in unknown.stderr
+    gpu = setup("cuda")
+    assert gpu.returncode != 0
+    assert "NEUROCUDA_BUILD=cuda: there are no CUDA kernels yet" in gpu.stderr
+    without = setup("cpu", CXX="no-such-compiler")
+    assert without.returncode != 0
+    assert "NEUROCUDA_BUILD=cpu: the C++ compiler 'no-such-compiler' is not found" in without.stderr
+    automatic = setup("auto", CXX="no-such-compiler")
+    assert automatic.returncode == 0
+    assert "the compiled operators are not built: the C++ compiler 'no-such-compiler'" in automatic.stderr

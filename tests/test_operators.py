@@ -1,0 +1,658 @@
+"""The compiled operators against the reference: equal bits, equal gradients, and what torch asks of an operator."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from make_nir import numbers
+from torch import Tensor
+
+from neurocuda.errors import ArgumentError
+from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, compiled, reference
+
+pytestmark = pytest.mark.skipif(backends.backends()["cpu"] != backends.AVAILABLE, reason="neurocuda._C is not there")
+
+NEURONS = ("I", "IF", "LI", "LIF", "CubaLI", "CubaLIF")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.bool)
+OUTPUTS = ("same", "float32", "uint8", "packed")
+BRANCHES = (1, 2, 3, 8)
+MODES = ("scalar", "channel", "neuron", "last axis", "sample", "transposed", "mixed")
+LAYOUTS = ("plain", "channels last", "batch first", "sliced", "constant", "silent", "mixed")
+SHAPES = ((1,), (2,), (8,), (129,), (151,), (), (3, 5, 7), (2, 129), (8, 12, 13), (151, 1, 2), (129, 3), (5, 2, 2, 3))
+STEPS = (1, 2, 7, 12)
+BATCHES = (1, 2, 3)
+THREADS = (1, 2)
+SILENT = Surrogate()
+
+
+class Kind(NamedTuple):
+    """A neuron and the fields of the discretization that reach its update."""
+
+    neuron: str
+    when: Any = "above"
+    reset: Any = "to-value"
+    synapse: Any = "updated"
+    many: Any = "one"
+
+    @property
+    def fires(self) -> bool:
+        return self.neuron.endswith("F")
+
+    @property
+    def has_synapse(self) -> bool:
+        return self.neuron.startswith("Cuba")
+
+
+def kinds() -> Iterator[Kind]:
+    for neuron in NEURONS:
+        fires = neuron.endswith("F")
+        yield from itertools.starmap(
+            Kind,
+            itertools.product(
+                [neuron],
+                ["above", "reaching"] if fires else ["above"],
+                ["to-value", "subtract"] if fires else ["to-value"],
+                ["updated", "previous"] if neuron.startswith("Cuba") else ["updated"],
+                ["one", "many"] if fires else ["one"],
+            ),
+        )
+
+
+class Case(NamedTuple):
+    kind: Kind
+    dtype: torch.dtype
+    output: str
+    mode: str
+    layout: str
+    branches: int
+    shape: tuple[int, ...]
+    steps: int
+    batch: int
+    threads: int
+    record: tuple[str, ...]
+
+
+def cases(kind: Kind) -> list[Case]:
+    """Neuron, fields, types, outputs, modes and layouts in every combination; the rest takes turns."""
+    found = []
+    for number, (dtype, output, mode, layout) in enumerate(itertools.product(DTYPES, OUTPUTS, MODES, LAYOUTS)):
+        if output == "packed" and (not kind.fires or kind.many == "many"):
+            continue
+        if output == "uint8" and not kind.fires:
+            continue
+        if output == "same" and kind.many == "many" and dtype == torch.bool:
+            continue
+        draw = numbers(kind, number)
+        pick = [options[draw.integers(len(options))] for options in (BRANCHES, SHAPES, STEPS, BATCHES, THREADS)]
+        record = [(), ("v",), ("i",), ("v", "i")][draw.integers(4 if kind.has_synapse else 2)]
+        found.append(Case(kind, dtype, output, mode, layout, *pick, record))
+    return found
+
+
+def lay_out(values: Tensor, how: str) -> Tensor:
+    """The same values [T, B, *shape] in memory of another order."""
+    if how == "channels last" and values.dim() >= 4:
+        order = [0, 1, *range(3, values.dim()), 2]
+        back = [order.index(axis) for axis in range(values.dim())]
+        return values.permute(order).contiguous().permute(back)
+    if how == "batch first":
+        return values.transpose(0, 1).contiguous().transpose(0, 1)
+    if how == "sliced":
+        wide = values.new_zeros(*values.shape, 3)
+        wide[..., 1] = values
+        return wide[..., 1]
+    return values.contiguous()
+
+
+def branches_of(case: Case, draw: np.random.Generator) -> list[Tensor]:
+    result = []
+    for _ in range(case.branches):
+        how = case.layout if case.layout != "mixed" else LAYOUTS[draw.integers(len(LAYOUTS) - 1)]
+        shape = (case.steps, case.batch, *case.shape)
+        if how == "silent":
+            result.append(torch.zeros((), dtype=case.dtype).expand(shape))
+            continue
+        if how == "constant":
+            shape = (1, *shape[1:])
+        if case.dtype in (torch.uint8, torch.bool):
+            values = torch.from_numpy(draw.integers(0, 2 if case.dtype == torch.bool else 4, shape)).to(case.dtype)
+        else:
+            values = torch.from_numpy(draw.normal(0.6, 1, shape)).to(case.dtype)
+        result.append(lay_out(values, how).expand(case.steps, *[-1] * (values.dim() - 1)))
+    return result
+
+
+def coefficient(low: float, high: float, case: Case, draw: np.random.Generator) -> Tensor:
+    mode = case.mode if case.mode != "mixed" else MODES[draw.integers(len(MODES) - 1)]
+    shape = case.shape
+    sizes = {
+        "scalar": (),
+        "channel": (*shape[:1], *[1] * (len(shape) - 1)),
+        "neuron": shape,
+        "last axis": shape[-1:],
+        "sample": (case.batch, *shape),
+        "transposed": shape[::-1],
+    }[mode]
+    value = torch.from_numpy(np.asarray(draw.uniform(low, high, sizes), np.float32))
+    return value.permute(list(range(value.dim()))[::-1]) if mode == "transposed" else value
+
+
+def coefficients_of(case: Case, draw: np.random.Generator) -> NeuronCoefficients:
+    kind = case.kind
+    leaks = kind.neuron not in ("I", "IF")
+
+    def value(low: float, high: float, wanted: bool = True, otherwise: float | None = None) -> Any:
+        if not wanted:
+            return None if otherwise is None else torch.tensor(otherwise)
+        return coefficient(low, high, case, draw)
+
+    return NeuronCoefficients(
+        value(0.5, 0.99, leaks, 1.0),
+        value(0.2, 0.8),
+        value(-0.1, 0.1, leaks, 0.0),
+        value(0.3, 0.9, kind.has_synapse),
+        value(0.5, 1.5, kind.has_synapse),
+        value(0.3, 0.7, kind.fires),
+        value(-0.2, 0.2, kind.fires),
+        spike_when=kind.when,
+        reset=kind.reset,
+        synapse=kind.synapse,
+        spikes_per_step=kind.many,
+    )
+
+
+def state_of(case: Case, draw: np.random.Generator) -> NeuronState:
+    how = LAYOUTS[draw.integers(4)]
+
+    def values() -> Tensor:
+        value = torch.from_numpy(draw.normal(0, 0.5, (case.batch, *case.shape)).astype(np.float32))
+        return lay_out(value.unsqueeze(0), how)[0]
+
+    return NeuronState(values(), values() if case.kind.has_synapse else None)
+
+
+def expected_output(spikes: Tensor, case: Case) -> Tensor:
+    if case.output == "packed":
+        rows = spikes.flatten(1).numpy().astype(bool)
+        return torch.from_numpy(np.packbits(rows, axis=1, bitorder="little"))
+    if case.output == "float32":
+        return spikes
+    dtype = torch.uint8 if case.output == "uint8" else case.dtype
+    if dtype in (torch.uint8, torch.bool) and not case.kind.fires:
+        return spikes
+    return spikes.clamp(max=255).to(dtype) if dtype == torch.uint8 else spikes.to(dtype)
+
+
+def wanted_type(case: Case) -> torch.dtype | None:
+    return {"same": None, "float32": torch.float32, "uint8": torch.uint8, "packed": None}[case.output]
+
+
+def assert_same(found: Tensor, expected: Tensor, what: object) -> None:
+    assert found.dtype == expected.dtype, what
+    assert found.shape == expected.shape, what
+    assert torch.equal(found, expected), what
+
+
+def assert_case(case: Case) -> float:
+    """Run one case both ways; the share of neuron steps that fired."""
+    draw = numbers(case)
+    branches, c, state = branches_of(case, draw), coefficients_of(case, draw), state_of(case, draw)
+    spikes, after, traces = reference.neuron([b.float() for b in branches], c, state, SILENT, case.record)
+    expected = expected_output(spikes, case)
+    before = NeuronState(*[None if s is None else s.clone() for s in state])
+
+    packed = case.output == "packed"
+    output, found, recorded = compiled.neuron(
+        branches, c, state, SILENT, case.record, dtype=wanted_type(case), packed=packed
+    )
+    assert_same(output, expected, case)
+    for ours, theirs, untouched, given in zip(found, after, before, state, strict=True):
+        if theirs is not None:
+            assert_same(ours, theirs, case)
+            assert torch.equal(given, untouched), case
+    assert recorded.keys() == traces.keys()
+    for name, trace in traces.items():
+        assert_same(recorded[name], trace, case)
+
+    out = torch.empty_like(expected)
+    if not packed:
+        out = lay_out(out, LAYOUTS[draw.integers(4)])
+        out.fill_(1)
+    record = {name: torch.full_like(trace, math.nan) for name, trace in traces.items()}
+    compiled.neuron_out(branches, c, state, out, record, packed=packed)
+    assert_same(out, expected, case)
+    for ours, theirs in zip(state, after, strict=True):
+        if theirs is not None:
+            assert_same(ours, theirs, case)
+    for name, trace in traces.items():
+        assert_same(record[name], trace, case)
+    return (spikes > 0).float().mean().item()
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("kind", list(kinds()), ids=lambda kind: "-".join(kind))
+def test_matrix(kind: Kind) -> None:
+    fired = []
+    for case in cases(kind):
+        torch.set_num_threads(case.threads)
+        fired.append(assert_case(case))
+    if kind.fires:
+        assert 0.05 < np.mean(fired) < 0.95, "a case that never fires, or always, shows nothing"
+
+
+def test_matrix_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    count = sum(len(cases(kind)) for kind in kinds())
+    with capsys.disabled():
+        print(f"\nneuron: {count} cases of {len(list(kinds()))} kinds, each in functional and in out form")
+    assert count > 20_000
+
+
+LARGE = [
+    Case(Kind(*kind), dtype, output, mode, layout, branches, shape, steps, batch, threads, record)
+    for kind, dtype, output, mode, layout, branches, shape, steps, batch, threads, record in [
+        (("LIF",), torch.float32, "float32", "scalar", "plain", 1, (100_003,), 3, 1, 2, ()),
+        (("LIF",), torch.float32, "packed", "neuron", "plain", 1, (20_001,), 5, 3, 2, ("v",)),
+        (("LIF", "reaching"), torch.float16, "same", "channel", "plain", 2, (9, 37, 41), 9, 2, 2, ()),
+        (("LIF",), torch.float32, "float32", "channel", "channels last", 1, (64, 23, 29), 6, 2, 2, ()),
+        (("LIF",), torch.float32, "packed", "channel", "channels last", 1, (24, 23, 29), 6, 2, 2, ()),
+        (("CubaLIF",), torch.uint8, "uint8", "mixed", "sliced", 3, (6, 40, 50), 4, 2, 2, ("v", "i")),
+        (("CubaLI",), torch.float32, "float32", "mixed", "mixed", 4, (3, 70, 71), 4, 2, 1, ("i",)),
+        (("LIF",), torch.float32, "uint8", "mixed", "batch first", 2, (700, 13), 5, 3, 2, ()),
+        (
+            ("IF", "reaching", "subtract", "updated", "many"),
+            torch.float32,
+            "uint8",
+            "last axis",
+            "plain",
+            1,
+            (7, 2500),
+            5,
+            2,
+            2,
+            (),
+        ),
+        (("LIF",), torch.float32, "float32", "sample", "constant", 2, (1300,), 30, 9, 2, ()),
+    ]
+]
+
+
+@pytest.mark.parametrize("case", LARGE, ids=lambda case: f"{case.kind.neuron}-{case.mode}-{case.layout}")
+def test_many_tiles_and_threads(case: Case) -> None:
+    torch.set_num_threads(case.threads)
+    assert_case(case)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_values_that_are_not_numbers(output: str, mode: str) -> None:
+    """NaN and infinity go through the update as through the reference."""
+    for kind in kinds():
+        if not kind.fires or (output == "packed" and kind.many == "many"):
+            continue
+        case = Case(kind, torch.float32, output, mode, "plain", 1, (5, 7), 4, 2, 1, ())
+        draw = numbers(case)
+        c, state = coefficients_of(case, draw), state_of(case, draw)
+        x = torch.from_numpy(draw.choice(np.float32([0, 1, -1, np.nan, np.inf, -np.inf, 3e38]), (4, 2, 5, 7)))
+        spikes, after, _ = reference.neuron([x], c, state, SILENT)
+        spikes = spikes.nan_to_num(0, posinf=255) if output == "uint8" else spikes
+        found, state, _ = compiled.neuron([x], c, state, SILENT, dtype=wanted_type(case), packed=output == "packed")
+        assert torch.allclose(found.float(), expected_output(spikes, case).float(), 0, 0, equal_nan=True), kind
+        assert torch.allclose(state.v, after.v, 0, 0, equal_nan=True), kind
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_half_is_read_and_written_as_torch_does(dtype: torch.dtype) -> None:
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    total = compiled.branch_sum([every.unsqueeze(0)])[0]
+    assert torch.equal(total.view(torch.int32)[~every.isnan()], every.float().view(torch.int32)[~every.isnan()])
+    assert total[every.isnan()].isnan().all()
+
+    one, zero = torch.tensor(1.0), torch.tensor(0.0)
+    c = NeuronCoefficients(zero, one, zero)  # emits what it is given
+    wide = every[~every.isnan()].float()
+    with np.errstate(all="ignore"):
+        near = torch.cat(
+            [wide, wide.nextafter(wide * 2), wide * (1 + 2**-8), wide * (1 + 2**-11), wide * (1 + 3 * 2**-11)]
+        )
+    near = torch.cat([near, torch.tensor([65519.996, 65520.0, -65520.0, 1e-8, 3e-8, 2.9802322e-08, math.nan, 1e38])])
+    output, _, _ = compiled.neuron([near.unsqueeze(0)], c, NeuronState(torch.zeros_like(near)), SILENT, dtype=dtype)
+    same = output[0].view(torch.int16) == (near + 0.0).to(dtype).view(torch.int16)
+    assert (same | near.isnan()).all()
+    assert output[0][near.isnan()].isnan().all()
+
+
+@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("flush", [False, True])
+def test_subnormal_numbers_are_kept(flush: bool, threads: int) -> None:
+    """A silent LIF decays for 5 000 steps into the subnormal numbers, whatever torch is told of them."""
+    torch.set_num_threads(threads)
+    size = 4096
+    c = NeuronCoefficients(
+        torch.tensor(0.98), torch.tensor(1.0), torch.tensor(0.0), torch.tensor(0.97), torch.tensor(1.0),
+        threshold=torch.tensor(9.0), v_reset=torch.tensor(0.0),
+    )  # fmt: skip
+    state = NeuronState(torch.linspace(0.1, 1, size).reshape(1, size), torch.linspace(1, 0.1, size).reshape(1, size))
+    x = torch.zeros(()).expand(5000, 1, size)
+    _, expected, _ = reference.neuron([x[:, :, ::256]], c, NeuronState(*[s[:, ::256] for s in state]), SILENT)
+    tiny = torch.tensor([1e-40, 1e-45]).reshape(1, 1, 2)
+    sums = reference.branch_sum([tiny, tiny])
+    try:
+        assert torch.set_flush_denormal(flush), "this machine cannot flush subnormal numbers"
+        _, found, _ = compiled.neuron([x], c, state, SILENT)
+        ours = compiled.branch_sum([tiny, tiny])
+        gradient = torch.tensor([1e-40]).view(1, 1, 1)
+        kept = torch.ops.neurocuda.neuron_backward(
+            [torch.zeros(1, 1, 1)], torch.zeros(1, 1), None, *[torch.ones(())] * 3, None, None, None, None,
+            of_output=gradient, wanted=[True] * 10,
+        )  # fmt: skip
+        flushed = (torch.tensor([1e-40]) * 1.5).view(torch.int32).item() == 0
+        assert flushed == flush, "the setting of the thread is as it was"
+    finally:
+        torch.set_flush_denormal(False)
+    assert 0 < found.v.max() < np.finfo(np.float32).tiny
+    assert torch.equal(found.v[:, ::256].view(torch.int32), expected.v.view(torch.int32))
+    assert torch.equal(found.i[:, ::256].view(torch.int32), expected.i.view(torch.int32))
+    assert torch.equal(ours.view(torch.int32), sums.view(torch.int32))
+    assert torch.equal(kept[0].view(torch.int32), gradient.view(torch.int32))
+
+
+def some(kind: Kind, *, shape: tuple[int, ...] = (3, 4), **changes: Any) -> Case:
+    fields = {
+        "kind": kind, "dtype": torch.float32, "output": "float32", "mode": "mixed", "layout": "plain", "branches": 2,
+        "shape": shape, "steps": 5, "batch": 2, "threads": 1, "record": ("v", "i") if kind.has_synapse else ("v",),
+    }  # fmt: skip
+    return Case(**(fields | changes))
+
+
+def leaves_of(case: Case) -> tuple[list[Tensor], NeuronCoefficients, NeuronState]:
+    """Branches, coefficients and state that all ask for gradients."""
+    draw = numbers(case)
+    branches = [b.detach().requires_grad_(b.is_floating_point()) for b in branches_of(case, draw)]
+    c, state = coefficients_of(case, draw), state_of(case, draw)
+    own = {name: value.requires_grad_() for name, value in vars(c).items() if isinstance(value, Tensor)}
+    state = NeuronState(*[None if s is None else s.requires_grad_() for s in state])
+    return branches, NeuronCoefficients(**(vars(c) | own)), state
+
+
+def gradients_of(case: Case, module: Any, surrogate: Surrogate, parts: str = "output v i traces") -> dict[str, Tensor]:
+    """The gradients of a sum of everything that comes out, each element with a weight of its own."""
+    branches, c, state = leaves_of(case)
+    inputs = branches if module is compiled else [b.float() for b in branches]
+    output, after, traces = module.neuron(inputs, c, state, surrogate, case.record)
+    found = {"output": output, "v": after.v, "i": after.i, **{f"trace {name}": t for name, t in traces.items()}}
+    draw = numbers("weights", case)
+    loss = torch.zeros(())
+    for name, value in found.items():
+        weight = None if value is None else torch.from_numpy(draw.normal(0, 1, value.shape).astype(np.float32))
+        if value is not None and weight is not None and name.split()[0].replace("trace", "traces") in parts.split():
+            loss = loss + (value * weight).sum()
+    leaves = {f"branch {n}": b for n, b in enumerate(branches) if b.requires_grad}
+    leaves |= {name: value for name, value in vars(c).items() if isinstance(value, Tensor)}
+    leaves |= {f"state {name}": s for name, s in state._asdict().items() if s is not None}
+    gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(leaf) if g is None else g
+        for (name, leaf), g in zip(leaves.items(), gradients, strict=True)
+    }
+
+
+def assert_gradients(case: Case, surrogate: Surrogate, parts: str = "output v i traces") -> None:
+    """Equal where they are elementwise, as those of branches and state are. Those of coefficients are sums over time
+    and samples, which autograd adds in another order; in float64 they would agree to the last digits."""
+    expected = gradients_of(case, reference, surrogate, parts)
+    found = gradients_of(case, compiled, surrogate, parts)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        own = case.batch == 1 and gradient.shape == case.shape  # a sum over time alone
+        if name.startswith(("branch", "state")) or own:
+            assert_same(found[name], gradient, (name, case))
+        else:
+            assert torch.allclose(found[name], gradient, rtol=1e-4, atol=1e-4), (name, case)
+
+
+@pytest.mark.parametrize("kind", list(kinds()), ids="-".join)
+def test_gradients_equal_those_of_the_reference(kind: Kind) -> None:
+    for surrogate in (Surrogate(), Surrogate("arctan", 2.0), Surrogate("triangle", 0.7)):
+        assert_gradients(some(kind), surrogate)
+        assert_gradients(some(kind, mode="neuron", batch=1, steps=8), surrogate)
+    for parts in ("output", "v", "i", "traces", "output v"):
+        if parts != "i" or kind.has_synapse:
+            assert_gradients(some(kind), SILENT, parts)
+    for layout, mode in itertools.product(LAYOUTS, MODES):
+        if layout != "silent":
+            assert_gradients(some(kind, shape=(3, 2, 5), layout=layout, mode=mode), SILENT)
+    for dtype in DTYPES:
+        assert_gradients(some(kind, dtype=dtype), SILENT)
+
+
+@pytest.mark.parametrize("threads", THREADS)
+def test_gradients_of_many_tiles(threads: int) -> None:
+    torch.set_num_threads(threads)
+    for kind in (Kind("LIF"), Kind("CubaLIF", "reaching", "subtract", "previous", "many")):
+        assert_gradients(some(kind, shape=(5000,), mode="neuron", steps=12), SILENT)
+        assert_gradients(some(kind, shape=(7, 20, 21), mode="channel", layout="channels last"), SILENT)
+
+
+def test_gradients_do_not_depend_on_threads() -> None:
+    case = some(Kind("CubaLIF"), shape=(5000,), mode="scalar")
+    torch.set_num_threads(1)
+    one = gradients_of(case, compiled, SILENT)
+    torch.set_num_threads(2)
+    two = gradients_of(case, compiled, SILENT)
+    for name, gradient in one.items():
+        assert torch.equal(gradient, two[name]), name
+
+
+def test_gradients_of_gradients_are_refused() -> None:
+    branches, c, state = leaves_of(some(Kind("LIF")))
+    output, _, _ = compiled.neuron(branches, c, state, SILENT)
+    gradient = torch.autograd.grad(output.square().sum(), branches, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="neuron_backward"):
+        gradient.sum().backward()
+
+
+def operator_samples() -> Iterator[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
+    ops = torch.ops.neurocuda
+    plain = {"reaching": False, "subtract": False, "previous": False, "many": False}
+    for kind in (Kind("LIF"), Kind("LI"), Kind("CubaLIF", "reaching", "subtract", "previous")):
+        for layout, gradients in itertools.product(("plain", "channels last", "constant"), (False, True)):
+            case = some(kind, shape=(3, 2, 4), layout=layout)
+            branches, c, state = leaves_of(case)
+            coefficients = [c.decay_v, c.gain_v, c.bias_v, c.decay_i, c.gain_i, c.threshold, c.v_reset]
+            flags = plain | {"reaching": kind.when == "reaching", "previous": kind.synapse == "previous"}
+            if not gradients:
+                branches = [b.detach() for b in branches]
+                state = NeuronState(*[None if s is None else s.detach() for s in state])
+                coefficients = [None if value is None else value.detach() for value in coefficients]
+            args = (branches, state.v, state.i, *coefficients)
+            traces = {"trace_v": True, "trace_i": kind.has_synapse}
+            yield ops.neuron.default, args, flags | traces | {"dtype": torch.float32}
+            if gradients:
+                continue
+            yield ops.neuron.default, args, flags
+            out = torch.empty(branches[0].shape)
+            yield ops.neuron.out, args, flags | {"out": out, "trace_v": torch.empty_like(out)}
+            wanted = [True] * 10
+            yield ops.neuron_backward.default, args, flags | {"of_output": torch.ones_like(out), "wanted": wanted}
+            yield ops.neuron_backward.default, args, flags | {"of_v": state.v, "wanted": [True, *[False] * 9]}
+            if kind.fires:
+                yield ops.neuron.default, args, flags | {"packed": True}
+                yield ops.neuron.default, args, flags | {"dtype": torch.uint8}
+                bits = torch.empty(5, 6, dtype=torch.uint8)
+                yield ops.neuron.out, args, flags | {"packed": True, "out": bits}
+    for layout, gradients in itertools.product(LAYOUTS, (False, True)):
+        branches, _, _ = leaves_of(some(Kind("LI"), shape=(3, 2, 4), layout=layout, branches=3))
+        branches = branches if gradients else [b.detach() for b in branches]
+        yield ops.branch_sum.default, (branches,), {}
+        if not gradients:
+            yield ops.branch_sum.out, (branches,), {"out": torch.empty(branches[0].shape)}
+    spikes = torch.rand(3, 2, 5) > 0.5
+    bits = ops.pack_spikes(spikes)
+    yield ops.pack_spikes.default, (spikes,), {}
+    yield ops.pack_spikes.out, (spikes,), {"out": torch.empty_like(bits)}
+    yield ops.unpack_spikes.default, (bits, [2, 5]), {"dtype": torch.float16}
+    yield ops.unpack_spikes.out, (bits,), {"out": torch.empty(3, 2, 5)}
+
+
+SAMPLES = list(operator_samples()) if backends.backends()["cpu"] == backends.AVAILABLE else []
+
+
+@pytest.mark.parametrize("number", range(len(SAMPLES)), ids=lambda n: f"{SAMPLES[n][0]}-{n}")
+def test_opcheck(number: int) -> None:
+    torch.library.opcheck(*SAMPLES[number])
+
+
+def test_compiles_without_graph_breaks() -> None:
+    case = some(Kind("CubaLIF"), dtype=torch.float32)
+    branches, c, state = leaves_of(case)
+
+    def run(branches: list[Tensor]) -> tuple[Tensor, Tensor]:
+        output, after, _ = compiled.neuron([compiled.branch_sum(branches), branches[0]], c, state, SILENT)
+        return output, after.v
+
+    def results(function: Any) -> list[Tensor]:
+        outputs = function(branches)
+        return [*outputs, *torch.autograd.grad(sum(o.square().sum() for o in outputs), [*branches, state.v])]
+
+    compile_it = torch.compile(run, fullgraph=True, backend="aot_eager", dynamic=True)
+    for expected, found in zip(results(run), results(compile_it), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_branch_sum(dtype: torch.dtype, layout: str) -> None:
+    for count, shape, batch in itertools.product((1, 2, 3, 8), ((), (1,), (129,), (3, 5, 7), (40, 30, 10)), (1, 2)):
+        case = some(Kind("LI"), dtype=dtype, layout=layout, branches=count, shape=shape, batch=batch)
+        branches = branches_of(case, numbers(case))
+        expected = reference.branch_sum([b.float() for b in branches])
+        assert_same(compiled.branch_sum(branches), expected, case)
+        for how in LAYOUTS[:4]:
+            out = lay_out(torch.zeros(expected.shape), how)
+            torch.ops.neurocuda.branch_sum.out(branches, out=out)
+            assert_same(out, expected, case)
+
+
+def test_outputs_may_take_the_place_of_a_branch() -> None:
+    case = some(Kind("LIF"), shape=(300,), branches=3)
+    draw = numbers(case)
+    branches, c, state = branches_of(case, draw), coefficients_of(case, draw), state_of(case, draw)
+    expected, _, _ = compiled.neuron(branches, c, state, SILENT)
+    total = compiled.branch_sum(branches)
+    for place in range(3):
+        own = [b.clone() for b in branches]
+        compiled.neuron_out(own, c, NeuronState(state.v.clone()), own[place])
+        assert torch.equal(own[place], expected)
+        own = [b.clone() for b in branches]
+        torch.ops.neurocuda.branch_sum.out(own, out=own[place])
+        assert torch.equal(own[place], total)
+    alone = branches[0].clone()
+    expected, _, _ = compiled.neuron([alone], c, state, SILENT)
+    compiled.neuron_out([alone], c, NeuronState(state.v.clone()), alone)
+    assert torch.equal(alone, expected)
+
+
+def test_a_tensor_written_over_is_missed_by_autograd() -> None:
+    c = NeuronCoefficients(*[torch.ones(())] * 3)
+    x, out, leaf = torch.rand(4, 1, 3), torch.rand(4, 1, 3), torch.rand(4, 1, 3, requires_grad=True)
+    for write in (
+        lambda: compiled.neuron_out([x], c, NeuronState(torch.zeros(1, 3)), out),
+        lambda: torch.ops.neurocuda.branch_sum.out([x], out=out),
+        lambda: compiled.neuron_out([x], c, NeuronState(torch.zeros(1, 3)), torch.empty_like(x), {"v": out}),
+    ):
+        product = leaf * out  # saves `out`
+        write()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            product.sum().backward()
+
+
+def test_memory_that_overlaps_is_refused() -> None:
+    c = NeuronCoefficients(*[torch.ones(())] * 3)
+    memory = torch.zeros(12, 1, 4)
+    with pytest.raises(RuntimeError, match=r"overlap|memory location"):
+        compiled.neuron_out([memory[:8]], c, NeuronState(torch.zeros(1, 4)), memory[4:])
+    with pytest.raises(RuntimeError, match=r"overlap|memory location"):
+        compiled.neuron_out([memory[:8]], c, NeuronState(memory[0]), torch.empty(8, 1, 4))
+    with pytest.raises(RuntimeError, match=r"overlap|memory location"):
+        compiled.neuron_out([memory[:8]], c, NeuronState(torch.zeros(1, 4)), torch.zeros(()).expand(8, 1, 4))
+
+
+def test_no_steps_and_no_neurons() -> None:
+    c = NeuronCoefficients(*[torch.ones(())] * 3)
+    for shape in ((0, 2, 3), (4, 0, 3), (4, 2, 0)):
+        x = torch.zeros(shape, requires_grad=True)
+        v = torch.rand(shape[1:], requires_grad=True)
+        output, state, _ = compiled.neuron([x], c, NeuronState(v), SILENT)
+        assert output.shape == shape
+        assert torch.equal(state.v, v)
+        to_x, to_v = torch.autograd.grad(output.sum() + state.v.sum(), [x, v])
+        assert to_x.shape == shape
+        assert torch.equal(to_v, torch.ones_like(v))
+        assert compiled.branch_sum([x, x]).shape == shape
+        assert compiled.unpack_spikes(compiled.pack_spikes(x.detach()), shape[1:]).shape == shape
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 129, 151, 1024, 1100])
+def test_spikes_as_bits_and_back(size: int, dtype: torch.dtype) -> None:
+    draw = numbers("bits", size)
+    for layout in LAYOUTS[:5]:
+        spikes = torch.from_numpy(draw.random((3, 2, size)) < 0.4).to(dtype)
+        spikes = lay_out(spikes, layout) if layout != "constant" else spikes[:1].expand(4, -1, -1)
+        bits = compiled.pack_spikes(spikes)
+        rows = spikes.flatten(1).bool().numpy()
+        assert_same(bits, torch.from_numpy(np.packbits(rows, axis=1, bitorder="little")), layout)
+        assert_same(compiled.unpack_spikes(bits, (2, size), dtype), spikes, layout)
+        wide = torch.zeros(bits.shape[0], bits.shape[1] + 3, dtype=torch.uint8)
+        wide[:, 1:-2] = bits
+        assert_same(compiled.unpack_spikes(wide[:, 1:-2], (2, size), dtype), spikes, layout)
+        out = lay_out(torch.ones_like(spikes.contiguous()), "sliced")
+        torch.ops.neurocuda.unpack_spikes.out(bits, out=out)
+        assert_same(out, spikes, layout)
+
+
+def test_arguments_that_do_not_fit_are_named() -> None:
+    one = torch.ones(())
+    x, v, c = torch.ones(4, 2, 3), torch.zeros(2, 3), [one, one, one]
+    nothing = [None] * 4
+    neuron = torch.ops.neurocuda.neuron
+    refused = [
+        (lambda: neuron([], v, None, *c, *nothing), "expected 1 to 8 branches, found 0"),
+        (lambda: neuron([x] * 9, v, None, *c, *nothing), "expected 1 to 8 branches, found 9"),
+        (lambda: neuron([x, x[:2]], v, None, *c, *nothing), r"of one shape \[4, 2, 3\], found \[2, 2, 3\]"),
+        (lambda: neuron([x.double()], v, None, *c, *nothing), "found float64"),
+        (lambda: neuron([x], v[0], None, *c, *nothing), r"expected v of shape \[2, 3\], found \[3\]"),
+        (lambda: neuron([x], v.half(), None, *c, *nothing), "expected v in float32, found float16"),
+        (lambda: neuron([x], v, None, one.double(), one, one, *nothing), "expected decay_v in float32, found float64"),
+        (lambda: neuron([x], v, None, torch.ones(2), one, one, *nothing), "decay_v of a shape that broadcasts"),
+        (lambda: neuron([x], v, None, *c, one, one, None, None), "expected i, decay_i and gain_i, or none"),
+        (lambda: neuron([x], v, None, *c, None, None, one, None), "expected threshold and v_reset, or none"),
+        (lambda: neuron([x], v, None, *c, *nothing, packed=True), "packed bits hold spikes"),
+        (lambda: neuron([x], v, None, *c, *nothing, dtype=torch.uint8), "a membrane potential does not fit in uint8"),
+        (lambda: neuron([x], v, None, *c, *nothing, dtype=torch.float64), "expected an output of float32"),
+        (lambda: neuron([x], v, None, *c, None, None, one, one, many=True, dtype=torch.bool), "does not fit in bool"),
+        (lambda: neuron.out([x], v, None, *c, *nothing, out=x[:2]), r"expected out of shape \[4, 2, 3\]"),
+        (lambda: neuron.out([x], v, None, *c, *nothing, out=x, trace_i=x.clone()), "no current to trace"),
+        (lambda: compiled.unpack_spikes(torch.zeros(4, 2, dtype=torch.uint8), [3]), "expected bits in uint8"),
+        (lambda: compiled.pack_spikes(x.long()), "found int64"),
+    ]  # fmt: skip
+    for call, message in refused:
+        with pytest.raises(ValueError, match=message):
+            call()
+    x.requires_grad_()
+    with pytest.raises(ValueError, match="surrogate"):
+        neuron([x], v, None, *c, *nothing, surrogate="sharp")
+    with pytest.raises(ArgumentError):
+        Surrogate(slope=0)
