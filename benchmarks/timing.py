@@ -1,5 +1,6 @@
 """Side-by-side timing: the candidates take turns, so that what disturbs the machine disturbs all of them."""
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -18,13 +19,24 @@ class Times:
 
 
 def side_by_side(candidates: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Times]:
-    """Wall-clock times of `repeats` rounds, each running every candidate once; a first round is not counted."""
+    """Wall-clock times of `repeats` rounds, each running every candidate once; a first round is not counted.
+
+    Python's cyclic garbage is collected between rounds, never inside a run.
+    """
     runs: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(repeats + 1):
-        for name, candidate in candidates.items():
-            begin = _now()
-            candidate()
-            runs[name].append((_now() - begin) * 1e3)
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for _ in range(repeats + 1):
+            gc.collect()
+            for name, candidate in candidates.items():
+                begin = _now()
+                result = candidate()
+                runs[name].append((_now() - begin) * 1e3)
+                del result
+    finally:
+        if collecting:
+            gc.enable()
     return {name: Times(statistics.median(ms[1:]), min(ms[1:]), max(ms[1:])) for name, ms in runs.items()}
 
 

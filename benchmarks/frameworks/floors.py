@@ -1,0 +1,58 @@
+"""The work that cannot be avoided, measured in the same run."""
+
+import copy
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.problem import Candidate, Problem, Runner
+from neurocuda import load
+
+
+def candidates(problem: Problem) -> Iterable[Candidate]:
+    if problem.separate:
+        yield Candidate("floor: read and write once", "floor", _copy)
+        yield Candidate("floor: x.clone()", "floor", _clone)
+    else:
+        yield Candidate("floor: the layers alone", "floor", partial(_layers_alone, layout=torch.contiguous_format))
+        if any(isinstance(layer, nn.Conv2d) for layer in problem.layers.values()) and not problem.one_call_a_step:
+            last = partial(_layers_alone, layout=torch.channels_last)
+            yield Candidate("floor: the same, channels last", "floor", last)
+
+
+def _copy(problem: Problem) -> Runner:
+    """As many bytes as the neurons must read and write, into memory that is already there."""
+    target = torch.empty_like(problem.x)
+    return Runner(lambda: target.copy_(problem.x))
+
+
+def _clone(problem: Problem) -> Runner:
+    return Runner(problem.x.clone)
+
+
+def _layers_alone(problem: Problem, layout: torch.memory_format) -> Runner:
+    """Every layer with weights as a dense library call, fed the true signals; all steps in one call if it may be."""
+    weighted = {name: layer for name, layer in problem.layers.items() if hasattr(layer, "weight")}
+    sources = {name: [a for a, b in problem.graph.edges if b == name] for name in weighted}
+    read = {source: "output" for names in sources.values() for source in names}
+    recordings = load(problem.graph, problem.discretization).run(problem.x, record=read).recordings
+    calls: list[tuple[Callable[[Tensor], Tensor], tuple[Tensor, ...]]] = []
+    for name, layer in weighted.items():
+        (source,) = sources[name]
+        signal = recordings[source]["output"]
+        stepwise = problem.one_call_a_step or name.endswith("w_rec")
+        inputs = tuple(signal) if stepwise else (signal.flatten(0, 1),)
+        if isinstance(layer, nn.Conv2d):
+            layer = copy.deepcopy(layer)
+            layer.weight.data = layer.weight.data.contiguous(memory_format=layout)
+            inputs = tuple(x.contiguous(memory_format=layout) for x in inputs)
+        calls.append((layer, inputs))
+
+    def run() -> None:
+        for layer, inputs in calls:
+            for x in inputs:
+                layer(x)
+
+    return Runner(run)

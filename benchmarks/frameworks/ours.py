@@ -1,0 +1,71 @@
+"""NeuroCUDA itself."""
+
+from collections.abc import Iterable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.problem import Candidate, Problem, Runner
+from neurocuda import Executor, State, Surrogate
+from neurocuda.discretization import coefficients, neuron_parameters
+from neurocuda.lowering import How
+from neurocuda.ops import NeuronState, compiled
+from neurocuda.ops.backends import AVAILABLE, backends
+
+
+def candidates(problem: Problem) -> Iterable[Candidate]:
+    yield Candidate("neurocuda", "ours", partial(_run, library=False), batches_over_time=True)
+    if problem.row == "cnn":
+        yield Candidate("neurocuda, library layers", "ours", partial(_run, library=True), batches_over_time=True)
+    if problem.separate and backends()["cpu"] == AVAILABLE:
+        for name, dtype, packed in (
+            ("neurocuda operator", torch.float32, False),
+            ("neurocuda operator, uint8 spikes", torch.uint8, False),
+            ("neurocuda operator, packed bits", torch.uint8, True),
+        ):
+            yield Candidate(name, "ours", partial(_operator, dtype=dtype, packed=packed), batches_over_time=True)
+
+
+def _operator(problem: Problem, dtype: torch.dtype, packed: bool) -> Runner:
+    """The compiled operator alone, without the executor, and in narrower types."""
+    ((name, neuron),) = problem.neurons.items()
+    node = problem.graph.nodes[name]
+    c = coefficients(node, neuron_parameters(node), problem.discretization)
+    rest = torch.zeros(problem.batch, *neuron.shape)
+
+    def run() -> Tensor:
+        spikes, _, _ = compiled.neuron([problem.x], c, NeuronState(rest), Surrogate(), dtype=dtype, packed=packed)
+        return spikes
+
+    def signals() -> dict[str, Tensor]:
+        spikes = compiled.unpack_spikes(run(), rest.shape) if packed else run().float()
+        return {"": spikes, name: spikes}
+
+    return Runner(run, signals)
+
+
+def _run(problem: Problem, library: bool) -> Runner:
+    force: dict[str, How] = {}
+    if library:
+        force = {name: "library" for name, layer in problem.layers.items() if hasattr(layer, "weight")}
+    net = Executor(problem.graph, problem.discretization, force=force)
+
+    def step_by_step() -> None:
+        state: State | None = None
+        for x in torch.split(problem.x, 1):
+            _, state = net(x, state)
+
+    def signals() -> dict[str, Tensor]:
+        recorded = net.run(problem.x, record=dict.fromkeys(problem.neurons, "output")).recordings
+        if problem.one_call_a_step:
+            state, pieces = None, []
+            for x in torch.split(problem.x, 1):
+                y, state = net(x, state)
+                pieces.append(y.clone())
+            output = torch.cat(pieces)
+        else:
+            output = net(problem.x)[0]
+        return {"": output, **{name: by_quantity["output"] for name, by_quantity in recorded.items()}}
+
+    return Runner(step_by_step if problem.one_call_a_step else lambda: net(problem.x), signals)

@@ -1,0 +1,200 @@
+"""NeuroCUDA side by side with its peers and with the physical floor, on this machine, in one process.
+
+python -m benchmarks.peers [--rows lif,braille] [--threads 1] [--repeats 7] [--quick] [--output results.csv]
+
+Candidates take turns, run by run. Before it is timed, the result of each is compared with ours, population by
+population; one that computes something else is named and not timed. Peak memory is measured in a process for each.
+"""
+
+import argparse
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from benchmarks import frameworks, machine, memory, plot, results
+from benchmarks.agreement import Truth, compare, truth
+from benchmarks.problem import Candidate, Problem, Runner
+from benchmarks.results import Result
+from benchmarks.timing import Times, side_by_side
+from benchmarks.workloads import PAPER, ROWS
+from neurocuda import Discretization, NeuroCUDAWarning
+
+RESULTS = Path(__file__).with_name("results")
+COMPILED_SHAPES = 256
+"""Specialisations that torch.compile may make of one function: each population is one."""
+
+
+def main() -> None:
+    arguments = _arguments()
+    warnings.simplefilter("ignore", NeuroCUDAWarning)
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)  # no threads before the measurements of memory, which fork
+    torch._dynamo.config.recompile_limit = COMPILED_SHAPES
+    console = Console(width=None if Console().is_terminal else 200)
+    described = machine.describe(arguments.threads)
+    for name, value in described.items():
+        console.print(f"[dim]{name}: {value}[/dim]", highlight=False)
+    tools, missing = frameworks.available()
+    left_out = [_left_out(name, why) for name, why in missing.items()]
+    with torch.no_grad():
+        problems = [ROWS[row](arguments.paper, arguments.quick) for row in arguments.rows]
+        candidates = {p.row: [c for tool in tools.values() for c in tool(p)] for p in problems}
+        peaks = {p.row: _peaks(console, p, candidates[p.row], arguments) for p in problems}
+        torch.set_num_threads(arguments.threads)
+        every: list[Result] = []
+        for problem in problems:
+            found = _measure(console, problem, candidates[problem.row], peaks[problem.row], arguments.repeats)
+            every += found
+            heading = f"{problem.row}: {problem.title}, {arguments.threads} thread(s)"
+            results.show(console, [*found, *left_out], heading, _summary(problem, found))
+    every += left_out
+    if arguments.output:
+        results.write(arguments.output, every, described)
+        console.print(f"{arguments.output} and {plot.draw(arguments.output)} written")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rows", type=_rows, default=list(ROWS), help=f"some of {','.join(ROWS)}")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, help="timed rounds after the first, 7, with --quick 3")
+    parser.add_argument("--quick", action="store_true", help="small sizes, for a look whether everything runs")
+    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory")
+    parser.add_argument("--paper", type=Path, default=PAPER, help="folder with the files of the NIR paper")
+    parser.add_argument("--output", type=Path, help="CSV to write, and beside it a plot; with --quick none")
+    arguments = parser.parse_args()
+    if arguments.repeats is None:
+        arguments.repeats = 3 if arguments.quick else 7
+    if arguments.output is None and not arguments.quick:
+        arguments.output = RESULTS / f"peers-{arguments.threads}-threads.csv"
+    return arguments
+
+
+def _rows(text: str) -> list[str]:
+    rows = text.split(",")
+    unknown = sorted(set(rows) - set(ROWS))
+    if unknown:
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(ROWS)}, found {', '.join(unknown)}")
+    return rows
+
+
+def _peaks(
+    console: Console, problem: Problem, candidates: list[Candidate], arguments: argparse.Namespace
+) -> dict[str, float]:
+    """Peak MiB by candidate; of a single step it says nothing and is left out."""
+    peaks: dict[str, float] = {}
+    if arguments.no_memory or problem.one_call_a_step or not memory.measurable():
+        return peaks
+    with console.status(f"{problem.row}: peak memory"):
+        for candidate in candidates:
+            if candidate.kind == "floor":
+                continue
+            build = partial(_run_of, candidate, problem)
+            peak = memory.peak_of(build, arguments.threads, compiles=candidate.kind == "compiled")
+            if peak is not None:
+                peaks[candidate.name] = peak / memory.MiB
+    return peaks
+
+
+def _run_of(candidate: Candidate, problem: Problem) -> Callable[[], object]:
+    return candidate.build(problem).run
+
+
+def _measure(
+    console: Console, problem: Problem, candidates: list[Candidate], peaks: Mapping[str, float], repeats: int
+) -> list[Result]:
+    """Build, compare, and time those that agree."""
+    runners: dict[str, Runner] = {}
+    verdicts: dict[str, str] = {}
+    truths: dict[Discretization, Truth] = {}
+    for candidate in candidates:
+        with console.status(f"{problem.row}: {candidate.name} compared with ours"):
+            try:
+                runner = candidate.build(problem)
+                agrees, verdicts[candidate.name] = _verdict(problem, runner, truths)
+            except Exception as error:  # whatever a foreign package raises, the others are still measured
+                verdicts[candidate.name] = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                continue
+        if agrees:
+            runners[candidate.name] = runner
+    truths.clear()
+    with console.status(f"{problem.row}: timed"):
+        times = side_by_side({name: runner.run for name, runner in runners.items()}, repeats)
+    floors = [times[c.name].median for c in candidates if c.kind == "floor" and c.name in times]
+    ours = [times[c.name].median for c in candidates if c.kind == "ours" and c.name in times]
+    found = []
+    for c in candidates:
+        per_unit = 1e3 / problem.steps if problem.one_call_a_step else 1.0
+        t = times.get(c.name)
+        found.append(
+            Result(
+                problem.row,
+                problem.title,
+                c.name,
+                c.kind,
+                "us" if problem.one_call_a_step else "ms",
+                *_scaled(t, per_unit),
+                repeats if t else 0,
+                t.median / min(floors) if t and floors else None,
+                t.median / ours[0] if t and ours else None,
+                peaks.get(c.name),
+                c.batches_over_time,
+                verdicts[c.name],
+            )
+        )
+    return found
+
+
+def _verdict(problem: Problem, runner: Runner, truths: dict[Discretization, Truth]) -> tuple[bool, str]:
+    """Whether the runner computes what we do, with the discretization that it has, and in words."""
+    if runner.signals is None:
+        runner.run()
+        return True, ""
+    meaning = runner.discretization or problem.discretization
+    if meaning not in truths:
+        truths[meaning] = truth(problem, meaning)
+    agreement = compare(problem, truths[meaning], runner.signals())
+    own = {name: value for name, value in vars(meaning).items() if value != getattr(problem.discretization, name)}
+    with_own = f", with {', '.join(f'{name}={value}' for name, value in own.items())}" if own else ""
+    return agreement.equal, agreement.text + with_own
+
+
+def _scaled(times: Times | None, factor: float) -> tuple[float | None, float | None, float | None]:
+    if times is None:
+        return None, None, None
+    return times.median * factor, times.fastest * factor, times.slowest * factor
+
+
+def _summary(problem: Problem, found: list[Result]) -> str:
+    """The best of each kind beside ours, and the leanest that batches over time."""
+    timed = [r for r in found if r.median is not None]
+    ours = next((r for r in timed if r.kind == "ours"), None)
+    if ours is None or ours.median is None:
+        return "neurocuda was not timed"
+    lines = []
+    for what, kind in (("peer", "peer"), ("plain torch", "torch"), ("torch.compile", "compiled")):
+        best = min((r for r in timed if r.kind == kind), key=lambda r: r.median or 0.0, default=None)
+        if best is not None and best.times_ours is not None:
+            lines.append(f"best {what}: {best.candidate}, {best.times_ours:.2f} times our time")
+    lean = [r for r in timed if r.over_time and r.kind != "ours" and r.peak_mib is not None]
+    if lean and ours.peak_mib:
+        leanest = min(lean, key=lambda r: r.peak_mib or 0.0)
+        times = (leanest.peak_mib or 0.0) / ours.peak_mib
+        lines.append(f"leanest that batches over time: {leanest.candidate}, {times:.2f} times our peak memory")
+    if problem.one_call_a_step:
+        nodes = len(problem.graph.nodes) - len(problem.graph.inputs) - len(problem.graph.outputs)
+        lines.append(f"neurocuda: {ours.median / nodes:.2f} µs for each of {nodes} nodes")
+    return "\n".join(lines)
+
+
+def _left_out(name: str, why: str) -> Result:
+    return Result("", "", name, "peer", "", None, None, None, 0, None, None, None, False, why)
+
+
+if __name__ == "__main__":
+    main()
