@@ -1,15 +1,67 @@
 // The module neurocuda._C: loading it registers the operators; it knows what it was built for.
 
 #include <ATen/Parallel.h>
-#include <pybind11/pybind11.h>
+#include <ATen/ScalarOps.h>
+#include <torch/csrc/jit/python/pybind_utils.h>
+#include <torch/csrc/utils/pybind.h>
 
 #include <string>
+#include <vector>
+
+#include "program.h"
+
+namespace py = pybind11;
 
 namespace {
 
 // Also read from the file itself, before it is loaded: a library built for another torch may not load at all.
 extern "C" __attribute__((used, visibility("default"))) const char neurocuda_built_for[] =
     "neurocuda built for torch " NEUROCUDA_TORCH_VERSION;
+
+// Stands for a tensor of a program where a call is recorded.
+struct Slot {
+  int number;
+};
+
+using neurocuda::Argument;
+
+Argument argument_of(const py::handle& given, const c10::Argument& wanted) {
+  if (py::isinstance<Slot>(given)) return {Argument::Kind::kSlot, {given.cast<Slot>().number}, {}};
+  if (py::isinstance<py::list>(given) || py::isinstance<py::tuple>(given)) {
+    const auto items = py::reinterpret_borrow<py::sequence>(given);
+    if (items.size() > 0 && py::isinstance<Slot>(items[0])) {
+      Argument list{Argument::Kind::kSlots, {}, {}};
+      for (const py::handle item : items) list.slots.push_back(item.cast<Slot>().number);
+      return list;
+    }
+  }
+  if (wanted.type()->kind() == c10::TypeKind::TensorType &&
+      (PyFloat_Check(given.ptr()) || PyLong_Check(given.ptr()))) {
+    at::Tensor number = c10::scalar_to_tensor(torch::jit::toIValue(given, c10::NumberType::get()).toScalar());
+    number.unsafeGetTensorImpl()->set_wrapped_number(
+        true);  // as Python's arithmetic takes it: no type of its own
+    return {Argument::Kind::kValue, {}, number};
+  }
+  return {Argument::Kind::kValue, {}, torch::jit::toIValue(given, wanted.type())};
+}
+
+void add(neurocuda::Program& program, const std::string& name, const std::string& overload,
+         const py::tuple& args, const py::dict& kwargs, std::vector<int> outputs) {
+  const c10::OperatorHandle op =
+      c10::Dispatcher::singleton().findSchemaOrThrow(name.c_str(), overload.c_str());
+  neurocuda::Call call{op, {}, std::move(outputs), {}};
+  const auto& wanted = op.schema().arguments();
+  for (std::size_t place = 0; place < wanted.size(); ++place) {
+    if (place < args.size()) {
+      call.arguments.push_back(argument_of(args[place], wanted[place]));
+    } else if (const py::str key(wanted[place].name()); kwargs.contains(key)) {
+      call.arguments.push_back(argument_of(kwargs[key], wanted[place]));
+    } else {
+      call.arguments.push_back({Argument::Kind::kValue, {}, wanted[place].default_value().value()});
+    }
+  }
+  program.add(std::move(call));
+}
 
 }  // namespace
 
@@ -18,4 +70,18 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.attr("torch_version") = NEUROCUDA_TORCH_VERSION;
   m.attr("compiler") = __VERSION__;
   m.def("parallel_info", &at::get_parallel_info, "How torch, and so these operators, run in parallel.");
+  m.def("same_bits", &neurocuda::same_bits, py::call_guard<py::gil_scoped_release>());
+  m.def("all_finite", &neurocuda::all_finite, py::call_guard<py::gil_scoped_release>());
+
+  py::class_<Slot>(m, "Slot").def(py::init<int>()).def_readonly("number", &Slot::number);
+  py::class_<neurocuda::Program>(m, "Program",
+                                 "Operator calls, recorded once and run without Python between them.")
+      .def(py::init<int>())
+      .def("new_slot", [](neurocuda::Program& program) { return Slot{program.new_slot()}; })
+      .def("constant", [](neurocuda::Program& program,
+                          at::Tensor tensor) { return Slot{program.constant(std::move(tensor))}; })
+      .def("add", &add)
+      .def("finish", &neurocuda::Program::finish)
+      .def("run", &neurocuda::Program::run, py::call_guard<py::gil_scoped_release>())
+      .def("__len__", &neurocuda::Program::size);
 }

@@ -51,6 +51,11 @@ class LoweredSchedule:
     stages: tuple[LoweredStage, ...]
     spent: tuple[tuple[str, ...], ...]
 
+    @property
+    def layered(self) -> bool:
+        """Whether signals stand between the inputs and the outputs, which chunks of time keep small."""
+        return sum(entry.node.type not in ("Input", "Output") for stage in self.stages for entry in stage.nodes) > 1
+
     def rows(self) -> list[tuple[str, ...]]:
         """One row for each node, under a first row of titles."""
         rows: list[tuple[str, ...]] = [("stage", "node", "type", "shape", "computed", "sum of (* a step late)", "why")]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import nir
 import numpy as np
@@ -20,22 +20,20 @@ from neurocuda.discretization import (
     neuron_parameters,
     problems,
 )
-from neurocuda.errors import ArgumentError, NeuroCUDAWarning, nearest, raise_problems
-from neurocuda.graph import NEURONS, SPIKE_PRODUCING, Graph, Node, align, from_nir
+from neurocuda.errors import ArgumentError, NeuroCUDAWarning, raise_problems
+from neurocuda.graph import NEURONS, Graph, Node, align, from_nir
+from neurocuda.inputs import Signals, check_inputs, quantities
 from neurocuda.io import read
 from neurocuda.lowering import How, LoweredSchedule, lower
-from neurocuda.ops import Surrogate
+from neurocuda.ops import Surrogate, compiled
 from neurocuda.ops.backends import operators
+from neurocuda.ops.recording import Recorder, on_their_own, recordable
 from neurocuda.plausibility import doubts
 from neurocuda.schedule import schedule
 from neurocuda.stages import Chunk, Tensors, run_chunk
 from neurocuda.state import State, check_state
 
-Signals = Tensor | Mapping[str, Tensor]
-"""A signal [T, B, *shape], or several by the name of their Input or Output node."""
-
 _WEIGHTS = ("weight", "bias", "scale")
-_EXACT_IN_FLOAT32 = (torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.int8, torch.bool)
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,8 @@ class Executor(nn.Module):
         if unknown:
             known = sorted({field for _, field in self._exact})
             raise ArgumentError(f"learn: expected neuron parameters of this graph {known}, found {unknown}")
-        self._late_sources = {edge.source for edge in self.schedule.schedule.delayed}
+        self._entries = self._state_entries()
+        self._recorder = Recorder()
 
     def _register(self, node: Node, learn: frozenset[str]) -> None:
         prefix = node.name.replace("~", "~0").replace("/", "~1").replace(".", "/")
@@ -165,41 +164,72 @@ class Executor(nn.Module):
         "v" (after the reset), CubaLI and CubaLIF "i". Recorded is what the node computes at a step, before any
         delay on its edges.
         """
-        inputs = self._check_inputs(x)
-        steps, batch = next(iter(inputs.values())).shape[:2]
-        device = next(iter(inputs.values())).device
-        owed = self._state_shapes(batch)
-        if state is not None:
-            check_state(state, owed, device)
-        carry = (
-            {name: torch.zeros(shape, device=device) for name, shape in owed.items()}
-            if state is None
-            else dict(state.tensors)
-        )
-        records: dict[tuple[str, str], list[Tensor]] = {key: [] for key in self._quantities(record or {})}
-        outputs: dict[str, list[Tensor]] = {name: [] for name in self.graph.outputs}
-        whole = {} if torch.is_grad_enabled() else self._empty_outputs(steps, batch, device)
-        tensors = self._tensors(device)
-        for start in range(0, steps, self.chunk):
-            stop = min(start + self.chunk, steps)
-            chunk = Chunk(stop - start, batch, carry, records, device)
-            run_chunk(self.schedule, tensors, {n: s[start:stop].float() for n, s in inputs.items()}, chunk)
-            for name in outputs:
-                if name in whole:
-                    whole[name][start:stop] = chunk.signals[name]
-                else:
-                    outputs[name].append(chunk.signals[name])
-        if not whole:
-            nothing = self._empty_outputs(0, batch, device)
-            whole = {name: torch.cat([nothing[name], *pieces]) for name, pieces in outputs.items()}
+        inputs = check_inputs(self.graph, x, next((t.device for t in self._sources()), None))
+        asked = quantities(self.graph, record) if record else []
+        first = next(iter(inputs.values()))
+        batch = first.shape[1]
+        if state is None:
+            state = self._at_rest(batch, first.device)
+        else:
+            check_state(state, self._state_shapes(batch), first.device)
+        signals, carry = self._over_time(list(inputs.values()), [state.tensors[name] for name in self._entries], asked)
+        outputs = dict(zip(self.graph.outputs, signals, strict=False))
         recordings: dict[str, dict[str, Tensor]] = {}
-        for (name, quantity), pieces in records.items():
-            node = self.graph.nodes[name]
-            shape = node.output_shape if quantity == "output" else node.input_shape
-            nothing_yet = torch.zeros(0, batch, *shape, device=device)
-            recordings.setdefault(name, {})[quantity] = torch.cat([nothing_yet, *pieces])
-        output = whole if len(whole) > 1 else next(iter(whole.values()))
-        return RunResult(output, State({name: carry[name].clone() for name in owed}), recordings)
+        for (name, quantity), values in zip(asked, signals[len(outputs) :], strict=True):
+            recordings.setdefault(name, {})[quantity] = values
+        output = outputs if len(outputs) > 1 else next(iter(outputs.values()))
+        return RunResult(output, State(dict(zip(self._entries, carry, strict=True))), recordings)
+
+    def _over_time(
+        self, inputs: list[Tensor], carry: list[Tensor], asked: list[tuple[str, str]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The outputs and recordings over all steps, and the state after them, chunk by chunk."""
+        steps, batch = inputs[0].shape[:2]
+        ops = operators(inputs[0].device)
+        recording = ops is compiled and recordable([*inputs, *carry])
+        if recording:
+            self._recorder.refresh(self._sources())
+        tensors = None if recording else self._tensors(inputs[0].device)
+        count = len(self.graph.outputs) + len(asked)
+        length = self.chunk if self.schedule.layered else steps
+        whole: list[Tensor] = []
+        pieces: list[list[Tensor]] = []
+        for start in range(0, steps, max(length, 1)):
+            part = [x[start : start + length] for x in inputs]
+            advance = partial(self._advance, asked, tensors)
+            if recording:
+                results = self._recorder.run(tuple(asked), advance, [*part, *carry])
+            else:
+                results = on_their_own(advance([*part, *carry]), [*part, *carry])
+            signals, carry = results[:count], results[count:]
+            if length >= steps:
+                return signals, carry
+            if torch.is_grad_enabled():
+                pieces.append(signals)
+                continue
+            whole = whole or [ops.empty((steps, *signal.shape[1:]), signal.device) for signal in signals]
+            for all_steps, signal in zip(whole, signals, strict=True):
+                all_steps[start : start + length] = signal
+        if steps == 0:
+            whole = [inputs[0].new_empty(0, batch, *shape, dtype=torch.float32) for shape in self._shapes(asked)]
+            carry = [tensor.clone() for tensor in carry]
+        return whole or [torch.cat(parts) for parts in zip(*pieces, strict=True)], carry
+
+    def _advance(self, asked: list[tuple[str, str]], tensors: Tensors | None, given: list[Tensor]) -> list[Tensor]:
+        """Outputs, recordings and the state after a chunk, from the inputs and the state before it."""
+        names = self.graph.inputs
+        inputs = dict(zip(names, [x.float() for x in given[: len(names)]], strict=True))
+        carry = dict(zip(self._entries, given[len(names) :], strict=True))
+        steps, batch = given[0].shape[:2]
+        chunk = Chunk(steps, batch, carry, {key: [] for key in asked}, given[0].device)
+        run_chunk(self.schedule, tensors or self._tensors(given[0].device), inputs, chunk)
+        records = [pieces[0] if len(pieces) == 1 else torch.cat(pieces) for pieces in chunk.records.values()]
+        by_key = dict(zip(chunk.records, records, strict=True))
+        return [
+            *(chunk.signals[name] for name in self.graph.outputs),
+            *(by_key[key] for key in asked),
+            *(chunk.carry[name] for name in self._entries),
+        ]
 
     def extra_repr(self) -> str:
         return f"{self.graph.source}, {self.discretization}\n{self.schedule}"
@@ -221,26 +251,39 @@ class Executor(nn.Module):
                 after.grad = None if gradient is None else gradient.to(after.device)
         return self
 
-    def _empty_outputs(self, steps: int, batch: int, device: torch.device) -> dict[str, Tensor]:
-        shapes = {name: self.graph.nodes[name].output_shape for name in self.graph.outputs}
-        return {name: torch.empty(steps, batch, *shape, device=device) for name, shape in shapes.items()}
+    def _sources(self) -> list[Tensor]:
+        """All parameters and buffers."""
+        return [t for t in (*self._parameters.values(), *self._buffers.values()) if t is not None]
 
-    def _state_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
-        """The entries of the state for a batch."""
+    def _shapes(self, asked: list[tuple[str, str]]) -> list[tuple[int, ...]]:
+        """The shapes of the outputs and of what is recorded, for one step of one sample."""
+        nodes = self.graph.nodes
+        outputs = [nodes[name].output_shape for name in self.graph.outputs]
+        return outputs + [nodes[name].output_shape if q == "output" else nodes[name].input_shape for name, q in asked]
+
+    def _state_entries(self) -> dict[str, tuple[int, ...]]:
+        """The entries of the state, and their shapes for one sample."""
         shapes: dict[str, tuple[int, ...]] = {}
+        late_sources = {edge.source for edge in self.schedule.schedule.delayed}
         for name, node in self.graph.nodes.items():
             if node.type in NEURONS:
-                shapes[f"{name}.v"] = (batch, *node.input_shape)
+                shapes[f"{name}.v"] = node.input_shape
             if "tau_syn" in node.parameters:
-                shapes[f"{name}.i"] = (batch, *node.input_shape)
+                shapes[f"{name}.i"] = node.input_shape
             if node.type == "Delay":
-                shapes[f"{name}.history"] = (batch, self._depths[name], *node.input_shape)
-            if name in self._late_sources:
-                shapes[f"{name}.previous"] = (batch, *node.output_shape)
+                shapes[f"{name}.history"] = (self._depths[name], *node.input_shape)
+            if name in late_sources:
+                shapes[f"{name}.previous"] = node.output_shape
         return shapes
 
+    def _state_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
+        return {name: (batch, *shape) for name, shape in self._entries.items()}
+
+    def _at_rest(self, batch: int, device: torch.device) -> State:
+        return State({name: torch.zeros(batch, *shape, device=device) for name, shape in self._entries.items()})
+
     def _tensors(self, device: torch.device) -> Tensors:
-        """What the nodes compute with. Computed at every call: parameters may change in ways no one is told of."""
+        """What the nodes compute with, from the parameters as they are now."""
         weights = {key: getattr(self, name).float() for key, name in self._weights.items()}
         neurons: dict[str, dict[str, Tensor]] = {}
         for (name, field), key in self._exact.items():
@@ -258,54 +301,6 @@ class Executor(nn.Module):
             self.surrogate,
         )
 
-    def _check_inputs(self, x: Signals) -> dict[str, Tensor]:
-        names = self.graph.inputs
-        if isinstance(x, Mapping):
-            signals = dict(x)
-        elif len(names) == 1:
-            signals = {names[0]: x}
-        else:
-            raise ArgumentError(f"x: expected a dict with the inputs {list(names)}, found {type(x).__name__}")
-        for name in signals:
-            if name not in names:
-                close = nearest(str(name), names)
-                raise ArgumentError(f"x: expected the inputs {list(names)}, found {name!r} ({close})")
-        missing = [name for name in names if name not in signals]
-        if missing:
-            raise ArgumentError(f"x: expected the inputs {list(names)}, found none for {missing}")
-        device = next((t.device for t in [*self.parameters(), *self.buffers()]), None)
-        for name in names:
-            _check_signal(name, signals[name], self.graph.nodes[name].output_shape, device)
-        first = signals[names[0]]
-        for name in names:
-            if signals[name].shape[:2] != first.shape[:2]:
-                raise ArgumentError(
-                    f"input {name!r}: expected T, B = {tuple(first.shape[:2])}, those of input {names[0]!r}, "
-                    f"found {tuple(signals[name].shape[:2])}"
-                )
-        return {name: signals[name] for name in names}
-
-    def _quantities(self, record: Mapping[str, str | Collection[str]]) -> list[tuple[str, str]]:
-        keys = []
-        if not isinstance(record, Mapping):
-            raise ArgumentError(f"record: expected a dict from node to quantities, found {record!r}")
-        for name, asked in record.items():
-            if name not in self.graph.nodes:
-                close = nearest(str(name), self.graph.nodes)
-                raise ArgumentError(f"record: expected names of nodes, found {name!r} ({close})")
-            node = self.graph.nodes[name]
-            known = ["input", "output"]
-            known += ["spikes"] if node.type in SPIKE_PRODUCING else []
-            known += ["v"] if node.type in NEURONS else []
-            known += ["i"] if "tau_syn" in node.parameters else []
-            for quantity in asked if isinstance(asked, Collection) and not isinstance(asked, str) else [asked]:
-                if quantity not in known:
-                    raise ArgumentError(
-                        f"record, node {name!r}: expected quantities of {node.type} {known}, found {quantity!r}"
-                    )
-                keys.append((name, quantity))
-        return keys
-
 
 def _weight(node: Node, field: str) -> Tensor:
     """A weight as float32, a scale aligned with its signal."""
@@ -315,30 +310,3 @@ def _weight(node: Node, field: str) -> Tensor:
     if field == "bias" and array.size == 1:
         array = array.reshape((1,) * (1 if "stride" in node.parameters else len(node.output_shape)))
     return torch.from_numpy(array.astype(np.float32))
-
-
-def _check_signal(name: str, signal: Tensor, shape: tuple[int, ...], device: torch.device | None) -> None:
-    wanted = f"a tensor [T, B{''.join(f', {size}' for size in shape)}]"
-    if not isinstance(signal, Tensor):
-        raise ArgumentError(f"input {name!r}: expected {wanted}, found {type(signal).__name__}")
-    found = tuple(signal.shape)
-    if signal.dim() != 2 + len(shape) or found[2:] != shape:
-        hint = ""
-        if found[1:] == shape:
-            hint = "; for one sample without a batch axis give x.unsqueeze(1)"
-        raise ArgumentError(f"input {name!r}: expected {wanted}, found shape {found}{hint}")
-    if signal.dtype not in _EXACT_IN_FLOAT32:
-        raise ArgumentError(
-            f"input {name!r}: expected {wanted} of float32 or a type exact in it, found {signal.dtype} "
-            "(x.float() rounds it)"
-        )
-    if device is not None and signal.device != device:
-        raise ArgumentError(f"input {name!r}: expected {wanted} on {device}, found it on {signal.device}")
-    if signal.is_floating_point() and signal.numel() and not _all_finite(signal.detach()):
-        at = tuple(int(i) for i in (~signal.isfinite()).nonzero()[0])
-        raise ArgumentError(f"input {name!r}: expected finite numbers, found {signal[at].item()} at index {at}")
-
-
-def _all_finite(signal: Tensor) -> bool:
-    """Whether every number is finite; the extremes tell it without a copy of the signal."""
-    return all(math.isfinite(extreme.item()) for extreme in signal.aminmax())

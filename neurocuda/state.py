@@ -65,11 +65,11 @@ def check_state(state: State, owed: Mapping[str, tuple[int, ...]], device: torch
     """Refuse a state that is not one of this network for this batch; `owed` are the shapes by name."""
     if not isinstance(state, State):
         raise ArgumentError(f"state: expected the State that a call returned, found {type(state).__name__}")
-    strange = sorted(set(state.tensors) ^ set(owed))
-    if strange:
+    if state.tensors.keys() != owed.keys():
+        strange = sorted(set(state.tensors) ^ set(owed))
         raise ArgumentError(f"state: expected entries {sorted(owed)}, found a difference in {strange}")
     for name, shape in owed.items():
         tensor = state.tensors[name]
-        if tuple(tensor.shape) != shape or tensor.dtype != torch.float32 or tensor.device != device:
+        if tensor.shape != shape or tensor.dtype != torch.float32 or tensor.device != device:
             found = f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}"
             raise ArgumentError(f"state, entry {name!r}: expected {shape} torch.float32 on {device}, found {found}")

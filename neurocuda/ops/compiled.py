@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
@@ -14,6 +15,17 @@ from neurocuda.ops.surrogate import Surrogate
 
 _MOST = 8
 """Branches that one call sums."""
+
+
+def all_finite(x: Tensor) -> bool:
+    """Whether every number is finite."""
+    result: bool = importlib.import_module("neurocuda._C").all_finite(x)
+    return result
+
+
+def empty(sizes: Sequence[int], device: torch.device) -> Tensor:
+    """Memory for a float32 result, not yet written."""
+    return torch.empty(*sizes, device=device)
 
 
 def branch_sum(branches: Sequence[Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ float32, each operation rounded separately. Signals are [T, B, *shape], one step
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -18,6 +19,16 @@ from neurocuda.ops.surrogate import Surrogate, spike
 
 Pads = tuple[tuple[int, int], ...]
 """Zeros before and after each spatial axis."""
+
+
+def all_finite(x: Tensor) -> bool:
+    """Whether every number is finite; the extremes tell it without a copy."""
+    return all(math.isfinite(extreme.item()) for extreme in x.aminmax())
+
+
+def empty(sizes: Sequence[int], device: torch.device) -> Tensor:
+    """Memory for a float32 result, not yet written."""
+    return torch.empty(*sizes, device=device)
 
 
 def branch_sum(branches: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,124 @@
+#include "program.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/isfinite.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <utility>
+
+#include "cpu/finite.h"
+
+namespace neurocuda {
+namespace {
+
+void put(std::vector<at::Tensor>& slots, int slot, const at::Tensor& tensor) {
+  if (slot >= 0) slots[slot] = tensor;
+}
+
+}  // namespace
+
+int Program::new_slot() {
+  constants_.emplace_back();
+  return static_cast<int>(constants_.size()) - 1;
+}
+
+int Program::constant(at::Tensor tensor) {
+  constants_.push_back(std::move(tensor));
+  return static_cast<int>(constants_.size()) - 1;
+}
+
+void Program::add(Call call) {
+  TORCH_CHECK(results_.empty(), "a finished program takes no more calls");
+  calls_.push_back(std::move(call));
+}
+
+void Program::finish(std::vector<int> results) {
+  results_ = std::move(results);
+  std::vector<bool> kept(constants_.size(), false);
+  for (std::size_t slot = 0; slot < constants_.size(); ++slot) {
+    kept[slot] = slot < inputs_ || constants_[slot].defined();
+  }
+  for (const int slot : results_) kept[slot] = true;
+  for (auto call = calls_.rbegin(); call != calls_.rend(); ++call) {
+    const auto last_use = [&](int slot) {
+      if (slot < 0 || kept[slot]) return;
+      kept[slot] = true;  // earlier calls are not its last
+      call->spent.push_back(slot);
+    };
+    for (const Argument& argument : call->arguments) {
+      std::for_each(argument.slots.begin(), argument.slots.end(), last_use);
+    }
+    std::for_each(call->outputs.begin(), call->outputs.end(), last_use);
+  }
+}
+
+std::vector<at::Tensor> Program::run(std::vector<at::Tensor> inputs) const {
+  TORCH_CHECK(inputs.size() == inputs_, "expected ", inputs_, " inputs, found ", inputs.size());
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  std::vector<at::Tensor> slots = constants_;
+  std::move(inputs.begin(), inputs.end(), slots.begin());
+  std::vector<c10::IValue> stack;
+  for (const Call& call : calls_) {
+    stack.clear();
+    for (const Argument& argument : call.arguments) {
+      if (argument.kind == Argument::Kind::kValue) {
+        stack.push_back(argument.value);
+      } else if (argument.kind == Argument::Kind::kSlot) {
+        stack.emplace_back(slots[argument.slots[0]]);
+      } else {
+        c10::List<at::Tensor> list;
+        list.reserve(argument.slots.size());
+        for (const int slot : argument.slots) list.push_back(slots[slot]);
+        stack.emplace_back(std::move(list));
+      }
+    }
+    call.op.callBoxed(&stack);
+    auto output = call.outputs.begin();
+    for (const c10::IValue& value : stack) {
+      if (value.isTensor()) {
+        put(slots, *output++, value.toTensor());
+      } else if (value.isTensorList()) {
+        for (const at::Tensor& tensor : value.toTensorVector()) put(slots, *output++, tensor);
+      }
+    }
+    for (const int slot : call.spent) slots[slot].reset();
+  }
+  std::vector<at::Tensor> results;
+  results.reserve(results_.size());
+  for (const int slot : results_) results.push_back(slots[slot]);
+  return results;
+}
+
+bool same_bits(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
+  if (a.size() != b.size()) return false;
+  for (std::size_t at = 0; at < a.size(); ++at) {
+    const at::Tensor &left = a[at], &right = b[at];
+    if (left.scalar_type() != right.scalar_type() || left.sizes() != right.sizes() ||
+        left.strides() != right.strides() || left.device() != right.device()) {
+      return false;
+    }
+    if (left.const_data_ptr() == right.const_data_ptr()) continue;
+    if (!left.is_non_overlapping_and_dense()) return false;
+    if (std::memcmp(left.const_data_ptr(), right.const_data_ptr(), left.nbytes()) != 0) return false;
+  }
+  return true;
+}
+
+bool all_finite(const at::Tensor& tensor) {
+  if (tensor.scalar_type() != at::kFloat || !tensor.is_non_overlapping_and_dense()) {
+    return at::isfinite(tensor).all().item<bool>();
+  }
+  constexpr std::int64_t kGrain = 1 << 16;
+  const float* values = tensor.const_data_ptr<float>();
+  std::atomic<bool> finite = true;
+  at::parallel_for(0, tensor.numel(), kGrain, [&](std::int64_t first, std::int64_t last) {
+    if (!cpu::all_finite(values + first, last - first)) finite = false;
+  });
+  return finite;
+}
+
+}  // namespace neurocuda

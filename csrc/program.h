@@ -1,0 +1,57 @@
+// Operator calls, recorded once and run again without Python between them.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/ivalue.h>
+
+#include <cstddef>
+#include <vector>
+
+namespace neurocuda {
+
+// An argument of a call: the tensor in a slot, the tensors in several (-1: none there), or a value.
+struct Argument {
+  enum class Kind { kSlot, kSlots, kValue } kind = Kind::kValue;
+  std::vector<int> slots;
+  c10::IValue value;
+};
+
+struct Call {
+  c10::OperatorHandle op;
+  std::vector<Argument> arguments;
+  std::vector<int> outputs;  // a slot for each tensor it returns
+  std::vector<int> spent;    // slots that nothing reads after it
+};
+
+// Slots 0 .. inputs - 1 hold what `run` is given. Every other slot holds a constant, or what one call leaves
+// there until the last call that reads it: memory goes back as early as it can.
+class Program {
+ public:
+  explicit Program(int inputs) : constants_(inputs) {}
+
+  int new_slot();
+  int constant(at::Tensor tensor);
+  void add(Call call);
+  // Says which slots `run` returns. Nothing can be added after.
+  void finish(std::vector<int> results);
+  std::size_t size() const { return calls_.size(); }
+
+  // Runs below autograd. May be called by several threads at once.
+  std::vector<at::Tensor> run(std::vector<at::Tensor> inputs) const;
+
+ private:
+  std::vector<at::Tensor> constants_;  // by slot; undefined where a slot is no constant
+  std::vector<Call> calls_;
+  std::vector<int> results_;
+  std::size_t inputs_ = constants_.size();
+};
+
+// Whether two lists of tensors agree in shapes, strides, types and every bit. Tensors that share their memory
+// do.
+bool same_bits(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b);
+
+// Whether every number is finite.
+bool all_finite(const at::Tensor& tensor);
+
+}  // namespace neurocuda

@@ -1,0 +1,93 @@
+"""What a call is given: the signals of the inputs, and what to record; what does not fit is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from neurocuda.errors import ArgumentError, nearest
+from neurocuda.graph import NEURONS, SPIKE_PRODUCING, Graph
+from neurocuda.ops.backends import operators
+
+Signals = Tensor | Mapping[str, Tensor]
+"""A signal [T, B, *shape], or several by the name of their Input or Output node."""
+
+_EXACT_IN_FLOAT32 = (torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.int8, torch.bool)
+
+
+def check_inputs(graph: Graph, x: Signals, device: torch.device | None) -> dict[str, Tensor]:
+    """The signals by the name of their Input, in order. `device` is that of the network, None if it has none."""
+    names = graph.inputs
+    if isinstance(x, Mapping):
+        signals = dict(x)
+    elif len(names) == 1:
+        signals = {names[0]: x}
+    else:
+        raise ArgumentError(f"x: expected a dict with the inputs {list(names)}, found {type(x).__name__}")
+    for name in signals:
+        if name not in names:
+            close = nearest(str(name), names)
+            raise ArgumentError(f"x: expected the inputs {list(names)}, found {name!r} ({close})")
+    missing = [name for name in names if name not in signals]
+    if missing:
+        raise ArgumentError(f"x: expected the inputs {list(names)}, found none for {missing}")
+    for name in names:
+        _check_signal(name, signals[name], graph.nodes[name].output_shape, device)
+    first = signals[names[0]]
+    for name in names:
+        if signals[name].shape[:2] != first.shape[:2]:
+            raise ArgumentError(
+                f"input {name!r}: expected T, B = {tuple(first.shape[:2])}, those of input {names[0]!r}, "
+                f"found {tuple(signals[name].shape[:2])}"
+            )
+    return {name: signals[name] for name in names}
+
+
+def quantities(graph: Graph, record: Mapping[str, str | Collection[str]]) -> list[tuple[str, str]]:
+    """The node and the quantity of each thing to record."""
+    keys = []
+    if not isinstance(record, Mapping):
+        raise ArgumentError(f"record: expected a dict from node to quantities, found {record!r}")
+    for name, asked in record.items():
+        if name not in graph.nodes:
+            close = nearest(str(name), graph.nodes)
+            raise ArgumentError(f"record: expected names of nodes, found {name!r} ({close})")
+        node = graph.nodes[name]
+        known = ["input", "output"]
+        known += ["spikes"] if node.type in SPIKE_PRODUCING else []
+        known += ["v"] if node.type in NEURONS else []
+        known += ["i"] if "tau_syn" in node.parameters else []
+        for quantity in asked if isinstance(asked, Collection) and not isinstance(asked, str) else [asked]:
+            if quantity not in known:
+                raise ArgumentError(
+                    f"record, node {name!r}: expected quantities of {node.type} {known}, found {quantity!r}"
+                )
+            keys.append((name, quantity))
+    return keys
+
+
+def _check_signal(name: str, signal: Tensor, shape: tuple[int, ...], device: torch.device | None) -> None:
+    found = signal.shape if isinstance(signal, Tensor) else None
+    if found is None or len(found) != 2 + len(shape) or found[2:] != shape:
+        what = type(signal).__name__ if found is None else f"shape {tuple(found)}"
+        alone = found is not None and found[1:] == shape
+        hint = "; for one sample without a batch axis give x.unsqueeze(1)" if alone else ""
+        raise ArgumentError(f"input {name!r}: expected {_wanted(shape)}, found {what}{hint}")
+    if signal.dtype not in _EXACT_IN_FLOAT32:
+        raise ArgumentError(
+            f"input {name!r}: expected {_wanted(shape)} of float32 or a type exact in it, found {signal.dtype} "
+            "(x.float() rounds it)"
+        )
+    if device is not None and signal.device != device:
+        raise ArgumentError(f"input {name!r}: expected {_wanted(shape)} on {device}, found it on {signal.device}")
+    if torch.compiler.is_compiling():  # a graph cannot stop at a value
+        return
+    if signal.is_floating_point() and signal.numel() and not operators(signal.device).all_finite(signal.detach()):
+        at = tuple(int(i) for i in (~signal.isfinite()).nonzero()[0])
+        raise ArgumentError(f"input {name!r}: expected finite numbers, found {signal[at].item()} at index {at}")
+
+
+def _wanted(shape: tuple[int, ...]) -> str:
+    return f"a tensor [T, B{''.join(f', {size}' for size in shape)}]"

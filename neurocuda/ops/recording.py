@@ -1,0 +1,182 @@
+"""What a function does with tensors, recorded once and run again without Python between the operators.
+
+For functions whose operations depend on the kind of their inputs (shape, type, strides) and never on their values.
+What does not depend on the inputs is computed at recording and kept, for as long as the tensors it was computed from
+have the same bits.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Collection, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+Function = Callable[[list[Tensor]], list[Tensor]]
+
+_MOST = 16
+"""Kinds of inputs that are remembered; then all are forgotten."""
+
+
+class Recorder:
+    """Runs a function, and from the second time that it is called with inputs of one kind, its recording."""
+
+    def __init__(self) -> None:
+        self._programs: dict[Hashable, Any] = {}  # None: seen once; False: cannot be recorded
+        self._sources: list[Tensor] = []
+        self._watched: dict[int, tuple[Tensor, Tensor]] = {}  # by id: a tensor, and what it was
+
+    def __reduce__(self) -> tuple[type[Recorder], tuple[()]]:
+        return Recorder, ()  # a copy records anew
+
+    def refresh(self, sources: Collection[Tensor]) -> None:
+        """Forget what was recorded unless it still holds. `sources` are the tensors that the function closes over."""
+        same = len(sources) == len(self._sources) and all(a is b for a, b in zip(sources, self._sources, strict=True))
+        if same and self._watched:
+            now, then = zip(*self._watched.values(), strict=True)
+            same = importlib.import_module("neurocuda._C").same_bits(now, then)
+        if not same:
+            self._programs.clear()
+            self._watched.clear()
+            self._sources = list(sources)
+
+    def run(self, key: Hashable, function: Function, inputs: list[Tensor]) -> list[Tensor]:
+        """`function(inputs)`. Its results share no memory with anything. `key` says what else it depends on."""
+        key = (key, *((t.shape, t.stride(), t.dtype) for t in inputs))
+        program = self._programs.get(key)
+        if program:
+            results: list[Tensor] = program.run(inputs)
+            return results
+        if len(self._programs) >= _MOST:
+            self._programs.clear()
+        if program is not None or key not in self._programs:
+            self._programs.setdefault(key, None)
+            return on_their_own(function(inputs), inputs)
+        inputs = [t.detach() for t in inputs]  # one tensor may stand for two inputs
+        mode = _Recording(inputs)
+        with mode:
+            results = function(inputs)
+        program, results = mode.finish(results)
+        self._programs[key] = program or False
+        if program:
+            self._watched.update(mode.watched)
+        return results
+
+
+def recordable(inputs: Collection[Tensor]) -> bool:
+    """Whether nothing else watches what happens to these tensors: autograd, a transform, a mode, a subclass."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and all(type(t) is Tensor or type(t) is torch.nn.Parameter for t in inputs)
+    )
+
+
+def on_their_own(results: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Results of a function, copied where they share memory: with an input, another, or what they are a part of."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return [t.clone() for t in results]  # there is no memory to look at
+    return [
+        t.clone(memory_format=torch.contiguous_format) if shared else t
+        for t, shared in zip(results, _shared(results, inputs), strict=True)
+    ]
+
+
+def _shared(results: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[bool]:
+    seen = {t.untyped_storage().data_ptr() for t in inputs}
+    shared = []
+    for t in results:
+        memory = t.untyped_storage()
+        shared.append(memory.data_ptr() in seen or memory.nbytes() != t.nbytes or not t.is_contiguous())
+        seen.add(memory.data_ptr())
+    return shared
+
+
+class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes every operator below autograd."""
+
+    def __init__(self, inputs: list[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        module = importlib.import_module("neurocuda._C")
+        self.program, self.slot_type = module.Program(len(inputs)), module.Slot
+        self.inputs = inputs
+        self.slots = {id(t): self.slot_type(n) for n, t in enumerate(inputs)}  # what depends on the inputs
+        self.constants: dict[int, Any] = {}
+        self.origins: dict[int, tuple[Tensor, ...]] = {}  # of what was computed from constants: what it is a view of
+        self.watched: dict[int, tuple[Tensor, Tensor]] = {}
+        self.alive: list[Tensor] = list(inputs)  # so that no id is given twice
+        self.possible = True
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        given = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+        results = tree_flatten(result)[0]
+        self.alive += [t for t in (*given, *results) if isinstance(t, Tensor)]
+        varies = any(id(t) in self.slots for t in given)
+        if varies and (not all(isinstance(t, Tensor) for t in results) or self._writes_a_constant(func, args)):
+            self.possible = False
+        elif varies:
+            self._add(func, args, kwargs, results)
+        else:
+            self._fold(func, given, results)
+        return result
+
+    def finish(self, results: list[Tensor]) -> tuple[Any, list[Tensor]]:
+        """The program, None if there can be none, and results that share no memory."""
+        slots = []
+        for place, shared in enumerate(_shared(results, self.inputs)):
+            slot = self._argument(results[place])
+            if shared or id(results[place]) in self.constants:
+                copy = self.program.new_slot()
+                self.program.add("aten::clone", "", (slot,), {"memory_format": torch.contiguous_format}, [copy.number])
+                slot, results[place] = copy, results[place].clone(memory_format=torch.contiguous_format)
+            slots.append(slot.number)
+        self.program.finish(slots)
+        return self.program if self.possible else None, results
+
+    def _add(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], results: list[Tensor]) -> None:
+        args, kwargs = tree_map_only(Tensor, self._argument, (args, kwargs))
+        outputs = []
+        for t in results:
+            if id(t) not in self.slots:
+                self.slots[id(t)] = self.program.new_slot()
+            outputs.append(self.slots[id(t)].number)
+        self.program.add(func._schema.name, func._schema.overload_name, args, kwargs, outputs)
+
+    def _argument(self, t: Tensor) -> Any:
+        """The slot of a tensor; a constant may change with what it is a view of, and so may that, but not move."""
+        if id(t) in self.slots:
+            return self.slots[id(t)]
+        if id(t) not in self.constants:
+            self.alive.append(t)
+            self.constants[id(t)] = self.program.constant(t)
+            for origin in self.origins.get(id(t), (t,)):
+                self.watched.setdefault(id(origin), (origin, origin.detach()))
+        return self.constants[id(t)]
+
+    def _fold(self, func: Any, given: list[Tensor], results: list[Any]) -> None:
+        """What is computed from constants is one, and holds while they have the same bits; a view of one, always."""
+        origins = [origin for t in given for origin in self.origins.get(id(t), (t,))]
+        if not func.is_view:
+            for t in origins:
+                self.watched[id(t)] = (t, t.detach().clone())
+            origins = []
+        for t in results:
+            if isinstance(t, Tensor):
+                self.origins.setdefault(id(t), tuple(origins))
+
+    def _writes_a_constant(self, func: Any, args: tuple[Any, ...]) -> bool:
+        return any(
+            wanted.alias_info is not None and wanted.alias_info.is_write and id(given) not in self.slots
+            for wanted, given in zip(func._schema.arguments, args, strict=False)
+        )
