@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,9 @@ INSTRUCTIONS = os.environ.get("NEUROCUDA_INSTRUCTIONS")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.bool)
 if INSTRUCTIONS is not None:  # the others become float32 before any instruction is chosen
     DTYPES = (torch.float32, torch.uint8)
+
+counts: Counter[str] = Counter()
+"""Cases by operator, and comparisons, of this process; the summary of pytest shows them."""
 
 
 @contextmanager
@@ -42,9 +46,24 @@ def inputs(draw: np.random.Generator, density: float | str, dtype: torch.dtype, 
     return torch.from_numpy(draw.random(shape) < density).to(dtype)
 
 
+def bits(value: Tensor) -> Tensor:
+    """What must be equal: the memory of each element, but that of every NaN is the same."""
+    if not value.is_floating_point():
+        return value
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()]
+    return value.contiguous().view(integers).masked_fill(value.isnan(), -1)
+
+
 def assert_equal(found: Tensor, expected: Tensor, *case: object) -> None:
+    """Equal type, shape and bits; otherwise the first element that differs is named, in [T, B, *shape] the step."""
+    counts["tensors compared"] += 1
     assert found.dtype == expected.dtype, case
-    assert torch.equal(found, expected), case
+    assert found.shape == expected.shape, case
+    if not torch.equal(bits(found), bits(expected)):
+        different = bits(found) != bits(expected)
+        at = tuple(different.nonzero()[0].tolist())
+        ours, theirs = found[at].item(), expected[at].item()
+        raise AssertionError(f"{different.sum()} differ, first {at}: found {ours!r}, expected {theirs!r}: {case}")
 
 
 def leaves(*tensors: Tensor | None) -> list[Tensor | None]:

@@ -245,23 +245,6 @@ def test_gradients_of_half_precision_inputs() -> None:
     assert_equal(x.grad, torch.full((4, 9), 3.0).half())
 
 
-def test_what_torch_asks_of_an_operator() -> None:
-    draw = numbers("opcheck")
-    values = (inputs(draw, 0.3, torch.float32, 4, 6), normal(draw, 5, 6), normal(draw, 5))
-    torch.library.opcheck(OPS.ordered_linear.default, leaves(*values))
-    torch.library.opcheck(OPS.ordered_linear.default, (values[0].bool(), values[1]))
-    torch.library.opcheck(OPS.ordered_linear.out, values, {"out": torch.empty(4, 5)})
-    torch.library.opcheck(OPS.ordered_linear_pack.default, (values[1],))
-    case = Conv(4, 6, (3, 2), (5, 6), (1, 2), ((1, 0), (2, 1)), (2, 1), 2)
-    how = (case.stride, case.flat_pads, case.dilation, case.groups)
-    values = (inputs(draw, 0.3, torch.float32, 2, 4, 5, 6), normal(draw, 6, 2, 3, 2), normal(draw, 6))
-    out = torch.empty_like(found_conv(*values, case))
-    torch.library.opcheck(OPS.ordered_conv.default, (*leaves(*values), *how))
-    torch.library.opcheck(OPS.ordered_conv.default, (values[0].bool(), values[1], None, *how))
-    torch.library.opcheck(OPS.ordered_conv.out, (*values, *how), {"out": out})
-    torch.library.opcheck(OPS.ordered_conv_pack.default, (values[1], case.groups))
-
-
 def test_errors_name_the_argument() -> None:
     x, weight = torch.ones(2, 3), torch.ones(4, 3)
     frames, kernel = torch.ones(2, 4, 5, 6), torch.ones(6, 2, 3, 3)
@@ -282,6 +265,17 @@ def test_errors_name_the_argument() -> None:
     ]:
         with pytest.raises(ValueError, match=word):
             wrong()
+
+
+def test_memory_that_overlaps_is_refused() -> None:
+    square, frames, kernel = torch.ones(4, 4), torch.ones(2, 3, 5), torch.ones(3, 3, 1)
+    for write in (
+        lambda: OPS.ordered_linear.out(square, torch.ones(4, 4), out=square),
+        lambda: OPS.ordered_linear.out(torch.ones(4, 4), square, out=square),
+        lambda: OPS.ordered_conv.out(frames, kernel, None, [1], [0, 0], [1], 1, out=frames),
+    ):
+        with pytest.raises(RuntimeError, match=r"overlap|memory location"):
+            write()
 
 
 @pytest.mark.skipif(INSTRUCTIONS is not None, reason="this is one of the runs")

@@ -209,24 +209,6 @@ def test_gradients(synapse: str | None, fires: str, kind: Any) -> None:
         assert_same_gradients(ours, theirs, rtol=2e-5)
 
 
-def test_what_torch_asks_of_an_operator() -> None:
-    draw = numbers("opcheck")
-    c = Population((5,), "updated", "above", "to-value", "neuron").coefficients(draw, 2)
-    tensors, kind = compiled_arguments(c)
-    branches = [normal(draw, 3, 2, 5), normal(draw, 3, 2, 5)]
-    others = (normal(draw, 5, 5), normal(draw, 2, 5), normal(draw, 2, 5), torch.zeros(2, 5))
-    square, v, i, spikes = others
-    still = (branches, 1, square, None, v, i, spikes, *tensors)
-    square, v, i, spikes = leaves(*others)
-    op = OPS.recurrent_neuron
-    torch.library.opcheck(op.default, (leaves(*branches), 1, square, normal(draw, 5), v, i, spikes, *tensors), kind)
-    traced = {"trace_v": True, "trace_i": True, "trace_recurrent": True, "dtype": torch.uint8}
-    torch.library.opcheck(op.default, still, kind | traced)
-    torch.library.opcheck(op.out, still, kind | {"out": torch.empty(3, 2, 5)})
-    arriving = {"of_output": normal(draw, 3, 2, 5), "wanted": [True] * 13}
-    torch.library.opcheck(OPS.recurrent_neuron_backward.default, still, kind | arriving)
-
-
 def test_errors_name_the_argument() -> None:
     c = Population((3,), None, "above", "to-value", "scalar").coefficients(numbers("none"), 1)
     tensors, kind = compiled_arguments(c)

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "ops/layout.h"
 #include "ops/route.h"
 
 namespace neurocuda {
@@ -135,6 +136,14 @@ void compute_into(const Tensor& x, const Tensor& weight, const OptionalTensor& b
                    [&](std::int64_t begin, std::int64_t end) { cpu::ordered_conv(layer, begin, end); });
 }
 
+void compute_out(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Numbers stride,
+                 Numbers pads, Numbers dilation, std::int64_t groups, const OptionalTensor& packed,
+                 c10::string_view route, const Tensor& out) {
+  refuse_overlap(out, {&x, &weight, bias ? &*bias : nullptr, packed ? &*packed : nullptr});
+  compute_into(x, weight, bias, stride, pads, dilation, groups, packed, route, out);
+  mark_written(out);
+}
+
 Tensor compute(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Numbers stride,
                Numbers pads, Numbers dilation, std::int64_t groups, const OptionalTensor& packed,
                c10::string_view route) {
@@ -233,7 +242,7 @@ TORCH_LIBRARY_FRAGMENT(neurocuda, m) {
 TORCH_LIBRARY_IMPL(neurocuda, CPU, m) {
   m.impl("ordered_conv_pack", pack);
   m.impl("ordered_conv", compute);
-  m.impl("ordered_conv.out", compute_into);
+  m.impl("ordered_conv.out", compute_out);
 }
 
 TORCH_LIBRARY_IMPL(neurocuda, Meta, m) {

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <string>
 
+#include "ops/layout.h"
 #include "ops/route.h"
 
 namespace neurocuda {
@@ -106,6 +107,13 @@ void compute_into(const Tensor& x, const Tensor& weight, const OptionalTensor& b
   });
 }
 
+void compute_out(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+                 const OptionalTensor& packed, c10::string_view route, const Tensor& out) {
+  refuse_overlap(out, {&x, &weight, bias ? &*bias : nullptr, packed ? &*packed : nullptr});
+  compute_into(x, weight, bias, packed, route, out);
+  mark_written(out);
+}
+
 Tensor compute(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
                const OptionalTensor& packed, c10::string_view route) {
   check_shapes(x, weight);
@@ -176,7 +184,7 @@ TORCH_LIBRARY_FRAGMENT(neurocuda, m) {
 TORCH_LIBRARY_IMPL(neurocuda, CPU, m) {
   m.impl("ordered_linear_pack", pack);
   m.impl("ordered_linear", compute);
-  m.impl("ordered_linear.out", compute_into);
+  m.impl("ordered_linear.out", compute_out);
 }
 
 TORCH_LIBRARY_IMPL(neurocuda, Meta, m) {

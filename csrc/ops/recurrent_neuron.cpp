@@ -152,6 +152,7 @@ void check_memory(const Recurrence& r, std::initializer_list<const Tensor*> writ
     if (tensor == nullptr) continue;
     at::assert_no_internal_overlap(*tensor);
     at::assert_no_overlap(*tensor, r.weight);
+    if (r.bias) at::assert_no_overlap(*tensor, *r.bias);
     for (const Tensor& branch : r.branches) at::assert_no_overlap(*tensor, branch);
     for (int name = 0; name < cpu::kCoefficients; ++name) {
       if (const Tensor* coefficient = r.population.coefficient(name))
@@ -189,8 +190,13 @@ void recurrent_neuron_out(at::TensorList branches, std::int64_t place, const Ten
   if (v.is_meta()) return;
   const Results results{
       out, v, pointer(i), spikes, pointer(trace_v), pointer(trace_i), pointer(trace_recurrent)};
-  check_memory(r, {&out, &v, results.i, &spikes, results.trace_v, results.trace_i, results.trace_recurrent});
+  const auto written = {
+      &out, &v, results.i, &spikes, results.trace_v, results.trace_i, results.trace_recurrent};
+  check_memory(r, written);
   run(r, packed, results);
+  for (const Tensor* tensor : written) {
+    if (tensor != nullptr) mark_written(*tensor);
+  }
 }
 
 TORCH_LIBRARY_FRAGMENT(neurocuda, m) {

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <ATen/MemoryOverlap.h>
+
+#include <initializer_list>
 
 #include "cpu/ordered_linear.h"
 
@@ -19,6 +22,13 @@ inline c10::SymInt padded_features(const c10::SymInt& features) {
   if (!features.is_symbolic()) return cpu::padded_features(features.expect_int());
   if (features <= 8) return features <= 4 ? 4 : 8;
   return (features + 15) / 16 * 16;
+}
+
+// `out` is written while the others, null where there are none, are read.
+inline void refuse_overlap(const at::Tensor& out, std::initializer_list<const at::Tensor*> read) {
+  for (const at::Tensor* tensor : read) {
+    if (tensor != nullptr) at::assert_no_overlap(out, *tensor);
+  }
 }
 
 // float32, uint8 and bool as they are, fp16 and bf16 as float32.
