@@ -333,41 +333,6 @@ def test_every_half_is_read_and_written_as_torch_does(dtype: torch.dtype) -> Non
     assert output[0][near.isnan()].isnan().all()
 
 
-@pytest.mark.parametrize("threads", THREADS)
-@pytest.mark.parametrize("flush", [False, True])
-def test_subnormal_numbers_are_kept(flush: bool, threads: int) -> None:
-    """A silent LIF decays for 5 000 steps into the subnormal numbers, whatever torch is told of them."""
-    torch.set_num_threads(threads)
-    size = 4096
-    c = NeuronCoefficients(
-        torch.tensor(0.98), torch.tensor(1.0), torch.tensor(0.0), torch.tensor(0.97), torch.tensor(1.0),
-        threshold=torch.tensor(9.0), v_reset=torch.tensor(0.0),
-    )  # fmt: skip
-    state = NeuronState(torch.linspace(0.1, 1, size).reshape(1, size), torch.linspace(1, 0.1, size).reshape(1, size))
-    x = torch.zeros(()).expand(5000, 1, size)
-    _, expected, _ = reference.neuron([x[:, :, ::256]], c, NeuronState(*[s[:, ::256] for s in state]), SILENT)
-    tiny = torch.tensor([1e-40, 1e-45]).reshape(1, 1, 2)
-    sums = reference.branch_sum([tiny, tiny])
-    try:
-        assert torch.set_flush_denormal(flush), "this machine cannot flush subnormal numbers"
-        _, found, _ = compiled.neuron([x], c, state, SILENT)
-        ours = compiled.branch_sum([tiny, tiny])
-        gradient = torch.tensor([1e-40]).view(1, 1, 1)
-        kept = torch.ops.neurocuda.neuron_backward(
-            [torch.zeros(1, 1, 1)], torch.zeros(1, 1), None, *[torch.ones(())] * 3, None, None, None, None,
-            of_output=gradient, wanted=[True] * 10,
-        )  # fmt: skip
-        flushed = (torch.tensor([1e-40]) * 1.5).view(torch.int32).item() == 0
-        assert flushed == flush, "the setting of the thread is as it was"
-    finally:
-        torch.set_flush_denormal(False)
-    assert 0 < found.v.max() < np.finfo(np.float32).tiny
-    assert torch.equal(found.v[:, ::256].view(torch.int32), expected.v.view(torch.int32))
-    assert torch.equal(found.i[:, ::256].view(torch.int32), expected.i.view(torch.int32))
-    assert torch.equal(ours.view(torch.int32), sums.view(torch.int32))
-    assert torch.equal(kept[0].view(torch.int32), gradient.view(torch.int32))
-
-
 def some(kind: Kind, *, shape: tuple[int, ...] = (3, 4), **changes: Any) -> Case:
     fields = {
         "kind": kind, "dtype": torch.float32, "output": "float32", "mode": "mixed", "layout": "plain", "branches": 2,
@@ -461,57 +426,6 @@ def test_gradients_of_gradients_are_refused() -> None:
     gradient = torch.autograd.grad(output.square().sum(), branches, create_graph=True)[0]
     with pytest.raises(RuntimeError, match="neuron_backward"):
         gradient.sum().backward()
-
-
-def operator_samples() -> Iterator[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
-    ops = torch.ops.neurocuda
-    plain = {"reaching": False, "subtract": False, "previous": False, "many": False}
-    for kind in (Kind("LIF"), Kind("LI"), Kind("CubaLIF", "reaching", "subtract", "previous")):
-        for layout, gradients in itertools.product(("plain", "channels last", "constant"), (False, True)):
-            case = some(kind, shape=(3, 2, 4), layout=layout)
-            branches, c, state = leaves_of(case)
-            coefficients = [c.decay_v, c.gain_v, c.bias_v, c.decay_i, c.gain_i, c.threshold, c.v_reset]
-            flags = plain | {"reaching": kind.when == "reaching", "previous": kind.synapse == "previous"}
-            if not gradients:
-                branches = [b.detach() for b in branches]
-                state = NeuronState(*[None if s is None else s.detach() for s in state])
-                coefficients = [None if value is None else value.detach() for value in coefficients]
-            args = (branches, state.v, state.i, *coefficients)
-            traces = {"trace_v": True, "trace_i": kind.has_synapse}
-            yield ops.neuron.default, args, flags | traces | {"dtype": torch.float32}
-            if gradients:
-                continue
-            yield ops.neuron.default, args, flags
-            out = torch.empty(branches[0].shape)
-            yield ops.neuron.out, args, flags | {"out": out, "trace_v": torch.empty_like(out)}
-            wanted = [True] * 10
-            yield ops.neuron_backward.default, args, flags | {"of_output": torch.ones_like(out), "wanted": wanted}
-            yield ops.neuron_backward.default, args, flags | {"of_v": state.v, "wanted": [True, *[False] * 9]}
-            if kind.fires:
-                yield ops.neuron.default, args, flags | {"packed": True}
-                yield ops.neuron.default, args, flags | {"dtype": torch.uint8}
-                bits = torch.empty(5, 6, dtype=torch.uint8)
-                yield ops.neuron.out, args, flags | {"packed": True, "out": bits}
-    for layout, gradients in itertools.product(LAYOUTS, (False, True)):
-        branches, _, _ = leaves_of(some(Kind("LI"), shape=(3, 2, 4), layout=layout, branches=3))
-        branches = branches if gradients else [b.detach() for b in branches]
-        yield ops.branch_sum.default, (branches,), {}
-        if not gradients:
-            yield ops.branch_sum.out, (branches,), {"out": torch.empty(branches[0].shape)}
-    spikes = torch.rand(3, 2, 5) > 0.5
-    bits = ops.pack_spikes(spikes)
-    yield ops.pack_spikes.default, (spikes,), {}
-    yield ops.pack_spikes.out, (spikes,), {"out": torch.empty_like(bits)}
-    yield ops.unpack_spikes.default, (bits, [2, 5]), {"dtype": torch.float16}
-    yield ops.unpack_spikes.out, (bits,), {"out": torch.empty(3, 2, 5)}
-
-
-SAMPLES = list(operator_samples()) if backends.backends()["cpu"] == backends.AVAILABLE else []
-
-
-@pytest.mark.parametrize("number", range(len(SAMPLES)), ids=lambda n: f"{SAMPLES[n][0]}-{n}")
-def test_opcheck(number: int) -> None:
-    torch.library.opcheck(*SAMPLES[number])
 
 
 def test_compiles_without_graph_breaks() -> None:

@@ -36,6 +36,7 @@ namespace {
 // Sums of neurons, in the order of their memory, reduced to the shape of a coefficient; in float64 and always
 // in the same order, so that neither threads nor the number of samples blur it.
 Tensor reduce(const Tensor& sums, const Tensor& coefficient, const Order& order) {
+  const cpu::KeepSubnormals guard;
   std::int64_t strides[cpu::kMaxAxes], index[cpu::kMaxAxes] = {};
   const std::int64_t missing = sums.dim() - coefficient.dim();
   const Tensor result = at::empty(coefficient.sizes(), sums.options());
@@ -55,7 +56,6 @@ Tensor reduce(const Tensor& sums, const Tensor& coefficient, const Order& order)
       index[place] = 0;
     }
   }
-  const cpu::KeepSubnormals guard;
   std::copy(totals.begin(), totals.end(), result.mutable_data_ptr<float>());
   return result;
 }

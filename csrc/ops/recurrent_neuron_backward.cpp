@@ -11,6 +11,7 @@
 #include <tuple>
 #include <vector>
 
+#include "cpu/denormals.h"
 #include "ops/recurrent_neuron.h"
 
 namespace neurocuda {
@@ -140,6 +141,7 @@ Gradients recurrent_neuron_backward(
                               threshold, v_reset, reaching, subtract, previous, many};
   const Recurrence r{branches, place, weight, bias, spikes, population};
   r.check("recurrent_neuron_backward");
+  const cpu::KeepSubnormals guard;  // some of the sums are those of torch
   std::array<Tensor, kInputs + 1> to;
   if (!v.is_meta()) {
     to = backward_over_time(r, {reaching, subtract, previous, many}, surrogate, slope,
