@@ -1,9 +1,11 @@
 """How the tests run: which are chosen, and how many examples hypothesis draws."""
 
 import os
+from typing import Any
 
 import pytest
 import torch
+from drawn import counts
 from hypothesis import settings
 
 FULL = os.environ.get("NEUROCUDA_FULL") == "1"
@@ -23,3 +25,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("cuda"):
                 item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU"))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # of pytest-xdist, which takes it to the first process
+        session.config.workeroutput["counts"] = dict(counts)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    counts.update(getattr(node, "workeroutput", {}).get("counts", {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How much was compared with the reference, bit for bit: tests that were left out are missed here."""
+    if counts:
+        terminalreporter.section("cases")
+        terminalreporter.write_line(", ".join(f"{name}: {number:,}" for name, number in sorted(counts.items())))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from drawn import assert_equal, counts
 from make_nir import numbers
 from torch import Tensor
 
@@ -21,10 +22,24 @@ pytestmark = pytest.mark.skipif(backends.backends()["cpu"] != backends.AVAILABLE
 NEURONS = ("I", "IF", "LI", "LIF", "CubaLI", "CubaLIF")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.bool)
 OUTPUTS = ("same", "float32", "uint8", "packed")
-BRANCHES = (1, 2, 3, 8)
+BRANCHES = tuple(range(1, 9))
 MODES = ("scalar", "channel", "neuron", "last axis", "sample", "transposed", "mixed")
 LAYOUTS = ("plain", "channels last", "batch first", "sliced", "constant", "silent", "mixed")
-SHAPES = ((1,), (2,), (8,), (129,), (151,), (), (3, 5, 7), (2, 129), (8, 12, 13), (151, 1, 2), (129, 3), (5, 2, 2, 3))
+SHAPES = (
+    (1,),
+    (2,),
+    (8,),
+    (129,),
+    (151,),
+    (372,),
+    (),
+    (3, 5, 7),
+    (2, 129),
+    (8, 12, 13),
+    (151, 1, 2),
+    (129, 3),
+    (5, 2, 2, 3),
+)
 STEPS = (1, 2, 7, 12)
 BATCHES = (1, 2, 3)
 THREADS = (1, 2)
@@ -193,12 +208,6 @@ def wanted_type(case: Case) -> torch.dtype | None:
     return {"same": None, "float32": torch.float32, "uint8": torch.uint8, "packed": None}[case.output]
 
 
-def assert_same(found: Tensor, expected: Tensor, what: object) -> None:
-    assert found.dtype == expected.dtype, what
-    assert found.shape == expected.shape, what
-    assert torch.equal(found, expected), what
-
-
 def assert_case(case: Case) -> float:
     """Run one case both ways; the share of neuron steps that fired."""
     draw = numbers(case)
@@ -211,14 +220,14 @@ def assert_case(case: Case) -> float:
     output, found, recorded = compiled.neuron(
         branches, c, state, SILENT, case.record, dtype=wanted_type(case), packed=packed
     )
-    assert_same(output, expected, case)
+    assert_equal(output, expected, case)
     for ours, theirs, untouched, given in zip(found, after, before, state, strict=True):
         if theirs is not None:
-            assert_same(ours, theirs, case)
+            assert_equal(ours, theirs, case)
             assert torch.equal(given, untouched), case
     assert recorded.keys() == traces.keys()
     for name, trace in traces.items():
-        assert_same(recorded[name], trace, case)
+        assert_equal(recorded[name], trace, case)
 
     out = torch.empty_like(expected)
     if not packed:
@@ -226,12 +235,21 @@ def assert_case(case: Case) -> float:
         out.fill_(1)
     record = {name: torch.full_like(trace, math.nan) for name, trace in traces.items()}
     compiled.neuron_out(branches, c, state, out, record, packed=packed)
-    assert_same(out, expected, case)
+    assert_equal(out, expected, case)
     for ours, theirs in zip(state, after, strict=True):
         if theirs is not None:
-            assert_same(ours, theirs, case)
+            assert_equal(ours, theirs, case)
     for name, trace in traces.items():
-        assert_same(record[name], trace, case)
+        assert_equal(record[name], trace, case)
+
+    places = [n for n, b in enumerate(branches) if not packed and b.dtype == expected.dtype and case.layout != "silent"]
+    if places:  # the output may take the place of any branch of its type
+        own = [lay_out(b, LAYOUTS[draw.integers(4)]).clone() for b in branches]
+        place = own[places[draw.integers(len(places))]]
+        compiled.neuron_out(own, c, before, place)
+        assert_equal(place, expected, case, "in place")
+        counts["neuron in place"] += 1
+    counts["neuron"] += 1
     return (spikes > 0).float().mean().item()
 
 
@@ -252,11 +270,18 @@ def test_matrix(kind: Kind) -> None:
         assert 0.05 < np.mean(fired) < 0.95, "a case that never fires, or always, shows nothing"
 
 
-def test_matrix_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    count = sum(len(cases(kind)) for kind in kinds())
-    with capsys.disabled():
-        print(f"\nneuron: {count} cases of {len(list(kinds()))} kinds, each in functional and in out form")
-    assert count > 20_000
+def test_matrix_holds_every_value_of_every_axis() -> None:
+    """With every neuron and every field of its update; and every two values of two other axes meet."""
+    axes = {"dtype": DTYPES, "output": OUTPUTS, "mode": MODES, "layout": LAYOUTS, "branches": BRANCHES}
+    axes |= {"shape": SHAPES, "steps": STEPS, "batch": BATCHES, "threads": THREADS}
+    every = {kind: cases(kind) for kind in kinds()}
+    for kind, found in every.items():
+        refused = {"packed"} if kind.many == "many" else set() if kind.fires else {"packed", "uint8"}
+        for name, values in axes.items():
+            assert {getattr(case, name) for case in found} == set(values) - refused, (kind, name)
+    for one, other in itertools.combinations(axes, 2):
+        pairs = {(getattr(case, one), getattr(case, other)) for case in itertools.chain(*every.values())}
+        assert pairs == set(itertools.product(axes[one], axes[other])), (one, other)
 
 
 LARGE = [
@@ -308,8 +333,8 @@ def test_values_that_are_not_numbers(output: str, mode: str) -> None:
         spikes, after, _ = reference.neuron([x], c, state, SILENT)
         spikes = spikes.nan_to_num(0, posinf=255) if output == "uint8" else spikes
         found, state, _ = compiled.neuron([x], c, state, SILENT, dtype=wanted_type(case), packed=output == "packed")
-        assert torch.allclose(found.float(), expected_output(spikes, case).float(), 0, 0, equal_nan=True), kind
-        assert torch.allclose(state.v, after.v, 0, 0, equal_nan=True), kind
+        assert_equal(found, expected_output(spikes, case), kind)
+        assert_equal(state.v, after.v, kind)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -382,7 +407,7 @@ def assert_gradients(case: Case, surrogate: Surrogate, parts: str = "output v i 
     for name, gradient in expected.items():
         own = case.batch == 1 and gradient.shape == case.shape  # a sum over time alone
         if name.startswith(("branch", "state")) or own:
-            assert_same(found[name], gradient, (name, case))
+            assert_equal(found[name], gradient, (name, case))
         else:
             assert torch.allclose(found[name], gradient, rtol=1e-4, atol=1e-4), (name, case)
 
@@ -448,15 +473,18 @@ def test_compiles_without_graph_breaks() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_branch_sum(dtype: torch.dtype, layout: str) -> None:
-    for count, shape, batch in itertools.product((1, 2, 3, 8), ((), (1,), (129,), (3, 5, 7), (40, 30, 10)), (1, 2)):
+    for count, shape, batch in itertools.product(
+        BRANCHES, ((), (1,), (2,), (8,), (129,), (151,), (372,), (3, 5, 7), (40, 30, 10)), (1, 2)
+    ):
         case = some(Kind("LI"), dtype=dtype, layout=layout, branches=count, shape=shape, batch=batch)
         branches = branches_of(case, numbers(case))
         expected = reference.branch_sum([b.float() for b in branches])
-        assert_same(compiled.branch_sum(branches), expected, case)
+        assert_equal(compiled.branch_sum(branches), expected, case)
+        counts["branch_sum"] += 1
         for how in LAYOUTS[:4]:
             out = lay_out(torch.zeros(expected.shape), how)
             torch.ops.neurocuda.branch_sum.out(branches, out=out)
-            assert_same(out, expected, case)
+            assert_equal(out, expected, case)
 
 
 def test_outputs_may_take_the_place_of_a_branch() -> None:
@@ -527,14 +555,14 @@ def test_spikes_as_bits_and_back(size: int, dtype: torch.dtype) -> None:
         spikes = lay_out(spikes, layout) if layout != "constant" else spikes[:1].expand(4, -1, -1)
         bits = compiled.pack_spikes(spikes)
         rows = spikes.flatten(1).bool().numpy()
-        assert_same(bits, torch.from_numpy(np.packbits(rows, axis=1, bitorder="little")), layout)
-        assert_same(compiled.unpack_spikes(bits, (2, size), dtype), spikes, layout)
+        assert_equal(bits, torch.from_numpy(np.packbits(rows, axis=1, bitorder="little")), layout)
+        assert_equal(compiled.unpack_spikes(bits, (2, size), dtype), spikes, layout)
         wide = torch.zeros(bits.shape[0], bits.shape[1] + 3, dtype=torch.uint8)
         wide[:, 1:-2] = bits
-        assert_same(compiled.unpack_spikes(wide[:, 1:-2], (2, size), dtype), spikes, layout)
+        assert_equal(compiled.unpack_spikes(wide[:, 1:-2], (2, size), dtype), spikes, layout)
         out = lay_out(torch.ones_like(spikes.contiguous()), "sliced")
         torch.ops.neurocuda.unpack_spikes.out(bits, out=out)
-        assert_same(out, spikes, layout)
+        assert_equal(out, spikes, layout)
 
 
 def test_arguments_that_do_not_fit_are_named() -> None:

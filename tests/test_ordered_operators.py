@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from drawn import DTYPES, INSTRUCTIONS, assert_equal, assert_same_gradients, inputs, leaves, normal, settings
+from drawn import DTYPES, INSTRUCTIONS, assert_equal, assert_same_gradients, counts, inputs, leaves, normal, settings
 from make_nir import numbers
 from torch import Tensor
 
@@ -45,12 +45,13 @@ LINEAR = [
     Linear(3, (2,), 9, 20),
     Linear(7, (2, 3), 40, 4),
     Linear(1, (5,), 129, 17),
+    Linear(2, (), 8, 2),
+    Linear(4, (), 372, 151),
 ]
 
 
 @pytest.mark.parametrize("layer", LINEAR, ids=str)
 def test_equal_bits_of_linear(layer: Linear) -> None:
-    count = 0
     draw = numbers("linear", layer)
     shape = (*layer.batch, layer.out, layer.into)
     for density, dtype, bias_shape in itertools.product(
@@ -68,8 +69,7 @@ def test_equal_bits_of_linear(layer: Linear) -> None:
                 OPS.ordered_linear.out(x, weight, bias, packed=packed, route=route, out=out)
             assert_equal(found, expected, density, dtype, bias_shape, route, threads)
             assert_equal(out, expected, density, dtype, bias_shape, route, threads)
-            count += 2
-    print(f"{count} cases")
+            counts["ordered_linear"] += 1
 
 
 class Conv(NamedTuple):
@@ -125,7 +125,6 @@ def found_conv(x: Tensor, weight: Tensor, bias: Tensor | None, case: Conv, **how
 
 @pytest.mark.parametrize("case", CONV, ids=str)
 def test_equal_bits_of_conv(case: Conv) -> None:
-    count = 0
     draw = numbers("conv", case)
     for density, dtype, bias_shape in itertools.product(DENSITIES, DTYPES, [None, (1,), (case.out,)]):
         weight = case.weight(draw)
@@ -142,8 +141,7 @@ def test_equal_bits_of_conv(case: Conv) -> None:
                 )
             assert_equal(found, expected, density, dtype, bias_shape, route, threads)
             assert_equal(out, expected, density, dtype, bias_shape, route, threads)
-            count += 2
-    print(f"{count} cases")
+            counts["ordered_conv"] += 1
 
 
 def test_many_frames_share_the_threads() -> None:

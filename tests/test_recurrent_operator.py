@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from drawn import DTYPES, INSTRUCTIONS, assert_equal, assert_same_gradients, inputs, leaves, normal, settings
+from drawn import DTYPES, INSTRUCTIONS, assert_equal, assert_same_gradients, counts, inputs, leaves, normal, settings
 from make_nir import numbers
 from torch import Tensor
 
@@ -19,6 +19,13 @@ pytestmark = pytest.mark.skipif(backends.backends()["cpu"] != backends.AVAILABLE
 
 OPS = torch.ops.neurocuda
 FIRES = ("never", "above", "reaching", "many")
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+OUTPUTS = {
+    "never": FLOATS,
+    "above": (*FLOATS, torch.uint8, torch.bool),
+    "reaching": (torch.float32, torch.uint8),
+    "many": (*FLOATS, torch.uint8),
+}
 
 
 class Population(NamedTuple):
@@ -58,7 +65,7 @@ class Population(NamedTuple):
 POPULATIONS = [
     Population(shape, synapse, fires, reset, mode)
     for shape, synapse, fires, reset, mode in itertools.product(
-        [(1,), (5,), (16,), (38,), (70,), (600,), (2, 9), (2, 3, 17)],
+        [(1,), (2,), (5,), (8,), (16,), (38,), (70,), (129,), (151,), (372,), (600,), (2, 9), (2, 3, 17)],
         [None, "updated", "previous"],
         FIRES,
         ["to-value", "subtract"],
@@ -98,15 +105,15 @@ def branch(draw: np.random.Generator, shape: Sequence[int]) -> Tensor:
 @pytest.mark.parametrize("fires", FIRES)
 @pytest.mark.parametrize("synapse", [None, "updated", "previous"])
 def test_equal_bits(synapse: str | None, fires: str) -> None:
-    count, emitted = 0, set()
-    for case in POPULATIONS if INSTRUCTIONS is None else POPULATIONS[::3]:
+    emitted = set()
+    for case in POPULATIONS if INSTRUCTIONS is None else POPULATIONS[::7]:
         if (case.synapse, case.fires) != (synapse, fires):
             continue
         draw = numbers("recurrent", case)
         batch, steps = (1, 2, 5)[draw.integers(3)], (1, 2, 9)[draw.integers(3)]
         c = case.coefficients(draw, batch)
         shape = (batch, *case.shape)
-        branches = [branch(draw, (steps, *shape)) for _ in range((1, 1, 2, 3, 8)[draw.integers(5)])]
+        branches = [branch(draw, (steps, *shape)) for _ in range(draw.integers(1, 9))]
         place = int(draw.integers(len(branches) + 1))
         weight = normal(draw, *case.shape, case.shape[-1], scale=0.5 / case.shape[-1] ** 0.5)
         bias_shape = (None, (), (1,), case.shape[-1:], case.shape)[draw.integers(5)]
@@ -138,21 +145,23 @@ def test_equal_bits(synapse: str | None, fires: str) -> None:
                 )  # fmt: skip
                 for (name, value), result in zip(expected.items(), found, strict=True):
                     assert_equal(result, value, name, case, batch, steps, place, threads, flush)
-                count += 1
-                dtypes = [torch.float32] if fires == "never" else [torch.float32, torch.uint8]
-                for dtype in dtypes:
+                counts["recurrent_neuron"] += 1
+                for dtype in OUTPUTS[fires]:
                     out = torch.empty(output.shape, dtype=dtype)
+                    into = {name: torch.full_like(output, torch.nan) for name in ("trace_v", "trace_recurrent")}
+                    into |= {"trace_i": torch.full_like(output, torch.nan)} if synapse else {}
                     v, i, carried = state.v.clone(), None if state.i is None else state.i.clone(), spikes.clone()
                     OPS.recurrent_neuron.out(
-                        branches, place, weight, bias, v, i, carried, *tensors, **kind, out=out, packed=packed
+                        branches, place, weight, bias, v, i, carried, *tensors, **kind, out=out, **into, packed=packed
                     )
-                    assert_equal(out, output.to(dtype), case, "out")
+                    most = 255 if dtype == torch.uint8 else None  # where it stays, however many spikes there are
+                    assert_equal(out, output.clamp(max=most).to(dtype) if most else output.to(dtype), case, dtype)
                     assert_equal(v, after.v, case, "out")
                     assert_equal(carried, last, case, "out")
-                    count += 1
+                    for name, trace in into.items():
+                        assert_equal(trace, expected[name], case, "out", name)
     if fires != "never":
         assert {0.0, 1.0} <= emitted, "cases that never fire show nothing"
-    print(f"{count} cases")
 
 
 def test_no_steps_and_no_samples() -> None:
