@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -32,14 +33,14 @@ print(backends.backends()["cpu"])
 """
 
 
-def python(before: str = "", code: str = RUN, **environment: str) -> subprocess.CompletedProcess[str]:
+def python(before: str = "", code: str = RUN, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run in a fresh process."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("NEUROCUDA_")}
     return subprocess.run(
         [sys.executable, "-c", code.replace("{before}", before)],
         capture_output=True,
         text=True,
-        cwd=ROOT,
+        cwd=cwd,
         env=inherited | environment,
     )
 
@@ -183,6 +184,64 @@ def compiled_for() -> str:
 
     version: str = _C.torch_version
     return version
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project as it is without anything built: an installation writes into the folder that it reads."""
+    folder = tmp_path_factory.mktemp("source")
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("neurocuda", "csrc", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    return folder
+
+
+def test_an_installation_that_builds_nothing_runs_on_the_reference(source: Path, tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "--no-index"]
+    environment = os.environ | {"NEUROCUDA_BUILD": "none", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    subprocess.run([*pip, "--target", str(tmp_path), str(source)], env=environment, check=True, capture_output=True)
+    assert (tmp_path / "neurocuda" / "py.typed").exists()
+    assert not list(tmp_path.rglob("*.so"))
+    shutil.copytree(source / "tests", tmp_path / "tests")
+    shutil.copy(source / "pyproject.toml", tmp_path)
+    result = python(cwd=tmp_path)
+    assert (result.stderr, result.stdout.split("\n")[0]) == ("", "reference 12.0"), result
+    assert "not built" in result.stdout
+    tests = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "tests/test_state.py",
+            "tests/test_neurons.py",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"NEUROCUDA_BACKEND": "reference"},
+    )
+    assert tests.returncode == 0, tests.stdout[-3000:]
+
+
+@built
+def test_a_library_built_for_another_torch_gives_one_warning(source: Path, tmp_path: Path) -> None:
+    """The library itself says another version here, of equal length."""
+    ours = torch.__version__
+    other = ours.translate(str.maketrans("0123456789", "9012345678"))
+    from neurocuda import _C
+
+    package = shutil.copytree(source / "neurocuda", tmp_path / "neurocuda")
+    library = Path(_C.__file__).read_bytes()
+    assert library.count(f"torch {ours}\0".encode()) == 1
+    changed = library.replace(f"torch {ours}\0".encode(), f"torch {other}\0".encode())
+    (package / Path(_C.__file__).name).write_bytes(changed)
+    result = python(cwd=tmp_path)
+    assert result.stdout.startswith(f"reference 12.0\nbuilt for torch {other}, while torch {ours} runs")
+    assert result.stderr.count("Warning") == result.stderr.count(other) == result.stderr.count(ours) == 1, result.stderr
 
 
 def setup(choice: str, **environment: str) -> subprocess.CompletedProcess[str]:
