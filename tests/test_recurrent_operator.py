@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from drawn import DTYPES, INSTRUCTIONS, assert_equal, assert_same_gradients, counts, inputs, leaves, normal, settings
+from drawn import DTYPES, INSTRUCTIONS, assert_equal, counts, inputs, leaves, normal, settings
 from make_nir import numbers
 from torch import Tensor
 
@@ -182,7 +182,9 @@ def test_no_steps_and_no_samples() -> None:
 @pytest.mark.parametrize("kind", ["fast-sigmoid", "arctan", "triangle"])
 def test_gradients(synapse: str | None, fires: str, kind: Any) -> None:
     surrogate = Surrogate(kind, 2.0)
-    for shape, mode, reset in itertools.product([(5,), (2, 3)], ["scalar", "neuron"], ["to-value", "subtract"]):
+    for shape, mode, reset in itertools.product(
+        [(5,), (2, 3)], ["scalar", "neuron", "sample"], ["to-value", "subtract"]
+    ):
         draw = numbers("gradient", shape, mode, reset, synapse, fires)
         case = Population(shape, synapse, fires, reset, mode)
         steps, batch = 6, 2
@@ -206,6 +208,7 @@ def test_gradients(synapse: str | None, fires: str, kind: Any) -> None:
         )  # fmt: skip
         names = ["decay_v", "gain_v", "bias_v", "decay_i", "gain_i", "threshold", "v_reset"]
         settings_of = {name: getattr(c, name) for name in ("spike_when", "reset", "synapse", "spikes_per_step")}
+        theirs[7:] = leaves(*[None if t is None else t.expand(full).clone() for t in tensors])
         own = NeuronCoefficients(**dict(zip(names, theirs[7:], strict=True)), **settings_of)
         record = ["v", "recurrent", *(["i"] if synapse else [])]
         output, after, last, traces = reference.recurrent_neuron(
@@ -215,7 +218,20 @@ def test_gradients(synapse: str | None, fires: str, kind: Any) -> None:
         toward = [None if value is None else normal(draw, *value.shape) for value in expected]
         sum((a * t).sum() for a, t in zip(found, toward, strict=True) if t is not None).backward()
         sum((a * t).sum() for a, t in zip(expected, toward, strict=True) if t is not None).backward()
-        assert_same_gradients(ours, theirs, rtol=2e-5)
+        # One term after the other as in the reference, but where a current or a potential is used three times or more.
+        exact = {0, 1, 4, 5, 6} if fires != "never" and synapse != "previous" else set()
+        for number, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            if a is None or b is None or b.grad is None:  # the reference does not use it
+                assert a is None or a.grad is None or not a.grad.any(), number
+                continue
+            if number in exact:
+                assert_equal(a.grad, b.grad, number, case)
+                continue
+            shared = b.grad.double().sum_to_size(a.shape)
+            # Each sum over time, samples or neurons has its own order: it rounds by 2^-24 of the terms, a few times.
+            room = 2**-19 * b.grad.abs().double().sum_to_size(a.shape).max()
+            furthest = (a.grad.double() - shared).abs().max()
+            assert furthest <= room, (number, furthest, room, case)
 
 
 def test_errors_name_the_argument() -> None:
