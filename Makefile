@@ -13,12 +13,17 @@ INSTALLED := .venv/.installed
 BUILT := .venv/.built
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
 
-.PHONY: help demo test test-full bench bench-env lint format clean
+SANITIZED := build/sanitize
+SANITIZED_TESTS := operators ordered_operators recurrent_operator subnormals opcheck
+SANITIZERS = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-name=libubsan.so)
+
+.PHONY: help demo test test-full sanitize bench bench-env lint format clean
 
 help:
 	@echo "demo       run the held-out digits through examples/digits/digits.nir, and draw the spikes"
 	@echo "test       a seeded subset of the tests, in minutes"
 	@echo "test-full  all tests, with ten times as many random graphs"
+	@echo "sanitize   the tests of the operators, built with AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "bench      measure side by side against the same network in plain PyTorch"
 	@echo "lint       ruff, mypy, import-linter, clang-format"
 	@echo "format     let ruff and clang-format rewrite the sources"
@@ -44,6 +49,18 @@ test: $(BUILT)
 
 test-full: $(BUILT)
 	NEUROCUDA_FULL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+# In a copy of its own, whose objects stay there: gcc, as the runtimes come with it.
+sanitize: $(INSTALLED)
+	mkdir -p $(SANITIZED)
+	rm -rf $(addprefix $(SANITIZED)/,neurocuda csrc tests)
+	cp -pR neurocuda csrc tests setup.py pyproject.toml $(SANITIZED)
+	rm -f $(SANITIZED)/neurocuda/*.so
+	cd $(SANITIZED) && CC=gcc CXX=g++ NEUROCUDA_SANITIZE=1 NEUROCUDA_BUILD=cpu PATH="$(CURDIR)/$(BIN):$$PATH" \
+	  $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
+	cd $(SANITIZED) && LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0 \
+	  UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 OMP_NUM_THREADS=1 \
+	  $(CURDIR)/$(BIN)/python -m pytest -n $(WORKERS) -p no:cacheprovider $(SANITIZED_TESTS:%=tests/test_%.py)
 
 bench: $(BENCH_INSTALLED)
 	$(BENCH_BIN)/python -m benchmarks.peers $(BENCH)

@@ -6,6 +6,8 @@ The environment variable NEUROCUDA_BUILD says what is built:
     cpu   the CPU kernels, or an error
     cuda  not possible yet: an error
     none  nothing
+
+NEUROCUDA_SANITIZE=1 builds with AddressSanitizer and UndefinedBehaviorSanitizer: `make sanitize`.
 """
 
 from __future__ import annotations
@@ -53,6 +55,10 @@ def extension(may_fail: bool) -> dict[str, Any]:
 
     # torch brings its own OpenMP runtime: compile for it, and link no other.
     openmp = ["-fopenmp"] if "OpenMP" in torch.__config__.parallel_info() and sys.platform == "linux" else []
+    sanitize = (
+        ["-fsanitize=address,undefined", "-fno-sanitize=vptr"] if os.environ.get("NEUROCUDA_SANITIZE") == "1" else []
+    )
+    optimize = ["-O1", "-g1", "-fno-omit-frame-pointer", *sanitize] if sanitize else ["-O3", "-g0"]
     module = CppExtension(
         "neurocuda._C",
         sorted(str(path) for path in SOURCES.rglob("*.cpp")),
@@ -60,17 +66,16 @@ def extension(may_fail: bool) -> dict[str, Any]:
         define_macros=[("NEUROCUDA_TORCH_VERSION", f'"{torch.__version__}"')],
         extra_compile_args=[
             "-std=c++17",
-            "-O3",
+            *optimize,
             "-ffp-contract=off",  # each operation is rounded by itself
             "-fno-math-errno",
             "-fno-trapping-math",
             "-fvisibility=hidden",
-            "-g0",
             "-Wall",
             "-Wno-c++20-extensions",  # the headers of torch use some
             *openmp,
         ],
-        extra_link_args=["-Wl,-s"] if sys.platform == "linux" else [],
+        extra_link_args=sanitize or (["-Wl,-s"] if sys.platform == "linux" else []),
     )
     return {"ext_modules": [module], "cmdclass": {"build_ext": Build.with_options(use_ninja=True)}}
 
