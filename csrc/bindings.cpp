@@ -12,6 +12,8 @@
 
 namespace py = pybind11;
 
+#include "cpu/pool.h"
+
 namespace {
 
 // Also read from the file itself, before it is loaded: a library built for another torch may not load at all.
@@ -69,6 +71,20 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "The compiled operators of NeuroCUDA, registered as torch.ops.neurocuda.*";
   m.attr("torch_version") = NEUROCUDA_TORCH_VERSION;
   m.attr("compiler") = __VERSION__;
+  m.def(
+      "memory",
+      [] {
+        const auto use = neurocuda::cpu::Pool::instance().use();
+        pybind11::dict found;
+        found["in_use"] = use.in_use;
+        found["free"] = use.free;
+        found["taken"] = use.taken;
+        return found;
+      },
+      "The pool of results: bytes in use, bytes free, blocks taken from the system so far.");
+  m.def(
+      "release_memory", [] { neurocuda::cpu::Pool::instance().release(); },
+      "Give the free memory of the pool back to the system.");
   m.def("parallel_info", &at::get_parallel_info, "How torch, and so these operators, run in parallel.");
   m.def("same_bits", &neurocuda::same_bits, py::call_guard<py::gil_scoped_release>());
   m.def("all_finite", &neurocuda::all_finite, py::call_guard<py::gil_scoped_release>());

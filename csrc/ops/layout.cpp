@@ -1,13 +1,12 @@
 #include "ops/layout.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
 
-#include "cpu/memory.h"
+#include "ops/memory.h"
 
 namespace neurocuda {
 namespace {
@@ -133,14 +132,12 @@ bool readable(at::ScalarType type) {
 }
 
 at::Tensor fresh(c10::SymIntArrayRef sizes, c10::SymIntArrayRef strides, const at::TensorOptions& options) {
-  const at::Tensor tensor =
-      strides.empty() ? at::empty_symint(sizes, options) : at::empty_strided_symint(sizes, strides, options);
-  if (tensor.is_meta()) return tensor;
-  // Each thread takes pages of its own: when they compute, they share pages, and would wait for each other.
-  const cpu::LargePages pages = cpu::large_pages(tensor.mutable_data_ptr(), tensor.nbytes());
-  at::parallel_for(0, pages.count, 1,
-                   [&](std::int64_t first, std::int64_t last) { pages.touch(first, last); });
-  return tensor;
+  const auto known_sizes = c10::asIntArrayRefSlowOpt(sizes),
+             known_strides = c10::asIntArrayRefSlowOpt(strides);
+  if (options.device().is_cpu() && known_sizes && known_strides)
+    return pooled(*known_sizes, *known_strides, c10::typeMetaToScalarType(options.dtype()));
+  return strides.empty() ? at::empty_symint(sizes, options)
+                         : at::empty_strided_symint(sizes, strides, options);
 }
 
 c10::SymIntArrayRef output_strides(at::TensorList branches) {

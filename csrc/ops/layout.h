@@ -37,8 +37,8 @@ std::string name_of(at::ScalarType type);
 // Whether the kernels read elements of this type.
 bool readable(at::ScalarType type);
 
-// A tensor that is about to be written for the first time; contiguous without strides. Works on Meta tensors
-// too.
+// A tensor without values, contiguous without strides; on the CPU its memory comes from a pool. Works for
+// Meta tensors too.
 at::Tensor fresh(c10::SymIntArrayRef sizes, c10::SymIntArrayRef strides, const at::TensorOptions& options);
 
 // The strides of an output for branches [T, B, *shape]: those of the first that fills its memory step after

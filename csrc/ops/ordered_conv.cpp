@@ -148,7 +148,7 @@ Tensor compute(const Tensor& x, const Tensor& weight, const OptionalTensor& bias
                Numbers pads, Numbers dilation, std::int64_t groups, const OptionalTensor& packed,
                c10::string_view route) {
   const auto shape = output_shape(x, weight, stride, pads, dilation, groups);
-  const Tensor out = at::empty_symint(shape, weight.options());
+  const Tensor out = fresh(shape, {}, weight.options());
   compute_into(x, weight, bias, stride, pads, dilation, groups, packed, route, out);
   return out;
 }

@@ -117,7 +117,7 @@ void compute_out(const Tensor& x, const Tensor& weight, const OptionalTensor& bi
 Tensor compute(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
                const OptionalTensor& packed, c10::string_view route) {
   check_shapes(x, weight);
-  const Tensor out = at::empty_symint(output_shape(x, weight), weight.options());
+  const Tensor out = fresh(output_shape(x, weight), {}, weight.options());
   compute_into(x, weight, bias, packed, route, out);
   return out;
 }

@@ -4,7 +4,6 @@
 
 #include <ATen/MemoryOverlap.h>
 #include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <vector>
@@ -57,7 +56,7 @@ void pack_spikes_out(const Tensor& spikes, const Tensor& out) {
 
 Tensor pack_spikes(const Tensor& spikes) {
   check_spikes("pack_spikes", spikes);
-  const Tensor out = at::empty_symint(packed_shape(spikes.sym_sizes()), spikes.options().dtype(at::kByte));
+  const Tensor out = fresh(packed_shape(spikes.sym_sizes()), {}, spikes.options().dtype(at::kByte));
   pack_spikes_out(spikes, out);
   return out;
 }
@@ -81,7 +80,7 @@ Tensor unpack_spikes(const Tensor& bits, c10::SymIntArrayRef shape, at::ScalarTy
   TORCH_CHECK_VALUE(bits.dim() == 2, "unpack_spikes: expected bits [T, bytes], found ", bits.sym_sizes());
   std::vector<c10::SymInt> sizes(shape.begin(), shape.end());
   sizes.insert(sizes.begin(), bits.sym_size(0));
-  const Tensor out = at::empty_symint(sizes, bits.options().dtype(dtype));
+  const Tensor out = fresh(sizes, {}, bits.options().dtype(dtype));
   unpack_spikes_out(bits, out);
   return out;
 }

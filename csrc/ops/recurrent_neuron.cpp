@@ -125,7 +125,7 @@ RecurrentOutputs recurrent_neuron(at::TensorList branches, std::int64_t place, c
   const auto sizes = branches[0].sym_sizes();
   const auto floats = v.options().dtype(at::kFloat);
   const auto allocate = [&](bool there, c10::SymIntArrayRef shape, at::ScalarType type) {
-    return there ? at::empty_symint(shape, floats.dtype(type)) : at::empty({0}, floats);
+    return there ? fresh(shape, {}, floats.dtype(type)) : at::empty({0}, floats);
   };
   const bool synapse = population.has_synapse();
   RecurrentOutputs outputs{

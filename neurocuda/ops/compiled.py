@@ -24,8 +24,9 @@ def all_finite(x: Tensor) -> bool:
 
 
 def empty(sizes: Sequence[int], device: torch.device) -> Tensor:
-    """Memory for a float32 result, not yet written."""
-    return torch.empty(*sizes, device=device)
+    """Memory for float32 values, on the CPU from a pool that takes it back once no tensor uses it."""
+    result: Tensor = torch.ops.neurocuda.empty.default(list(sizes), device=device)
+    return result
 
 
 def branch_sum(branches: Sequence[Tensor]) -> Tensor:

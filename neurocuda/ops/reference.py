@@ -27,8 +27,8 @@ def all_finite(x: Tensor) -> bool:
 
 
 def empty(sizes: Sequence[int], device: torch.device) -> Tensor:
-    """Memory for a float32 result, not yet written."""
-    return torch.empty(*sizes, device=device)
+    """Memory for float32 values."""
+    return torch.empty(list(sizes), dtype=torch.float32, device=device)
 
 
 def branch_sum(branches: Sequence[Tensor]) -> Tensor:
