@@ -11,21 +11,6 @@
 namespace neurocuda {
 namespace {
 
-cpu::Element element_of(at::ScalarType type) {
-  switch (type) {
-    case at::kFloat:
-      return cpu::Element::kFloat32;
-    case at::kHalf:
-      return cpu::Element::kFloat16;
-    case at::kBFloat16:
-      return cpu::Element::kBFloat16;
-    case at::kByte:
-      return cpu::Element::kUInt8;
-    default:
-      return cpu::Element::kBool;
-  }
-}
-
 // Whether a tensor [T, ...] fills its memory without gaps, one step after the other.
 bool streams(const at::Tensor& tensor) {
   if (!tensor.is_non_overlapping_and_dense()) return false;
@@ -123,6 +108,21 @@ std::string name_of(at::ScalarType type) {
                      [](char c) { return c >= 'A' && c <= 'Z' ? c + 32 : c; });
       return name;
     }
+  }
+}
+
+cpu::Element element_of(at::ScalarType type) {
+  switch (type) {
+    case at::kFloat:
+      return cpu::Element::kFloat32;
+    case at::kHalf:
+      return cpu::Element::kFloat16;
+    case at::kBFloat16:
+      return cpu::Element::kBFloat16;
+    case at::kByte:
+      return cpu::Element::kUInt8;
+    default:
+      return cpu::Element::kBool;
   }
 }
 

@@ -37,6 +37,9 @@ std::string name_of(at::ScalarType type);
 // Whether the kernels read elements of this type.
 bool readable(at::ScalarType type);
 
+// The type of a readable tensor, as the kernels name it.
+cpu::Element element_of(at::ScalarType type);
+
 // A tensor without values, contiguous without strides; on the CPU its memory comes from a pool. Works for
 // Meta tensors too.
 at::Tensor fresh(c10::SymIntArrayRef sizes, c10::SymIntArrayRef strides, const at::TensorOptions& options);

@@ -157,6 +157,18 @@ def ordered_conv(
     return result
 
 
+def sum_pool2d(x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """As `reference.sum_pool2d`, of x in float32, float16, bfloat16, uint8 or bool; the result is float32."""
+    result: Tensor = torch.ops.neurocuda.sum_pool2d.default(x, list(kernel), list(stride), list(padding))
+    return result
+
+
+def avg_pool2d(x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """`sum_pool2d` divided by the full area of the kernel, padding included."""
+    result: Tensor = torch.ops.neurocuda.avg_pool2d.default(x, list(kernel), list(stride), list(padding))
+    return result
+
+
 def pack_spikes(spikes: Tensor) -> Tensor:
     """Spikes [T, B, *shape] as bits, uint8 [T, ceil(B * shape / 8)]: the first neuron in the lowest bit, zeros last.
 
