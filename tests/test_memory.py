@@ -254,6 +254,7 @@ stop = threading.Event()
 def work():
     while not stop.is_set():
         compiled.empty([100_000], torch.device("cpu"))
+compiled.empty([100_000], torch.device("cpu")).fill_(1)  # torch itself hangs after a fork within its first call
 thread = threading.Thread(target=work)
 thread.start()
 for _ in range(20):

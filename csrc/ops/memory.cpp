@@ -56,6 +56,11 @@ class PoolAllocator final : public c10::Allocator {
   }
 };
 
+// Made while the module loads, so that no fork falls into it; storages point at the allocator to the very
+// end.
+[[maybe_unused]] const cpu::Pool& pool = cpu::Pool::instance();
+PoolAllocator* const allocator = new PoolAllocator;
+
 Tensor empty(c10::SymIntArrayRef size, std::optional<c10::Device> device) {
   return fresh(size, {}, at::TensorOptions().dtype(at::kFloat).device(device.value_or(c10::kCPU)));
 }
@@ -78,7 +83,6 @@ TORCH_LIBRARY_IMPL(neurocuda, Meta, m) { m.impl("empty", empty); }
 }  // namespace
 
 Tensor pooled(at::IntArrayRef sizes, at::IntArrayRef strides, at::ScalarType type) {
-  static PoolAllocator* const allocator = new PoolAllocator;  // storages point at it until the very end
   constexpr c10::DispatchKeySet cpu(c10::DispatchKey::CPU);
   if (strides.empty()) return at::detail::empty_generic(sizes, allocator, cpu, type, std::nullopt);
   return at::detail::empty_strided_generic(sizes, strides, allocator, cpu, type);
