@@ -1,4 +1,4 @@
-"""Runs the stages of a lowered schedule over one chunk of time on the reference operators."""
+"""Runs the stages of a lowered schedule over one chunk of time."""
 
 from __future__ import annotations
 
@@ -293,11 +293,11 @@ def convolution_pads(node: Node) -> reference.Pads:
 
 
 def _sum_pool(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
-    return _by_step(reference.sum_pool2d(x.flatten(0, 1), *_window(lowered.node)), x)
+    return _by_step(tensors.operators.sum_pool2d(x.flatten(0, 1), *_window(lowered.node)), x)
 
 
 def _average_pool(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
-    return _by_step(reference.avg_pool2d(x.flatten(0, 1), *_window(lowered.node)), x)
+    return _by_step(tensors.operators.avg_pool2d(x.flatten(0, 1), *_window(lowered.node)), x)
 
 
 def _window(node: Node) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:

@@ -1,0 +1,54 @@
+"""torch.compile and torch.export see the whole network, and change no bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import neurocuda
+from neurocuda.ops import backends
+
+pytestmark = pytest.mark.skipif(backends.backends()["cpu"] != backends.AVAILABLE, reason="neurocuda._C is not there")
+
+DIGITS = Path(__file__).resolve().parents[1] / "examples" / "digits" / "digits.nir"
+
+
+class Tensors(nn.Module):
+    """The network with its state as plain tensors, which is what an exported program returns."""
+
+    def __init__(self, net: neurocuda.Executor) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        y, state = self.net(x)
+        return y, state.tensors
+
+
+def digits() -> tuple[Tensors, Tensor]:
+    return Tensors(neurocuda.load(DIGITS)), torch.rand(4, 2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def assert_same(found: tuple[Tensor, dict[str, Tensor]], expected: tuple[Tensor, dict[str, Tensor]]) -> None:
+    assert torch.equal(found[0], expected[0]), f"output: found {found[0]}, expected {expected[0]}"
+    assert found[1].keys() == expected[1].keys()
+    for name, values in expected[1].items():
+        assert torch.equal(found[1][name], values), f"{name}: found {found[1][name]}, expected {values}"
+
+
+def test_a_compiled_network_gives_the_same_bits() -> None:
+    net, x = digits()
+    with torch.no_grad():
+        expected = net(x)
+        assert expected[0].any()
+        assert_same(torch.compile(net, fullgraph=True)(x), expected)
+
+
+def test_an_exported_network_gives_the_same_bits() -> None:
+    net, x = digits()
+    with torch.no_grad():
+        expected = net(x)
+        assert_same(torch.export.export(net, (x,)).module()(x * 1), expected)
