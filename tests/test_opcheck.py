@@ -113,8 +113,21 @@ def bits_and_spikes() -> Iterator[Sample]:
     yield OPS.unpack_spikes.out, (bits,), {"out": torch.empty(3, 2, 5)}
 
 
+def pools() -> Iterator[Sample]:
+    x = normal(numbers("opcheck"), 2, 3, 6, 7)
+    window = ([2, 3], [2, 1], [1, 0])
+    for pool in (OPS.sum_pool2d, OPS.avg_pool2d):
+        yield pool.default, (*leaves(x), *window), {}
+        yield pool.default, (x.bool(), *window), {}
+        yield pool.out, (x, *window), {"out": torch.empty(2, 3, 4, 5)}
+
+
+def memory() -> Iterator[Sample]:
+    yield OPS.empty.default, ([0, 3],), {}  # what else it holds is not defined
+
+
 SAMPLES = (
-    [*neurons(), *recurrent_neurons(), *branch_sums(), *ordered_layers(), *bits_and_spikes()]
+    [*neurons(), *recurrent_neurons(), *branch_sums(), *ordered_layers(), *bits_and_spikes(), *pools(), *memory()]
     if backends.backends()["cpu"] == backends.AVAILABLE
     else []
 )
@@ -131,6 +144,8 @@ def test_every_operator_that_gives_gradients_is_asked_for_them() -> None:
     assert asked == {OPS.neuron.default, OPS.recurrent_neuron.default, OPS.branch_sum.default} | {
         OPS.ordered_linear.default,
         OPS.ordered_conv.default,
+        OPS.sum_pool2d.default,
+        OPS.avg_pool2d.default,
     }
 
 

@@ -35,7 +35,8 @@ _BUILT_FOR = re.compile(rb"neurocuda built for torch ([^\0]+)\0")
 def _load() -> str:
     """Load `neurocuda._C`, which registers its operators; `AVAILABLE`, or the reason why it cannot serve."""
     spec = importlib.util.find_spec("neurocuda._C")
-    if spec is None or spec.origin is None:
+    beside = Path(__file__).parents[1]  # an editable installation would lend its own to a copy that has none
+    if spec is None or spec.origin is None or not Path(spec.origin).parent.samefile(beside):
         return "not built (NEUROCUDA_BUILD=cpu pip install --no-build-isolation builds it, or says why it cannot)"
     # Read before it is loaded: a library built for another torch may fail to load in any way.
     found = _BUILT_FOR.search(Path(spec.origin).read_bytes())
