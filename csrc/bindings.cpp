@@ -8,11 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "cpu/pool.h"
 #include "program.h"
+#include "values.h"
 
 namespace py = pybind11;
-
-#include "cpu/pool.h"
 
 namespace {
 
@@ -75,7 +75,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       "memory",
       [] {
         const auto use = neurocuda::cpu::Pool::instance().use();
-        pybind11::dict found;
+        py::dict found;
         found["in_use"] = use.in_use;
         found["free"] = use.free;
         found["taken"] = use.taken;

@@ -1,25 +1,12 @@
 #include "program.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/ops/isfinite.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <atomic>
-#include <cstring>
 #include <utility>
 
-#include "cpu/finite.h"
-
 namespace neurocuda {
-namespace {
-
-void put(std::vector<at::Tensor>& slots, int slot, const at::Tensor& tensor) {
-  if (slot >= 0) slots[slot] = tensor;
-}
-
-}  // namespace
 
 int Program::new_slot() {
   constants_.emplace_back();
@@ -45,7 +32,7 @@ void Program::finish(std::vector<int> results) {
   for (const int slot : results_) kept[slot] = true;
   for (auto call = calls_.rbegin(); call != calls_.rend(); ++call) {
     const auto last_use = [&](int slot) {
-      if (slot < 0 || kept[slot]) return;
+      if (kept[slot]) return;
       kept[slot] = true;  // earlier calls are not its last
       call->spent.push_back(slot);
     };
@@ -80,9 +67,9 @@ std::vector<at::Tensor> Program::run(std::vector<at::Tensor> inputs) const {
     auto output = call.outputs.begin();
     for (const c10::IValue& value : stack) {
       if (value.isTensor()) {
-        put(slots, *output++, value.toTensor());
+        slots[*output++] = value.toTensor();
       } else if (value.isTensorList()) {
-        for (const at::Tensor& tensor : value.toTensorVector()) put(slots, *output++, tensor);
+        for (const at::Tensor& tensor : value.toTensorVector()) slots[*output++] = tensor;
       }
     }
     for (const int slot : call.spent) slots[slot].reset();
@@ -91,34 +78,6 @@ std::vector<at::Tensor> Program::run(std::vector<at::Tensor> inputs) const {
   results.reserve(results_.size());
   for (const int slot : results_) results.push_back(slots[slot]);
   return results;
-}
-
-bool same_bits(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
-  if (a.size() != b.size()) return false;
-  for (std::size_t at = 0; at < a.size(); ++at) {
-    const at::Tensor &left = a[at], &right = b[at];
-    if (left.scalar_type() != right.scalar_type() || left.sizes() != right.sizes() ||
-        left.strides() != right.strides() || left.device() != right.device()) {
-      return false;
-    }
-    if (left.const_data_ptr() == right.const_data_ptr()) continue;
-    if (!left.is_non_overlapping_and_dense()) return false;
-    if (std::memcmp(left.const_data_ptr(), right.const_data_ptr(), left.nbytes()) != 0) return false;
-  }
-  return true;
-}
-
-bool all_finite(const at::Tensor& tensor) {
-  if (tensor.scalar_type() != at::kFloat || !tensor.is_non_overlapping_and_dense()) {
-    return at::isfinite(tensor).all().item<bool>();
-  }
-  constexpr std::int64_t kGrain = 1 << 16;
-  const float* values = tensor.const_data_ptr<float>();
-  std::atomic<bool> finite = true;
-  at::parallel_for(0, tensor.numel(), kGrain, [&](std::int64_t first, std::int64_t last) {
-    if (!cpu::all_finite(values + first, last - first)) finite = false;
-  });
-  return finite;
 }
 
 }  // namespace neurocuda

@@ -10,7 +10,7 @@
 
 namespace neurocuda {
 
-// An argument of a call: the tensor in a slot, the tensors in several (-1: none there), or a value.
+// An argument of a call: the tensor in a slot, the tensors in several, or a value.
 struct Argument {
   enum class Kind { kSlot, kSlots, kValue } kind = Kind::kValue;
   std::vector<int> slots;
@@ -46,12 +46,5 @@ class Program {
   std::vector<int> results_;
   std::size_t inputs_ = constants_.size();
 };
-
-// Whether two lists of tensors agree in shapes, strides, types and every bit. Tensors that share their memory
-// do.
-bool same_bits(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b);
-
-// Whether every number is finite.
-bool all_finite(const at::Tensor& tensor);
 
 }  // namespace neurocuda

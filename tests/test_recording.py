@@ -151,6 +151,23 @@ def test_an_edit_is_seen(function: Callable[[list[Tensor]], list[Tensor]], edit:
         assert_same(call(recorder, function, given), function, given)
 
 
+def test_what_one_recording_keeps_another_may_use_as_it_is() -> None:
+    recorder = Recorder()
+
+    def check(key: str, function: Callable[[list[Tensor]], list[Tensor]]) -> None:
+        with torch.no_grad():
+            recorder.refresh([WEIGHT])
+            found = recorder.run(key, function, [torch.ones(3, 4)])
+        assert_same(found, function, [torch.ones(3, 4)])
+
+    for _ in range(2):
+        check("kept", lambda given: [given[0] * (WEIGHT * 2)])
+    for _ in range(2):
+        check("as it is", lambda given: [given[0] * WEIGHT])
+    WEIGHT.data.add_(1)
+    check("kept", lambda given: [given[0] * (WEIGHT * 2)])
+
+
 def test_another_source_is_seen() -> None:
     weights = [torch.ones(3), torch.full((3,), 2.0)]
     recorder = Recorder()

@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 Function = Callable[[list[Tensor]], list[Tensor]]
+Watched = dict[int, tuple[Tensor, Tensor]]
+"""By id: a tensor, and what it was."""
 
 _MOST = 16
 """Kinds of inputs that are remembered; then all are forgotten."""
@@ -28,7 +30,8 @@ class Recorder:
     def __init__(self) -> None:
         self._programs: dict[Hashable, Any] = {}  # None: seen once; False: cannot be recorded
         self._sources: list[Tensor] = []
-        self._watched: dict[int, tuple[Tensor, Tensor]] = {}  # by id: a tensor, and what it was
+        self._live: Watched = {}  # used as they are, whatever they hold: they may not move
+        self._kept: Watched = {}  # computed from: they may not change
 
     def __reduce__(self) -> tuple[type[Recorder], tuple[()]]:
         return Recorder, ()  # a copy records anew
@@ -36,12 +39,14 @@ class Recorder:
     def refresh(self, sources: Collection[Tensor]) -> None:
         """Forget what was recorded unless it still holds. `sources` are the tensors that the function closes over."""
         same = len(sources) == len(self._sources) and all(a is b for a, b in zip(sources, self._sources, strict=True))
-        if same and self._watched:
-            now, then = zip(*self._watched.values(), strict=True)
+        watched = [*self._live.values(), *self._kept.values()]
+        if same and watched:
+            now, then = zip(*watched, strict=True)
             same = importlib.import_module("neurocuda._C").same_bits(now, then)
         if not same:
             self._programs.clear()
-            self._watched.clear()
+            self._live.clear()
+            self._kept.clear()
             self._sources = list(sources)
 
     def run(self, key: Hashable, function: Function, inputs: list[Tensor]) -> list[Tensor]:
@@ -63,7 +68,8 @@ class Recorder:
         program, results = mode.finish(results)
         self._programs[key] = program or False
         if program:
-            self._watched.update(mode.watched)
+            self._live.update(mode.live)
+            self._kept.update(mode.kept)
         return results
 
 
@@ -110,7 +116,8 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.slots = {id(t): self.slot_type(n) for n, t in enumerate(inputs)}  # what depends on the inputs
         self.constants: dict[int, Any] = {}
         self.origins: dict[int, tuple[Tensor, ...]] = {}  # of what was computed from constants: what it is a view of
-        self.watched: dict[int, tuple[Tensor, Tensor]] = {}
+        self.live: Watched = {}
+        self.kept: Watched = {}
         self.alive: list[Tensor] = list(inputs)  # so that no id is given twice
         self.possible = True
 
@@ -161,7 +168,7 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.alive.append(t)
             self.constants[id(t)] = self.program.constant(t)
             for origin in self.origins.get(id(t), (t,)):
-                self.watched.setdefault(id(origin), (origin, origin.detach()))
+                self.live[id(origin)] = (origin, origin.detach())
         return self.constants[id(t)]
 
     def _fold(self, func: Any, given: list[Tensor], results: list[Any]) -> None:
@@ -169,7 +176,7 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         origins = [origin for t in given for origin in self.origins.get(id(t), (t,))]
         if not func.is_view:
             for t in origins:
-                self.watched[id(t)] = (t, t.detach().clone())
+                self.kept[id(t)] = (t, t.detach().clone())
             origins = []
         for t in results:
             if isinstance(t, Tensor):
