@@ -24,7 +24,7 @@ help:
 	@echo "test       a seeded subset of the tests, in minutes"
 	@echo "test-full  all tests, with ten times as many random graphs"
 	@echo "sanitize   the tests of the operators, built with AddressSanitizer and UndefinedBehaviorSanitizer"
-	@echo "bench      measure side by side against the same network in plain PyTorch"
+	@echo "bench      measure side by side with other simulators, plain PyTorch and the physical floor"
 	@echo "lint       ruff, mypy, import-linter, clang-format"
 	@echo "format     let ruff and clang-format rewrite the sources"
 	@echo "clean      remove what was built, cached and drawn (not .venv)"
