@@ -1,0 +1,239 @@
+"""Kernels of whole populations over time: `neuron`, its gradients, and the sum of branches alone."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from neurocuda.ops.triton.signals import coefficients_at, sum_at
+from neurocuda.ops.triton.update import MANY, NEVER, NO_SYNAPSE, UPDATED, after_reset, spikes_of, update_neuron
+
+STAGES = tl.constexpr(4)
+"""Steps that are loaded before the first of them is used."""
+
+VALUES = tl.constexpr(0)  # in the type of the output
+COUNTS = tl.constexpr(1)  # uint8: what is above 255 becomes 255, NaN 0
+FLAGS = tl.constexpr(2)  # bool
+BITS = tl.constexpr(3)
+
+FAST_SIGMOID = tl.constexpr(0)
+ARCTAN = tl.constexpr(1)
+TRIANGLE = tl.constexpr(2)
+
+_SIZES = ["units", "strides", "inners", "counts", "steps", "size", "of_strides"]
+
+
+@triton.jit
+def write(output, emitted, t, n, size, first, mask, OUTPUT: tl.constexpr, BLOCK: tl.constexpr):
+    """Write what neurons n emit at step t; `first` is the first of them."""
+    if OUTPUT == BITS:
+        places = tl.arange(0, 8)[None, :]
+        spikes = tl.reshape(((emitted != 0) & mask).to(tl.int32), (BLOCK // 8, 8))
+        byte = first // 8 + tl.arange(0, BLOCK // 8)
+        row = (size + 7) // 8
+        tl.store(output + t * row + byte, tl.sum(spikes << places, axis=1).to(tl.uint8), mask=byte < row)
+    else:
+        if OUTPUT == COUNTS:
+            emitted = tl.where(emitted > 0, emitted, 0.0)
+            emitted = tl.where(emitted < 255, emitted, 255.0).to(tl.int32)
+        if OUTPUT == FLAGS:
+            emitted = (emitted != 0).to(tl.int32)
+        tl.store(output + t * size + n, emitted.to(output.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def step(
+    x, v, i, c, t, n, size, first, mask, output, trace_v, trace_i, trace_u,
+    SYNAPSE: tl.constexpr, FIRES: tl.constexpr, SUBTRACT: tl.constexpr, OUTPUT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Update neurons n by step t, and write what is asked for; their state after it."""
+    emitted, v, i, u = update_neuron(x, v, i, c, SYNAPSE, FIRES, SUBTRACT)
+    at = t * size + n
+    if output is not None:
+        write(output, emitted, t, n, size, first, mask, OUTPUT, BLOCK)
+    if trace_v is not None:
+        tl.store(trace_v + at, v, mask=mask)
+    if trace_i is not None:
+        tl.store(trace_i + at, i, mask=mask)
+    if trace_u is not None:
+        tl.store(trace_u + at, u, mask=mask)
+    return v, i
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def neuron_kernel(
+    branches, strides, v_before, i_before, coefficients, inners, counts,
+    output, v_after, i_after, trace_v, trace_i, trace_u, units: tl.int64, steps,
+    SYNAPSE: tl.constexpr, FIRES: tl.constexpr, SUBTRACT: tl.constexpr, OUTPUT: tl.constexpr,
+    UNIT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A block of neurons over all steps. What is None is not there, or not asked for."""
+    size = units.to(tl.int64) * UNIT
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    n = first + tl.arange(0, BLOCK)
+    mask = n < size
+    c = coefficients_at(coefficients, inners, counts, n, mask)
+    v = tl.load(v_before + n, mask=mask, other=0)
+    i = v
+    if SYNAPSE != NO_SYNAPSE:
+        i = tl.load(i_before + n, mask=mask, other=0)
+    whole = steps - steps % STAGES
+    for start in range(0, whole, STAGES):
+        xs = ()
+        for k in tl.static_range(STAGES):  # all loads first: they wait together, and none waits for a store
+            xs = xs + (sum_at(branches, strides, start + k, n, mask, UNIT),)  # noqa: RUF005
+        for k in tl.static_range(STAGES):
+            v, i = step(xs[k], v, i, c, start + k, n, size, first, mask, output, trace_v, trace_i, trace_u,
+                        SYNAPSE, FIRES, SUBTRACT, OUTPUT, BLOCK)  # fmt: skip
+    for t in range(whole, steps):
+        x = sum_at(branches, strides, t, n, mask, UNIT)
+        v, i = step(x, v, i, c, t, n, size, first, mask, output, trace_v, trace_i, trace_u,
+                    SYNAPSE, FIRES, SUBTRACT, OUTPUT, BLOCK)  # fmt: skip
+    if v_after is not None:
+        tl.store(v_after + n, v, mask=mask)
+    if i_after is not None:
+        tl.store(i_after + n, i, mask=mask)
+
+
+@triton.jit
+def derivative(distance, scale, SURROGATE: tl.constexpr):
+    """The surrogate derivative of a spike at a distance from the threshold."""
+    if SURROGATE == FAST_SIGMOID:
+        root = 1.0 + scale * tl.abs(distance)
+        value = tl.div_rn(tl.full(root.shape, 1.0, tl.float32), root * root)
+    elif SURROGATE == ARCTAN:
+        root = scale * distance
+        value = tl.div_rn(tl.full(root.shape, 1.0, tl.float32), 1.0 + root * root)
+    else:
+        height = 1.0 - scale * tl.abs(distance)
+        value = tl.where(height < 0.0, 0.0, height)
+    return value
+
+
+@triton.jit
+def nearest_threshold(u, threshold, FIRES: tl.constexpr):
+    """The positive multiple of the threshold that is nearest to u; the threshold where there is but one spike."""
+    nearest = threshold
+    if FIRES == MANY:
+        ratio = tl.div_rn(u, threshold)
+        # The sum rounds to a whole number, half to even; beyond 2^23 all are whole.
+        multiple = tl.where(ratio < 8388608.0, (ratio + 8388608.0) - 8388608.0, ratio)
+        nearest = threshold * tl.where(multiple < 1.0, 1.0, multiple)
+    return nearest
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def neuron_backward_kernel(
+    branches, strides, v_before, i_before, coefficients, inners, counts, us, currents,
+    of_output, of_v, of_i, of_trace_v, of_trace_i, of_strides, to_branches, to_v, to_i, to_coefficients,
+    units: tl.int64, steps, scale,
+    SYNAPSE: tl.constexpr, FIRES: tl.constexpr, SUBTRACT: tl.constexpr, SURROGATE: tl.constexpr,
+    UNIT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The reverse of `neuron_kernel`. Sums stand in the order in which autograd adds them, those over time too.
+
+    `us` are the potentials before the reset, `currents` those after each step, of a second forward run. Gradients of
+    coefficients are those of each neuron by itself.
+    """
+    size = units.to(tl.int64) * UNIT
+    n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = n < size
+    c = coefficients_at(coefficients, inners, counts, n, mask)
+    decay_v, gain_v, _bias_v, decay_i, gain_i, threshold, v_reset = c
+    dv = tl.load(of_v + n, mask=mask, other=0)
+    nothing = tl.zeros((BLOCK,), tl.float32)
+    di = nothing
+    di_current = nothing  # of i through u, where that uses the previous one
+    if SYNAPSE != NO_SYNAPSE:
+        di = tl.load(of_i + n, mask=mask, other=0)
+    to_decay_v = nothing
+    to_gain_v = nothing
+    to_bias_v = nothing
+    to_decay_i = nothing
+    to_gain_i = nothing
+    to_threshold = nothing
+    to_v_reset = nothing
+    for back in range(0, steps):
+        t = tl.cast(steps - 1 - back, tl.int64)
+        at = t * size + n
+        if t > 0:
+            u_then = tl.load(us + at - size, mask=mask, other=0)
+            spikes_then = u_then
+            if FIRES != NEVER:
+                spikes_then = spikes_of(u_then, threshold, FIRES)
+            v = after_reset(u_then, spikes_then, threshold, v_reset, FIRES, SUBTRACT)
+        else:
+            v = tl.load(v_before + n, mask=mask, other=0)
+        arriving = nothing
+        if of_output is not None:
+            arriving = tl.load(of_output + t * (tl.cast(of_strides[0], tl.int64) * UNIT) + n, mask=mask, other=0)
+            arriving = arriving.to(tl.float32)
+        to_trace_v = tl.load(of_trace_v + t * (tl.cast(of_strides[1], tl.int64) * UNIT) + n, mask=mask, other=0)
+        x = sum_at(branches, strides, t, n, mask, UNIT)
+        if FIRES == NEVER:
+            last = t == steps - 1  # autograd adds the gradient of the last state first
+            du = (to_trace_v + tl.where(last, dv, arriving)) + tl.where(last, arriving, dv)
+        else:
+            u = tl.load(us + at, mask=mask, other=0)
+            spikes = spikes_of(u, threshold, FIRES)
+            slope = nothing
+            if of_output is not None:  # 0 * NaN is not 0
+                slope = arriving * derivative(u - nearest_threshold(u, threshold, FIRES), scale, SURROGATE)
+            through = to_trace_v + dv
+            if SUBTRACT:
+                du = slope + through
+                to_threshold += -through * spikes
+            else:
+                fired = spikes > 0.0
+                du = slope + tl.where(fired, 0.0, through)
+                to_v_reset += tl.where(fired, through, 0.0)
+            to_threshold += -slope
+        dcurrent = du * gain_v
+        current = x
+        dx = dcurrent
+        if SYNAPSE != NO_SYNAPSE:
+            if t > 0:
+                i = tl.load(currents + at - size, mask=mask, other=0)
+            else:
+                i = tl.load(i_before + n, mask=mask, other=0)
+            to_trace_i = tl.load(of_trace_i + t * (tl.cast(of_strides[2], tl.int64) * UNIT) + n, mask=mask, other=0)
+            if SYNAPSE == UPDATED:
+                current = tl.load(currents + at, mask=mask, other=0)
+                after = (to_trace_i + di) + dcurrent
+            else:
+                current = i
+                after = (to_trace_i + di_current) + di
+                di_current = dcurrent
+            to_decay_i += after * i
+            to_gain_i += after * x
+            dx = after * gain_i
+            di = after * decay_i
+        to_decay_v += du * v
+        to_gain_v += du * current
+        to_bias_v += du
+        dv = du * decay_v
+        if to_branches is not None:
+            tl.store(to_branches + at, dx, mask=mask)
+    tl.store(to_v + n, dv, mask=mask)
+    if SYNAPSE != NO_SYNAPSE:
+        tl.store(to_i + n, di + di_current, mask=mask)
+    if to_coefficients is not None:
+        tl.store(to_coefficients + n, to_decay_v, mask=mask)
+        tl.store(to_coefficients + size + n, to_gain_v, mask=mask)
+        tl.store(to_coefficients + 2 * size + n, to_bias_v, mask=mask)
+        tl.store(to_coefficients + 3 * size + n, to_decay_i, mask=mask)
+        tl.store(to_coefficients + 4 * size + n, to_gain_i, mask=mask)
+        tl.store(to_coefficients + 5 * size + n, to_threshold, mask=mask)
+        tl.store(to_coefficients + 6 * size + n, to_v_reset, mask=mask)
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def branch_sum_kernel(branches, strides, output, units: tl.int64, UNIT: tl.constexpr, BLOCK: tl.constexpr):
+    """A block of neurons of one step."""
+    size = units.to(tl.int64) * UNIT
+    blocks = (size + BLOCK - 1) // BLOCK
+    program = tl.program_id(0).to(tl.int64)
+    t = program // blocks
+    n = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
+    mask = n < size
+    tl.store(output + t * size + n, sum_at(branches, strides, t, n, mask, UNIT), mask=mask)

@@ -1,0 +1,114 @@
+"""Sums and means of windows of images [N, C, H, W], rows before columns, in float32; padding adds zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from neurocuda.errors import ArgumentError
+from neurocuda.ops import reference
+from neurocuda.ops.triton.ordered import gradients_of
+from neurocuda.ops.triton.signals import READABLE, launch, plain
+
+_BLOCK = 256
+
+_SIZES = """images channels height width out_height out_width kernel_height kernel_width stride_y stride_x top left
+x_image x_channel x_row x_column""".split()
+
+
+@triton.jit(do_not_specialize=[*_SIZES, "area"])
+def pool_kernel(
+    x, result, images: tl.int64, channels, height, width, out_height, out_width, kernel_height, kernel_width,
+    stride_y, stride_x, top, left, x_image: tl.int64, x_channel: tl.int64, x_row: tl.int64, x_column: tl.int64,
+    area, MEAN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Some windows of all images and channels."""
+    n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = n < images.to(tl.int64) * channels * out_height * out_width
+    column = n % out_width * stride_x - left
+    row = n // out_width % out_height * stride_y - top
+    plane = n // out_width // out_height
+    at = x + plane // channels * x_image + plane % channels * x_channel
+    total = tl.zeros((BLOCK,), tl.float32)
+    for tap in range(0, kernel_height * kernel_width):
+        r = row + tap // kernel_width
+        c = column + tap % kernel_width
+        there = mask & (r >= 0) & (r < height) & (c >= 0) & (c < width)
+        total = total + tl.load(at + r * x_row + c * x_column, mask=there, other=0).to(tl.float32)
+    if MEAN:
+        total = tl.div_rn(total, tl.zeros((BLOCK,), tl.float32) + area)
+    tl.store(result + n, total, mask=mask)
+
+
+def sum_pool2d(x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """As `reference.sum_pool2d`, of x in float32, float16, bfloat16, uint8 or bool; the result is float32."""
+    result: Tensor = torch.ops.neurocuda_triton.pool2d.default(x, list(kernel), list(stride), list(padding), False)
+    return result
+
+
+def avg_pool2d(x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """`sum_pool2d` divided by the full area of the kernel, padding included."""
+    result: Tensor = torch.ops.neurocuda_triton.pool2d.default(x, list(kernel), list(stride), list(padding), True)
+    return result
+
+
+@torch.library.custom_op(
+    "neurocuda_triton::pool2d",
+    mutates_args=(),
+    schema="(Tensor x, int[] kernel, int[] stride, int[] padding, bool mean) -> Tensor",
+)
+def _pool(x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], mean: bool) -> Tensor:
+    result = _shape(x, kernel, stride, padding, mean)
+    launch(
+        pool_kernel,
+        -(-result.numel() // _BLOCK),
+        x.device,
+        plain(x),
+        result,
+        *x.shape,
+        *result.shape[2:],
+        *kernel,
+        *stride,
+        *padding,
+        *x.stride(),
+        float(kernel[0] * kernel[1]),
+        MEAN=mean,
+        BLOCK=_BLOCK,
+    )
+    return result
+
+
+@_pool.register_fake
+def _shape(x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], mean: bool) -> Tensor:
+    if x.dim() != 4 or x.dtype not in READABLE:
+        raise ArgumentError(
+            f"pool2d: expected x [N, C, H, W] of float32, float16, bfloat16, uint8 or bool, found {list(x.shape)} "
+            f"of {x.dtype}"
+        )
+    space = []
+    for axis in (0, 1):
+        room = x.shape[axis + 2] + 2 * padding[axis] - kernel[axis]
+        if room < 0:
+            raise ArgumentError(f"pool2d: expected x of at least {-room} elements more, found {list(x.shape)}")
+        space.append(room // stride[axis] + 1)
+    return x.new_empty((*x.shape[:2], *space), dtype=torch.float32)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, *how = inputs
+    ctx.shape, ctx.dtype, ctx.how = x.shape, x.dtype, how
+
+
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    *how, mean = ctx.how
+    pool = reference.avg_pool2d if mean else reference.sum_pool2d
+    x = gradient.new_zeros(ctx.shape, dtype=ctx.dtype)  # only its shape and type matter
+    return *gradients_of(lambda leaf: pool(leaf, *how), [x], [True], gradient), None, None, None, None
+
+
+_pool.register_autograd(_gradients, setup_context=_save)

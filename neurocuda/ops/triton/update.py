@@ -1,0 +1,71 @@
+"""The update of one neuron for one step, in Triton: the twin of csrc/neuron_update.h, which Triton cannot include.
+
+    i = i * decay_i + x * gain_i                  neurons with a synapse; otherwise i = x
+    u = v * decay_v + (i * gain_v + bias_v)
+    s = u > threshold                             or >=; many: max(0, floor(u / threshold))
+    v = s ? v_reset : u                           or u - s * threshold
+
+float32, each operation rounded by itself: every launch says enable_fp_fusion=False, and the division is IEEE's.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+NO_SYNAPSE = tl.constexpr(0)
+UPDATED = tl.constexpr(1)
+PREVIOUS = tl.constexpr(2)  # u uses the current of the step before
+
+NEVER = tl.constexpr(0)  # the membrane potential is the output
+ABOVE = tl.constexpr(1)
+REACHING = tl.constexpr(2)
+MANY = tl.constexpr(3)
+
+
+@triton.jit
+def spikes_of(u, threshold, FIRES: tl.constexpr):
+    """The spikes of membrane potential u; NaN stays NaN where a neuron may spike many times."""
+    if FIRES == MANY:
+        count = tl.floor(tl.div_rn(u, threshold))
+        spikes = tl.where(count < 0.0, 0.0, count)
+    elif FIRES == REACHING:
+        spikes = tl.where(u >= threshold, 1.0, 0.0)
+    else:
+        spikes = tl.where(u > threshold, 1.0, 0.0)
+    return spikes
+
+
+@triton.jit
+def after_reset(u, spikes, threshold, v_reset, FIRES: tl.constexpr, SUBTRACT: tl.constexpr):
+    """The membrane potential after the reset."""
+    if FIRES == NEVER:
+        v = u
+    elif SUBTRACT:
+        v = u - spikes * threshold
+    else:
+        v = tl.where(spikes > 0.0, v_reset, u)
+    return v
+
+
+@triton.jit
+def update_neuron(x, v, i, c, SYNAPSE: tl.constexpr, FIRES: tl.constexpr, SUBTRACT: tl.constexpr):
+    """One step: what the neuron emits, its state v and i, and u, the potential before the reset.
+
+    `c` are the coefficients in the order of `NeuronCoefficients`.
+    """
+    decay_v, gain_v, bias_v, decay_i, gain_i, threshold, v_reset = c
+    current = x
+    after = i
+    if SYNAPSE != NO_SYNAPSE:
+        after = i * decay_i + x * gain_i
+        if SYNAPSE == UPDATED:
+            current = after
+        else:
+            current = i
+    u = v * decay_v + (current * gain_v + bias_v)
+    if FIRES == NEVER:
+        emitted = u
+    else:
+        emitted = spikes_of(u, threshold, FIRES)
+    return emitted, after_reset(u, emitted, threshold, v_reset, FIRES, SUBTRACT), after, u
