@@ -47,7 +47,7 @@ def python(before: str = "", code: str = RUN, cwd: Path = ROOT, **environment: s
 
 def test_the_reference_is_always_there() -> None:
     found = backends.backends()
-    assert list(found) == ["reference", "cpu"]
+    assert list(found) == ["reference", "cpu", "triton"]
     assert found["reference"] == "available"
     with backends.use_backend("reference"):
         assert backends.backend_for(CPU) == "reference"
@@ -96,7 +96,7 @@ def test_a_compiled_function_follows_the_choice() -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    message = "use_backend: expected one of reference, cpu, found 'gpu'"
+    message = "use_backend: expected one of reference, cpu, triton, found 'gpu'"
     with pytest.raises(ArgumentError, match=message), backends.use_backend("gpu"):
         pass
 
@@ -104,7 +104,7 @@ def test_unknown_names_are_refused() -> None:
 def test_the_environment_chooses() -> None:
     assert python(NEUROCUDA_BACKEND="reference").stdout.startswith("reference 12.0\n")
     unknown = python(NEUROCUDA_BACKEND="fast")
-    assert "ArgumentError: NEUROCUDA_BACKEND: expected one of reference, cpu, found 'fast'" in unknown.stderr
+    assert "ArgumentError: NEUROCUDA_BACKEND: expected one of reference, cpu, triton, found 'fast'" in unknown.stderr
 
 
 @built

@@ -1,4 +1,4 @@
-"""Which implementation of the operators runs: the plain PyTorch of `reference`, or the compiled ones of `neurocuda._C`.
+"""Which implementation of the operators runs: plain PyTorch (`reference`), C++ (`neurocuda._C`), or Triton.
 
 All give the same bits. The best that is available is taken; `NEUROCUDA_BACKEND` in the environment and
 `use_backend` in a program ask for another.
@@ -6,6 +6,7 @@ All give the same bits. The best that is available is taken; `NEUROCUDA_BACKEND`
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -56,11 +58,33 @@ def _load() -> str:
 
 
 _CPU = _load()
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Triton reads it when the kernels are imported: then they run on the CPU too, slowly, and nothing is compiled."""
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@functools.cache
+def _triton() -> str:
+    """Whether Triton can launch kernels; `AVAILABLE`, or the reason why not. That it is installed tells nothing of it.
+
+    Called when asked for, and not before: Triton takes long to import.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return "not installed (pip install triton)"
+    if _INTERPRETED:
+        return AVAILABLE
+    try:
+        targets: dict[str, Any] = importlib.import_module("triton.backends").backends
+    except ImportError as error:
+        return f"cannot be loaded: {error}"
+    if not any(target.driver.is_active() for target in targets.values()):
+        return "no driver of a GPU is active (with TRITON_INTERPRET=1 the CPU interprets its kernels, slowly)"
+    return AVAILABLE
 
 
 def backends() -> dict[str, str]:
     """The backends by name: "available", or the reason why not."""
-    return {"reference": AVAILABLE, "cpu": _CPU}
+    return {"reference": AVAILABLE, "cpu": _CPU, "triton": _triton()}
 
 
 @contextmanager
@@ -79,20 +103,32 @@ def use_backend(name: str) -> Iterator[None]:
 def backend_for(device: torch.device) -> str:
     """The backend that runs on tensors of that device.
 
-    What `use_backend` asks for, else what `NEUROCUDA_BACKEND` does, else "cpu" for CPU tensors where it is
-    available; the reference for tensors of other devices.
+    What `use_backend` asks for, else what `NEUROCUDA_BACKEND` does, where that serves the device; else the best that
+    does: "cpu" for CPU tensors, "triton" for those of GPUs, "reference" for all others and where these are not
+    available. Triton serves CPU tensors only where it is asked for, and interpreted (TRITON_INTERPRET=1).
     """
     asked = _asked_last if torch.compiler.is_dynamo_compiling() else _asked.get()
     if asked is None and _ENVIRONMENT is not None:
         asked = _checked(_ENVIRONMENT, "NEUROCUDA_BACKEND")
-    if asked == "reference" or device.type != "cpu":
+    if asked == "reference":
         return "reference"
+    if device.type == "cuda":  # that of AMD's GPUs too
+        return "triton" if _triton() == AVAILABLE else "reference"
+    if device.type != "cpu":
+        return "reference"
+    if asked == "triton" and _INTERPRETED:
+        return "triton"
     return "cpu" if _CPU == AVAILABLE else "reference"
 
 
 def operators(device: torch.device) -> ModuleType:
     """The module whose functions run on tensors of that device; they have the signatures of `reference`."""
-    return compiled if backend_for(device) == "cpu" else reference
+    backend = backend_for(device)
+    if backend == "triton":
+        from neurocuda.ops import triton  # not before: it is not everywhere, and takes long to import
+
+        return triton
+    return compiled if backend == "cpu" else reference
 
 
 def _checked(name: str, where: str) -> str:

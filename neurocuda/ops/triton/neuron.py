@@ -215,24 +215,20 @@ def _neuron_backward(branches: Sequence[Tensor], *rest: Any) -> tuple[Tensor, ..
     steps, size = branches[0].shape[0], math.prod(order.sizes)
     to_branches, to_v, to_i, *to_coefficients = _backward_results(branches, p, order, branches_wanted)
     sums = torch.zeros(7, *order.sizes, device=p.v.device) if coefficients_wanted else None
-    zeros = torch.zeros((), device=p.v.device).expand(branches[0].shape)
-    of_output, of_trace_v, of_trace_i = (
-        None if none else order.signal(zeros if g is None else g)
-        for g, none in ((of[0], of[0] is None), (of[3], False), (of[4], False))
-    )
-    of_v, of_i = (order.step(zeros[0] if g is None and steps else torch.zeros_like(p.v) if g is None else g)
-                  for g in of[1:3])  # fmt: skip
+    zeros = torch.zeros((), device=p.v.device)
+    of_v, of_i = (zeros.expand(p.v.shape) if gradient is None else gradient for gradient in of[1:3])
     if steps == 0 or size == 0:
-        to_v.copy_(of_v.reshape(order.sizes) if size else to_v)
+        to_v.copy_(of_v)
         if synapse:
-            to_i.copy_(of_i.reshape(order.sizes) if size else to_i)
+            to_i.copy_(of_i)
         return to_branches, to_v, to_i, *[c.zero_() for c in to_coefficients]
     us = order.empty(steps, p.v, torch.float32)
     currents = order.empty(steps, p.v, torch.float32) if synapse else None
     run_neuron(branches, p, order, [None, None, None, None, currents], trace_u=us)
     signals, strides = signals_of(branches, order)
-    of_strides = [0 if of_output is None else of_output[1], of_trace_v[1], of_trace_i[1]]
-    unit, (count, *distances) = units(size, *strides, *of_strides)
+    silence = zeros.expand(branches[0].shape)
+    over_time = [order.signal(silence if gradient is None else gradient) for gradient in (of[0], *of[3:])]
+    unit, (count, *distances) = units(size, *strides, *(stride for _, stride in over_time))
     block = 512
     launch(
         kernels.neuron_backward_kernel,
@@ -245,11 +241,11 @@ def _neuron_backward(branches: Sequence[Tensor], *rest: Any) -> tuple[Tensor, ..
         *p.coefficients(order),
         us,
         currents,
-        None if of_output is None else of_output[0],
-        of_v,
-        of_i,
-        of_trace_v[0],
-        of_trace_i[0],
+        None if of[0] is None else over_time[0][0],
+        order.step(of_v),
+        order.step(of_i),
+        over_time[1][0],
+        over_time[2][0],
         tuple(distances[len(signals) :]),
         to_branches if branches_wanted else None,
         to_v,

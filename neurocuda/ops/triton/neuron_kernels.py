@@ -81,7 +81,7 @@ def neuron_kernel(
     for start in range(0, whole, STAGES):
         xs = ()
         for k in tl.static_range(STAGES):  # all loads first: they wait together, and none waits for a store
-            xs = xs + (sum_at(branches, strides, start + k, n, mask, UNIT),)  # noqa: RUF005
+            xs = xs + (sum_at(branches, strides, start + k, n, mask, UNIT),)  # type: ignore[assignment] # noqa: RUF005
         for k in tl.static_range(STAGES):
             v, i = step(xs[k], v, i, c, start + k, n, size, first, mask, output, trace_v, trace_i, trace_u,
                         SYNAPSE, FIRES, SUBTRACT, OUTPUT, BLOCK)  # fmt: skip
@@ -153,7 +153,7 @@ def neuron_backward_kernel(
     to_gain_i = nothing
     to_threshold = nothing
     to_v_reset = nothing
-    for back in range(0, steps):
+    for back in range(steps):
         t = tl.cast(steps - 1 - back, tl.int64)
         at = t * size + n
         if t > 0:

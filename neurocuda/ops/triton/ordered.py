@@ -23,9 +23,7 @@ _ROWS, _COLUMNS = 16, 64
 _PIXELS, _CHANNELS = 64, 16
 
 
-@triton.jit(
-    do_not_specialize=["rows", "groups", "into", "out", "x_row", "x_group", "x_in", "w_group", "w_out", "w_in"]
-)
+@triton.jit(do_not_specialize=["rows", "groups", "into", "out", "x_row", "x_group", "x_in", "w_group", "w_out", "w_in"])
 def linear_kernel(
     x, weight, bias, result, rows: tl.int64, groups: tl.int64, into, out: tl.int64,
     x_row: tl.int64, x_group: tl.int64, x_in: tl.int64, w_group: tl.int64, w_out: tl.int64, w_in: tl.int64,
@@ -41,7 +39,7 @@ def linear_kernel(
     at_x = x + r * x_row + g * x_group
     at_w = weight + g * w_group + o * w_out
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for k in range(0, into):
+    for k in range(into):
         step = tl.cast(k, tl.int64)
         values = tl.load(at_x + step * x_in, mask=r < rows, other=0).to(tl.float32)
         weights = tl.load(at_w + step * w_in, mask=o < out, other=0)
@@ -51,8 +49,8 @@ def linear_kernel(
     tl.store(result + (r * groups + g)[:, None] * out + o[None, :], total, mask=inside)
 
 
-_CONV_SIZES = """frames per_group out height width out_height out_width kernel_height kernel_width stride_y stride_x top left
-gap_y gap_x groups x_frame x_channel x_row x_column""".split()
+_CONV_SIZES = """frames per_group out height width out_height out_width kernel_height kernel_width stride_y stride_x
+top left gap_y gap_x groups x_frame x_channel x_row x_column""".split()
 
 
 @triton.jit(do_not_specialize=_CONV_SIZES)
@@ -75,7 +73,7 @@ def conv_kernel(
     total = tl.zeros((CHANNELS, PIXELS), tl.float32)
     taps = kernel_height * kernel_width
     at_w = weight + (g * out + o) * (taps.to(tl.int64) * per_group)
-    for tap in range(0, per_group * taps):
+    for tap in range(per_group * taps):
         channel = g * per_group + tap // taps
         row = y + tap % taps // kernel_width * gap_y
         column = across + tap % kernel_width * gap_x
@@ -243,7 +241,8 @@ def gradients_of(
     """Those of a function of the reference, which computes it once more, to the inputs that want them."""
     with torch.enable_grad():
         leaves = [
-            None if t is None else t.detach().float().requires_grad_(want) for t, want in zip(inputs, wanted, strict=True)
+            None if t is None else t.detach().float().requires_grad_(want)
+            for t, want in zip(inputs, wanted, strict=True)
         ]
         result = function(*leaves)
         asked = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]

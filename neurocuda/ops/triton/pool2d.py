@@ -35,7 +35,7 @@ def pool_kernel(
     plane = n // out_width // out_height
     at = x + plane // channels * x_image + plane % channels * x_channel
     total = tl.zeros((BLOCK,), tl.float32)
-    for tap in range(0, kernel_height * kernel_width):
+    for tap in range(kernel_height * kernel_width):
         r = row + tap // kernel_width
         c = column + tap % kernel_width
         there = mask & (r >= 0) & (r < height) & (c >= 0) & (c < width)

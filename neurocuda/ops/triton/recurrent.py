@@ -43,11 +43,11 @@ def recurrent_kernel(
     if SYNAPSE != NO_SYNAPSE:
         i = tl.load(i_before + n, mask=mask, other=0)
     tl.store(output + n, tl.load(previous + n, mask=mask, other=0), mask=mask)
-    for step in range(0, steps):
+    for step in range(steps):
         t = tl.cast(step, tl.int64)
         tl.debug_barrier()  # the spikes of the step before are those of other threads
         current = tl.zeros((BLOCK,), tl.float32)
-        for k in range(0, neurons):
+        for k in range(neurons):
             spike = tl.load(output + t * size + first + k)
             if spike != 0:
                 at = weight + (group * neurons + k) * neurons + o
@@ -59,10 +59,7 @@ def recurrent_kernel(
             at = branches[branch] + t * tl.cast(strides[branch], tl.int64) + n
             value = tl.load(at, mask=mask, other=0).to(tl.float32)
             if branch < PLACE:
-                if branch == 0:
-                    x = value
-                else:
-                    x = x + value
+                x = value if branch == 0 else x + value
                 if branch == PLACE - 1:
                     x = x + current
             else:
@@ -179,9 +176,7 @@ def _shapes(
             f"recurrent_neuron: expected weight in float32 of shape {square}, found {weight.dtype} {list(weight.shape)}"
         )
     if previous.shape != shape:
-        raise ArgumentError(
-            f"recurrent_neuron: expected spikes of shape {list(shape)}, found {list(previous.shape)}"
-        )
+        raise ArgumentError(f"recurrent_neuron: expected spikes of shape {list(shape)}, found {list(previous.shape)}")
     synapse = p.gain_i is not None
     there = (traced[0], traced[1] and synapse, traced[2])
     return (
@@ -226,7 +221,9 @@ def _gradients(ctx: Any, *of: Tensor | None) -> tuple[Any, ...]:
             branches, ctx.place, weight, bias, c, NeuronState(v, i), spikes, ctx.surrogate, record
         )
         results = [output, after.v, after.i, last, *(traces.get(name) for name in ("v", "i", "recurrent"))]
-        pairs = [(r, g) for r, g in zip(results, of, strict=True) if r is not None and g is not None and r.requires_grad]
+        pairs = [
+            (r, g) for r, g in zip(results, of, strict=True) if r is not None and g is not None and r.requires_grad
+        ]
         asked = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
         found = iter(torch.autograd.grad([r for r, _ in pairs], asked, [g for _, g in pairs], allow_unused=True))
     gradients: list[Tensor | None] = []
@@ -242,4 +239,3 @@ def _each(wanted: bool | Sequence[bool], count: int) -> list[bool]:
 
 
 _recurrent.register_autograd(_gradients, setup_context=_save)
-

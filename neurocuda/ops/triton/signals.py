@@ -35,7 +35,7 @@ def coefficients_at(coefficients, inners, counts, n, mask):
     found = ()
     for name in tl.static_range(len(coefficients)):
         at = (n // tl.cast(inners[name], tl.int64)) % tl.cast(counts[name], tl.int64)
-        found = found + (tl.load(coefficients[name] + at, mask=mask, other=0),)  # noqa: RUF005
+        found = found + (tl.load(coefficients[name] + at, mask=mask, other=0),)  # type: ignore[assignment] # noqa: RUF005
     return found
 
 
@@ -90,7 +90,7 @@ def order_of(branches: Sequence[Tensor], *, plain: bool = False) -> Order:
     axes = list(range(len(sizes)))
     if not plain and branches[0].shape[0] > 0:
         for branch in branches:
-            by_stride = sorted(axes, key=lambda axis: -branch.stride(axis + 1))  # noqa: B023
+            by_stride = sorted(axes, key=lambda axis: -branch.stride(axis + 1))
             if branch[0].permute(by_stride).is_contiguous():
                 axes = by_stride
                 break

@@ -59,13 +59,7 @@ def update_neuron(x, v, i, c, SYNAPSE: tl.constexpr, FIRES: tl.constexpr, SUBTRA
     after = i
     if SYNAPSE != NO_SYNAPSE:
         after = i * decay_i + x * gain_i
-        if SYNAPSE == UPDATED:
-            current = after
-        else:
-            current = i
+        current = after if SYNAPSE == UPDATED else i
     u = v * decay_v + (current * gain_v + bias_v)
-    if FIRES == NEVER:
-        emitted = u
-    else:
-        emitted = spikes_of(u, threshold, FIRES)
+    emitted = u if FIRES == NEVER else spikes_of(u, threshold, FIRES)
     return emitted, after_reset(u, emitted, threshold, v_reset, FIRES, SUBTRACT), after, u
