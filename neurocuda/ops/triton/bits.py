@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from neurocuda.ops.triton.signals import launch, plain
+from neurocuda.ops.triton.signals import launch, plain, write
 
 _BLOCK = 1024
 
@@ -38,7 +38,7 @@ def unpack_kernel(bits, spikes, size: tl.int64, row: tl.int64, BLOCK: tl.constex
     n = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
     mask = n < size
     byte = tl.load(bits + t * row + n // 8, mask=mask, other=0).to(tl.int32)
-    tl.store(spikes + t * size + n, ((byte >> (n % 8).to(tl.int32)) & 1).to(spikes.dtype.element_ty), mask=mask)
+    write(spikes + t * size + n, ((byte >> (n % 8).to(tl.int32)) & 1).to(tl.float32), mask)
 
 
 def pack_spikes(spikes: Tensor) -> Tensor:

@@ -261,7 +261,9 @@ def _neuron_backward(branches: Sequence[Tensor], *rest: Any) -> tuple[Tensor, ..
     )
     if sums is not None:
         back = sorted(range(len(order.axes)), key=order.axes.__getitem__)
-        for gradient, total in zip(to_coefficients, sums, strict=True):
+        for coefficient, gradient, total in zip(p[2:9], to_coefficients, sums, strict=True):
+            if coefficient is None:
+                continue
             # In float64, so that their order does not show.
             gradient.copy_(total.permute(back).double().sum_to_size(gradient.shape))
     return to_branches, to_v, to_i, *to_coefficients

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from neurocuda.ops.triton.signals import coefficients_at, sum_at
+from neurocuda.ops.triton.signals import coefficients_at, read, sum_at, write
 from neurocuda.ops.triton.update import MANY, NEVER, NO_SYNAPSE, UPDATED, after_reset, spikes_of, update_neuron
 
 STAGES = tl.constexpr(4)
@@ -24,7 +24,7 @@ _SIZES = ["units", "strides", "inners", "counts", "steps", "size", "of_strides"]
 
 
 @triton.jit
-def write(output, emitted, t, n, size, first, mask, OUTPUT: tl.constexpr, BLOCK: tl.constexpr):
+def emit(output, emitted, t, n, size, first, mask, OUTPUT: tl.constexpr, BLOCK: tl.constexpr):
     """Write what neurons n emit at step t; `first` is the first of them."""
     if OUTPUT == BITS:
         places = tl.arange(0, 8)[None, :]
@@ -35,10 +35,10 @@ def write(output, emitted, t, n, size, first, mask, OUTPUT: tl.constexpr, BLOCK:
     else:
         if OUTPUT == COUNTS:
             emitted = tl.where(emitted > 0, emitted, 0.0)
-            emitted = tl.where(emitted < 255, emitted, 255.0).to(tl.int32)
+            emitted = tl.where(emitted < 255, emitted, 255.0)
         if OUTPUT == FLAGS:
-            emitted = (emitted != 0).to(tl.int32)
-        tl.store(output + t * size + n, emitted.to(output.dtype.element_ty), mask=mask)
+            emitted = tl.where(emitted != 0, 1.0, 0.0)
+        write(output + t * size + n, emitted, mask)
 
 
 @triton.jit
@@ -50,7 +50,7 @@ def step(
     emitted, v, i, u = update_neuron(x, v, i, c, SYNAPSE, FIRES, SUBTRACT)
     at = t * size + n
     if output is not None:
-        write(output, emitted, t, n, size, first, mask, OUTPUT, BLOCK)
+        emit(output, emitted, t, n, size, first, mask, OUTPUT, BLOCK)
     if trace_v is not None:
         tl.store(trace_v + at, v, mask=mask)
     if trace_i is not None:
@@ -166,8 +166,7 @@ def neuron_backward_kernel(
             v = tl.load(v_before + n, mask=mask, other=0)
         arriving = nothing
         if of_output is not None:
-            arriving = tl.load(of_output + t * (tl.cast(of_strides[0], tl.int64) * UNIT) + n, mask=mask, other=0)
-            arriving = arriving.to(tl.float32)
+            arriving = read(of_output + t * (tl.cast(of_strides[0], tl.int64) * UNIT) + n, mask)
         to_trace_v = tl.load(of_trace_v + t * (tl.cast(of_strides[1], tl.int64) * UNIT) + n, mask=mask, other=0)
         x = sum_at(branches, strides, t, n, mask, UNIT)
         if FIRES == NEVER:

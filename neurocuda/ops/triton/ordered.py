@@ -13,11 +13,12 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn import grad
 
 from neurocuda.errors import ArgumentError
 from neurocuda.ops import reference
 from neurocuda.ops.reference import Pads
-from neurocuda.ops.triton.signals import READABLE, launch, plain
+from neurocuda.ops.triton.signals import READABLE, launch, plain, read
 
 _ROWS, _COLUMNS = 16, 64
 _PIXELS, _CHANNELS = 64, 16
@@ -41,7 +42,7 @@ def linear_kernel(
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for k in range(into):
         step = tl.cast(k, tl.int64)
-        values = tl.load(at_x + step * x_in, mask=r < rows, other=0).to(tl.float32)
+        values = read(at_x + step * x_in, r < rows)
         weights = tl.load(at_w + step * w_in, mask=o < out, other=0)
         total = total + values[:, None] * weights[None, :]
     if bias is not None:
@@ -79,7 +80,7 @@ def conv_kernel(
         column = across + tap % kernel_width * gap_x
         there = (p < pixels) & (row >= 0) & (row < height) & (column >= 0) & (column < width)
         at = x + frame * x_frame + channel * x_channel + row * x_row + column * x_column
-        values = tl.load(at, mask=there, other=0).to(tl.float32)
+        values = read(at, there)
         weights = tl.load(at_w + tap, mask=o < out, other=0)
         total = total + weights[:, None] * values[None, :]
     if bias is not None:
@@ -235,41 +236,43 @@ def _check(op: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             )
 
 
-def gradients_of(
-    function: Callable[..., Tensor], inputs: Sequence[Tensor | None], wanted: Sequence[bool], gradient: Tensor
-) -> list[Tensor | None]:
-    """Those of a function of the reference, which computes it once more, to the inputs that want them."""
-    with torch.enable_grad():
-        leaves = [
-            None if t is None else t.detach().float().requires_grad_(want)
-            for t, want in zip(inputs, wanted, strict=True)
-        ]
-        result = function(*leaves)
-        asked = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
-        found = iter(torch.autograd.grad(result, asked, gradient))
-    return [
-        next(found).to(t.dtype) if t is not None and leaf is not None and leaf.requires_grad else None
-        for t, leaf in zip(inputs, leaves, strict=True)
-    ]
-
-
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:3])
     ctx.settings = inputs[3:]
 
 
 def _linear_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    return tuple(gradients_of(reference.ordered_linear, ctx.saved_tensors, ctx.needs_input_grad[:3], gradient))
+    """As those of the reference: sums of the library."""
+    x, weight, bias = ctx.saved_tensors
+    to_x = to_weight = to_bias = None
+    if ctx.needs_input_grad[0]:
+        to_x = torch.matmul(gradient.unsqueeze(-2), weight).squeeze(-2).to(x.dtype)
+    if ctx.needs_input_grad[1]:
+        to_weight = torch.einsum("n...o,n...i->...oi", gradient, x.float())
+    if ctx.needs_input_grad[2]:
+        to_bias = gradient.sum_to_size(bias.shape)
+    return to_x, to_weight, to_bias
 
 
 def _conv_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """As those of the reference: sums of the library."""
+    x, weight, bias = ctx.saved_tensors
     stride, flat, dilation, groups = ctx.settings
-    pads = tuple(zip(flat[::2], flat[1::2], strict=True))
-
-    def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return reference.ordered_conv(x, weight, bias, stride, pads, dilation, groups)
-
-    return *gradients_of(run, ctx.saved_tensors, ctx.needs_input_grad[:3], gradient), None, None, None, None
+    planar = x.dim() == 4
+    padded = reference.pad(x.float(), tuple(zip(flat[::2], flat[1::2], strict=True)))
+    to_x = to_weight = to_bias = None
+    if ctx.needs_input_grad[0]:
+        to_input: Callable[..., Tensor] = grad.conv2d_input if planar else grad.conv1d_input
+        to_x = to_input(padded.shape, weight, gradient, stride, 0, dilation, groups)
+        for axis, before in enumerate(flat[::2]):
+            to_x = to_x.narrow(axis + 2, before, x.shape[axis + 2])
+        to_x = to_x.to(x.dtype)
+    if ctx.needs_input_grad[1]:
+        to_kernel: Callable[..., Tensor] = grad.conv2d_weight if planar else grad.conv1d_weight
+        to_weight = to_kernel(padded, weight.shape, gradient, stride, 0, dilation, groups)
+    if ctx.needs_input_grad[2]:
+        to_bias = gradient.sum_to_size(bias.numel(), *[1] * (x.dim() - 2)).reshape(bias.shape)
+    return to_x, to_weight, to_bias, None, None, None, None
 
 
 _linear.register_autograd(_linear_gradients, setup_context=_save)

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from neurocuda.errors import ArgumentError
 from neurocuda.ops import reference
-from neurocuda.ops.triton.ordered import gradients_of
-from neurocuda.ops.triton.signals import READABLE, launch, plain
+from neurocuda.ops.triton.signals import READABLE, launch, plain, read
 
 _BLOCK = 256
 
@@ -39,7 +38,7 @@ def pool_kernel(
         r = row + tap // kernel_width
         c = column + tap % kernel_width
         there = mask & (r >= 0) & (r < height) & (c >= 0) & (c < width)
-        total = total + tl.load(at + r * x_row + c * x_column, mask=there, other=0).to(tl.float32)
+        total = total + read(at + r * x_row + c * x_column, there)
     if MEAN:
         total = tl.div_rn(total, tl.zeros((BLOCK,), tl.float32) + area)
     tl.store(result + n, total, mask=mask)
@@ -105,10 +104,13 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    """Those of the reference: of x only its shape matters."""
     *how, mean = ctx.how
-    pool = reference.avg_pool2d if mean else reference.sum_pool2d
-    x = gradient.new_zeros(ctx.shape, dtype=ctx.dtype)  # only its shape and type matter
-    return *gradients_of(lambda leaf: pool(leaf, *how), [x], [True], gradient), None, None, None, None
+    with torch.enable_grad():
+        x = gradient.new_zeros(ctx.shape, requires_grad=True)
+        windows = (reference.avg_pool2d if mean else reference.sum_pool2d)(x, *how)
+        (found,) = torch.autograd.grad(windows, x, gradient)
+    return found.to(ctx.dtype), None, None, None, None
 
 
 _pool.register_autograd(_gradients, setup_context=_save)

@@ -16,7 +16,7 @@ from neurocuda.ops import reference
 from neurocuda.ops.coefficients import NeuronCoefficients, NeuronState
 from neurocuda.ops.surrogate import Surrogate
 from neurocuda.ops.triton.population import ARGUMENTS, COEFFICIENTS, Population, population_of
-from neurocuda.ops.triton.signals import coefficients_at, launch, order_of
+from neurocuda.ops.triton.signals import coefficients_at, launch, order_of, read
 from neurocuda.ops.triton.update import NO_SYNAPSE, update_neuron
 
 _SIZES = ["strides", "inners", "counts", "neurons", "groups", "size", "steps"]
@@ -57,7 +57,7 @@ def recurrent_kernel(
         x = current
         for branch in tl.static_range(len(branches)):
             at = branches[branch] + t * tl.cast(strides[branch], tl.int64) + n
-            value = tl.load(at, mask=mask, other=0).to(tl.float32)
+            value = read(at, mask)
             if branch < PLACE:
                 x = value if branch == 0 else x + value
                 if branch == PLACE - 1:

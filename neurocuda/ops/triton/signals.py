@@ -20,12 +20,35 @@ READABLE = (torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.boo
 
 
 @triton.jit
+def read(at, mask):
+    """Numbers of any type as float32. bfloat16 by its bits: the interpreter would lose subnormal ones."""
+    value = tl.load(at, mask=mask, other=0)
+    if at.dtype.element_ty == tl.bfloat16:
+        wide = (value.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    else:
+        wide = value.to(tl.float32)
+    return wide
+
+
+@triton.jit
+def write(at, value, mask):
+    """float32 in any type, rounded to the nearest, half to even. bfloat16 by its bits: the interpreter would cut."""
+    if at.dtype.element_ty == tl.bfloat16:
+        bits = value.to(tl.uint32, bitcast=True)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        rounded = tl.where((bits & 0x7FFFFFFF) > 0x7F800000, 0x7FC0, rounded)  # NaN
+        tl.store(at, rounded.to(tl.uint16).to(tl.bfloat16, bitcast=True), mask=mask)
+    else:
+        tl.store(at, value.to(at.dtype.element_ty), mask=mask)
+
+
+@triton.jit
 def sum_at(branches, strides, t, n, mask, UNIT: tl.constexpr):
     """The sum of the branches at step t, left fold, in float32."""
-    total = tl.load(branches[0] + t * (tl.cast(strides[0], tl.int64) * UNIT) + n, mask=mask, other=0).to(tl.float32)
+    total = read(branches[0] + t * (tl.cast(strides[0], tl.int64) * UNIT) + n, mask)
     for branch in tl.static_range(1, len(branches)):
         at = branches[branch] + t * (tl.cast(strides[branch], tl.int64) * UNIT) + n
-        total = total + tl.load(at, mask=mask, other=0).to(tl.float32)
+        total = total + read(at, mask)
     return total
 
 
