@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -269,3 +270,58 @@ def test_builds_that_cannot_be_are_refused_or_left_out() -> None:
     automatic = setup("auto", CXX="no-such-compiler")
     assert automatic.returncode == 0
     assert "the compiled operators are not built: the C++ compiler 'no-such-compiler'" in automatic.stderr
+
+
+TRITON = """
+import importlib.util, sys
+{before}
+import torch
+from neurocuda.ops import backends
+assert "triton" not in sys.modules, "nobody asked for it"
+print(backends.backends()["triton"])
+print(backends.backend_for(torch.device("cpu")), backends.backend_for(torch.device("cuda")))
+"""
+no_driver = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+triton_there = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+
+def without_triton() -> str:
+    return ABSENT.replace("neurocuda._C", "triton")
+
+
+@no_driver
+@triton_there
+def test_triton_needs_a_driver_or_its_interpreter() -> None:
+    found = python(code=TRITON).stdout.split("\n")
+    assert found[0].startswith("no driver of a GPU is active")
+    assert found[1].endswith(" reference")
+    refused = python(NEUROCUDA_BACKEND="triton").stderr
+    assert "ArgumentError: NEUROCUDA_BACKEND: the backend 'triton' is not available: no driver" in refused
+    interpreted = python(code=TRITON, TRITON_INTERPRET="1").stdout.split("\n")
+    assert interpreted[0] == "available"
+    assert not interpreted[1].startswith("triton"), "CPU tensors only where it is asked for"
+    asked = python(NEUROCUDA_BACKEND="triton", TRITON_INTERPRET="1")
+    assert asked.stdout.startswith("triton 12.0\n"), asked
+
+
+def test_triton_may_be_absent() -> None:
+    assert python(without_triton(), code=TRITON).stdout.startswith("not installed (pip install triton)\n")
+    refused = python(without_triton(), NEUROCUDA_BACKEND="triton").stderr
+    assert "the backend 'triton' is not available: not installed" in refused
+
+
+@triton_there
+def test_with_a_driver_tensors_of_gpus_go_to_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver is pretended: no kernel is launched."""
+    from triton.backends import backends as targets
+
+    monkeypatch.setattr(targets["nvidia"].driver, "is_active", staticmethod(lambda: True))
+    backends._triton.cache_clear()
+    try:
+        assert backends.backends()["triton"] == "available"
+        assert backends.backend_for(torch.device("cuda", 1)) == "triton"
+        assert backends.operators(torch.device("cuda")).__name__ == "neurocuda.ops.triton"
+        with backends.use_backend("triton"):
+            assert backends.backend_for(CPU) != "triton", "kernels for a GPU do not run on the CPU"
+    finally:
+        backends._triton.cache_clear()

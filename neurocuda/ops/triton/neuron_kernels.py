@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from neurocuda.ops.triton.signals import coefficients_at, read, sum_at, write
+from neurocuda.ops.triton.signals import coefficients_at, even, read, sum_at, write
 from neurocuda.ops.triton.update import MANY, NEVER, NO_SYNAPSE, UPDATED, after_reset, spikes_of, update_neuron
 
 STAGES = tl.constexpr(4)
@@ -20,7 +20,7 @@ FAST_SIGMOID = tl.constexpr(0)
 ARCTAN = tl.constexpr(1)
 TRIANGLE = tl.constexpr(2)
 
-_SIZES = ["units", "strides", "inners", "counts", "steps", "size", "of_strides"]
+_SIZES = ["units", "steps"]
 
 
 @triton.jit
@@ -166,8 +166,8 @@ def neuron_backward_kernel(
             v = tl.load(v_before + n, mask=mask, other=0)
         arriving = nothing
         if of_output is not None:
-            arriving = read(of_output + t * (tl.cast(of_strides[0], tl.int64) * UNIT) + n, mask)
-        to_trace_v = tl.load(of_trace_v + t * (tl.cast(of_strides[1], tl.int64) * UNIT) + n, mask=mask, other=0)
+            arriving = read(of_output + t * (even(of_strides[0]) * UNIT) + n, mask)
+        to_trace_v = tl.load(of_trace_v + t * (even(of_strides[1]) * UNIT) + n, mask=mask, other=0)
         x = sum_at(branches, strides, t, n, mask, UNIT)
         if FIRES == NEVER:
             last = t == steps - 1  # autograd adds the gradient of the last state first
@@ -195,7 +195,7 @@ def neuron_backward_kernel(
                 i = tl.load(currents + at - size, mask=mask, other=0)
             else:
                 i = tl.load(i_before + n, mask=mask, other=0)
-            to_trace_i = tl.load(of_trace_i + t * (tl.cast(of_strides[2], tl.int64) * UNIT) + n, mask=mask, other=0)
+            to_trace_i = tl.load(of_trace_i + t * (even(of_strides[2]) * UNIT) + n, mask=mask, other=0)
             if SYNAPSE == UPDATED:
                 current = tl.load(currents + at, mask=mask, other=0)
                 after = (to_trace_i + di) + dcurrent
@@ -226,7 +226,7 @@ def neuron_backward_kernel(
         tl.store(to_coefficients + 6 * size + n, to_v_reset, mask=mask)
 
 
-@triton.jit(do_not_specialize=_SIZES)
+@triton.jit(do_not_specialize=["units"])
 def branch_sum_kernel(branches, strides, output, units: tl.int64, UNIT: tl.constexpr, BLOCK: tl.constexpr):
     """A block of neurons of one step."""
     size = units.to(tl.int64) * UNIT

@@ -11,7 +11,7 @@ from torch import Tensor
 from neurocuda.errors import ArgumentError
 from neurocuda.ops.coefficients import NeuronCoefficients, NeuronState
 from neurocuda.ops.triton import update
-from neurocuda.ops.triton.signals import READABLE, Order
+from neurocuda.ops.triton.signals import READABLE, Order, odd
 
 COEFFICIENTS = ("decay_v", "gain_v", "bias_v", "decay_i", "gain_i", "threshold", "v_reset")
 
@@ -55,10 +55,13 @@ class Population(NamedTuple):
         }
 
     def coefficients(self, order: Order) -> tuple[tuple[Tensor, ...], tuple[int, ...], tuple[int, ...]]:
-        """Values, how often each stands on end, how many; for those that are not there, ones that nobody uses."""
+        """Values, how often each stands on end, how many, these as `odd` gives them.
+
+        In place of those that are not there come some that nobody uses.
+        """
         given = [self.gain_v if c is None else c for c in self[2:9]]
         values, inners, counts = zip(*map(order.coefficient, given), strict=True)
-        return values, inners, counts
+        return values, odd(inners), odd(counts)
 
     def check(self, op: str, branches: Sequence[Tensor]) -> None:
         """Raises `ArgumentError`, also a ValueError, that names what does not fit."""

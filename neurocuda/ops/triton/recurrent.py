@@ -16,10 +16,10 @@ from neurocuda.ops import reference
 from neurocuda.ops.coefficients import NeuronCoefficients, NeuronState
 from neurocuda.ops.surrogate import Surrogate
 from neurocuda.ops.triton.population import ARGUMENTS, COEFFICIENTS, Population, population_of
-from neurocuda.ops.triton.signals import coefficients_at, launch, order_of, read
+from neurocuda.ops.triton.signals import coefficients_at, even, launch, odd, order_of, read
 from neurocuda.ops.triton.update import NO_SYNAPSE, update_neuron
 
-_SIZES = ["strides", "inners", "counts", "neurons", "groups", "size", "steps"]
+_SIZES = ["neurons", "groups", "size", "steps"]
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -56,7 +56,7 @@ def recurrent_kernel(
             current = current + tl.load(bias + group * neurons + o, mask=mask, other=0)
         x = current
         for branch in tl.static_range(len(branches)):
-            at = branches[branch] + t * tl.cast(strides[branch], tl.int64) + n
+            at = branches[branch] + t * even(strides[branch]) + n
             value = read(at, mask)
             if branch < PLACE:
                 x = value if branch == 0 else x + value
@@ -137,7 +137,7 @@ def _recurrent(
         size // neurons,
         p.v.device,
         signals,
-        strides,
+        odd(strides),
         weight.mT.reshape(groups, neurons, neurons).contiguous(),
         None if bias is None else bias.expand(weight.shape[:-1]).contiguous(),
         order.step(p.v),

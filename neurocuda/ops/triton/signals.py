@@ -7,7 +7,7 @@ so the compiler knows of 16-byte accesses, and a kernel is compiled at most twic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -42,12 +42,23 @@ def write(at, value, mask):
         tl.store(at, value.to(at.dtype.element_ty), mask=mask)
 
 
+def odd(numbers: Iterable[int]) -> tuple[int, ...]:
+    """Numbers as kernels take them in a tuple: there Triton would compile anew for 1 and for multiples of 16."""
+    return tuple(2 * number + 3 for number in numbers)
+
+
+@triton.jit
+def even(number):
+    """The number that `odd` was given."""
+    return (tl.cast(number, tl.int64) - 3) >> 1
+
+
 @triton.jit
 def sum_at(branches, strides, t, n, mask, UNIT: tl.constexpr):
     """The sum of the branches at step t, left fold, in float32."""
-    total = read(branches[0] + t * (tl.cast(strides[0], tl.int64) * UNIT) + n, mask)
+    total = read(branches[0] + t * (even(strides[0]) * UNIT) + n, mask)
     for branch in tl.static_range(1, len(branches)):
-        at = branches[branch] + t * (tl.cast(strides[branch], tl.int64) * UNIT) + n
+        at = branches[branch] + t * (even(strides[branch]) * UNIT) + n
         total = total + read(at, mask)
     return total
 
@@ -57,7 +68,7 @@ def coefficients_at(coefficients, inners, counts, n, mask):
     """The coefficients of neurons n: each repeats its `count` values, every one `inner` times on end."""
     found = ()
     for name in tl.static_range(len(coefficients)):
-        at = (n // tl.cast(inners[name], tl.int64)) % tl.cast(counts[name], tl.int64)
+        at = (n // even(inners[name])) % even(counts[name])
         found = found + (tl.load(coefficients[name] + at, mask=mask, other=0),)  # type: ignore[assignment] # noqa: RUF005
     return found
 

@@ -27,8 +27,12 @@ MANY = tl.constexpr(3)
 def spikes_of(u, threshold, FIRES: tl.constexpr):
     """The spikes of membrane potential u; NaN stays NaN where a neuron may spike many times."""
     if FIRES == MANY:
-        count = tl.floor(tl.div_rn(u, threshold))
-        spikes = tl.where(count < 0.0, 0.0, count)
+        ratio = tl.div_rn(u, threshold)
+        # tl.floor would flush subnormals. The sum rounds to a whole number; beyond 2^23 all are whole.
+        whole = (ratio + 8388608.0) - 8388608.0
+        floor = tl.where(whole > ratio, whole - 1.0, whole)
+        floor = tl.where(ratio < 8388608.0, floor, ratio)
+        spikes = tl.where(ratio < 0.0, 0.0, tl.where(ratio == 0.0, ratio, floor))  # zeros keep their sign
     elif FIRES == REACHING:
         spikes = tl.where(u >= threshold, 1.0, 0.0)
     else:

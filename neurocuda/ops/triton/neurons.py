@@ -14,7 +14,7 @@ from neurocuda.ops.coefficients import NeuronCoefficients, NeuronState
 from neurocuda.ops.surrogate import Surrogate
 from neurocuda.ops.triton import neuron_kernels as kernels
 from neurocuda.ops.triton.population import ARGUMENTS, Population, check_branches, population_of
-from neurocuda.ops.triton.signals import Order, block_for, launch, order_of, plain, units
+from neurocuda.ops.triton.signals import Order, block_for, launch, odd, order_of, plain, units
 
 _SURROGATES = {"fast-sigmoid": kernels.FAST_SIGMOID, "arctan": kernels.ARCTAN, "triangle": kernels.TRIANGLE}
 
@@ -150,7 +150,7 @@ def run_neuron(
         -(-size // block),
         p.v.device,
         signals,
-        tuple(distances),
+        odd(distances),
         order.step(p.v),
         None if p.i is None else order.step(p.i),
         *p.coefficients(order),
@@ -235,7 +235,7 @@ def _neuron_backward(branches: Sequence[Tensor], *rest: Any) -> tuple[Tensor, ..
         -(-size // block),
         p.v.device,
         signals,
-        tuple(distances[: len(signals)]),
+        odd(distances[: len(signals)]),
         order.step(p.v),
         None if p.i is None else order.step(p.i),
         *p.coefficients(order),
@@ -246,7 +246,7 @@ def _neuron_backward(branches: Sequence[Tensor], *rest: Any) -> tuple[Tensor, ..
         order.step(of_i),
         over_time[1][0],
         over_time[2][0],
-        tuple(distances[len(signals) :]),
+        odd(distances[len(signals) :]),
         to_branches if branches_wanted else None,
         to_v,
         to_i if synapse else None,
@@ -300,7 +300,7 @@ def _branch_sum(branches: Sequence[Tensor]) -> Tensor:
         block = block_for(total, *signals)
         programs = steps * -(-size // block)
         launch(
-            kernels.branch_sum_kernel, programs, total.device, signals, tuple(distances), total, count,
+            kernels.branch_sum_kernel, programs, total.device, signals, odd(distances), total, count,
             UNIT=unit, BLOCK=block,
         )  # fmt: skip
     return total
