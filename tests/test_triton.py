@@ -112,7 +112,7 @@ def test_the_sample_holds_every_value_of_every_axis() -> None:
 
 
 @interpreted
-@pytest.mark.parametrize("number", range(len(test_operators.LARGE)))
+@pytest.mark.parametrize("number", range(0, len(test_operators.LARGE), 1 if FULL else 2))
 def test_many_blocks(number: int) -> None:
     case = test_operators.LARGE[number]
     assert_case(case if math.prod(case.shape) <= 10_000 else case._replace(shape=(10_011,)))
@@ -202,7 +202,7 @@ def test_gradients(kind: Kind) -> None:
 @interpreted
 @pytest.mark.parametrize("dtype", test_operators.DTYPES, ids=str)
 def test_branch_sum(dtype: torch.dtype) -> None:
-    for layout, count, shape in itertools.product(test_operators.LAYOUTS, (1, 2, 8), ((), (8,), (129,), (3, 5, 7))):
+    for layout, count, shape in itertools.product(test_operators.LAYOUTS, (1, 2, 8), ((), (129,), (3, 5, 7))):
         case = some(Kind("LI"), dtype=dtype, layout=layout, branches=count, shape=shape)
         branches = test_operators.branches_of(case, numbers(case))
         assert_equal(ops.branch_sum(branches), reference.branch_sum([b.float() for b in branches]), case)
@@ -233,9 +233,10 @@ def turns(first: int) -> list[tuple[int, torch.dtype]]:
 @interpreted
 @pytest.mark.parametrize("layer", test_ordered_operators.LINEAR, ids=str)
 def test_ordered_linear(layer: test_ordered_operators.Linear) -> None:
+    layer = layer if FULL else layer._replace(rows=min(layer.rows, 20))
     draw = numbers("linear", layer)
     biases = [None, (), (1,), (layer.out,), (*layer.batch, layer.out)]
-    for number, dtype in turns(test_ordered_operators.LINEAR.index(layer)):
+    for number, dtype in turns(layer.into):
         bias_shape, density = biases[number], test_ordered_operators.DENSITIES[2 + number]
         weight = normal(draw, *layer.batch, layer.out, layer.into)
         bias = None if bias_shape is None else normal(draw, *bias_shape)

@@ -6,7 +6,6 @@ All give the same bits. The best that is available is taken; `NEUROCUDA_BACKEND`
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
 import os
@@ -62,13 +61,25 @@ _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Triton reads it when the kernels are imported: then they run on the CPU too, slowly, and nothing is compiled."""
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-@functools.cache
+_triton_found: str | None = None
+
+
 def _triton() -> str:
     """Whether Triton can launch kernels; `AVAILABLE`, or the reason why not. That it is installed tells nothing of it.
 
-    Called when asked for, and not before: Triton takes long to import.
+    Looked for when asked for, and not before: Triton takes long to import.
     """
+    global _triton_found
+    if _triton_found is None:
+        _triton_found = _look_for_triton()
+    return _triton_found
+
+
+# As torch.compiler.assume_constant_result does, which imports much: torch.compile takes the answer, not the way to it.
+vars(_triton)["_dynamo_marked_constant"] = True
+
+
+def _look_for_triton() -> str:
     if importlib.util.find_spec("triton") is None:
         return "not installed (pip install triton)"
     if _INTERPRETED:
