@@ -80,14 +80,19 @@ def backend_for(device: torch.device) -> str:
     """The backend that runs on tensors of that device.
 
     What `use_backend` asks for, else what `NEUROCUDA_BACKEND` does, else "cpu" for CPU tensors where it is
-    available; the reference for tensors of other devices.
+    available; the reference for tensors of other devices, and within the transforms of `torch.func`.
     """
     asked = _asked_last if torch.compiler.is_dynamo_compiling() else _asked.get()
     if asked is None and _ENVIRONMENT is not None:
         asked = _checked(_ENVIRONMENT, "NEUROCUDA_BACKEND")
-    if asked == "reference" or device.type != "cpu":
+    if asked == "reference" or device.type != "cpu" or _transformed():
         return "reference"
     return "cpu" if _CPU == AVAILABLE else "reference"
+
+
+def _transformed() -> bool:
+    """Whether a transform of `torch.func` is at work, which does not see into compiled operators."""
+    return not torch.compiler.is_dynamo_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def operators(device: torch.device) -> ModuleType:
