@@ -220,3 +220,17 @@ def test_a_step_costs_no_new_memory() -> None:
     for _ in range(200):
         _, state = net(x, state)
     assert _C.memory() == before
+
+
+@torch.no_grad()
+def test_a_profile_names_the_operators_of_a_step() -> None:
+    net, x = network(), signal()
+    _, fresh = net(x)
+    assert net.profile(x, fresh) == []
+    found = net.profile(x, warm(net, x))
+    assert [name for name, _ in found] == [
+        "neurocuda::ordered_linear",
+        "neurocuda::recurrent_neuron",
+        "neurocuda::neuron",
+    ]
+    assert all(nanoseconds > 0 for _, nanoseconds in found)

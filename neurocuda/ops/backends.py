@@ -76,18 +76,24 @@ def use_backend(name: str) -> Iterator[None]:
         _asked_last = before
 
 
+def wanted() -> str:
+    """The backend for CPU tensors: what `use_backend` asks for, else `NEUROCUDA_BACKEND`, else the best there is."""
+    asked = _asked_last if torch.compiler.is_dynamo_compiling() else _asked.get()
+    if asked is None and _ENVIRONMENT is not None:
+        asked = _checked(_ENVIRONMENT, "NEUROCUDA_BACKEND")
+    return asked or ("cpu" if _CPU == AVAILABLE else "reference")
+
+
 def backend_for(device: torch.device) -> str:
     """The backend that runs on tensors of that device.
 
     What `use_backend` asks for, else what `NEUROCUDA_BACKEND` does, else "cpu" for CPU tensors where it is
     available; the reference for tensors of other devices, and within the transforms of `torch.func`.
     """
-    asked = _asked_last if torch.compiler.is_dynamo_compiling() else _asked.get()
-    if asked is None and _ENVIRONMENT is not None:
-        asked = _checked(_ENVIRONMENT, "NEUROCUDA_BACKEND")
+    asked = wanted()
     if asked == "reference" or device.type != "cpu" or _transformed():
         return "reference"
-    return "cpu" if _CPU == AVAILABLE else "reference"
+    return asked
 
 
 def _transformed() -> bool:

@@ -89,6 +89,15 @@ class Recorder:
         """
         return None if self._replay is None else self._replay(x, named, *sources)
 
+    def profile(self, key: Hashable, inputs: list[Tensor]) -> list[tuple[str, float]]:
+        """The operators recorded for these inputs, by name, and the nanoseconds of each in a run; [] if there are none.
+
+        Views are left out.
+        """
+        program = self._programs.get(_kind(key, inputs))
+        times: list[tuple[str, float]] = program.profile(inputs) if program else []
+        return [(name, time) for name, time in times if name != "aten::view"]
+
 
 def _kind(key: Hashable, inputs: list[Tensor]) -> Hashable:
     return (key, *((t.shape, t.stride(), t.dtype) for t in inputs))
