@@ -20,6 +20,7 @@ from benchmarks import frameworks, machine, memory, plot, results
 from benchmarks.agreement import Truth, compare, truth
 from benchmarks.problem import Candidate, Problem, Runner
 from benchmarks.results import Result
+from benchmarks.stages import microseconds
 from benchmarks.timing import Times, side_by_side
 from benchmarks.workloads import PAPER, ROWS
 from neurocuda import Discretization, NeuroCUDAWarning
@@ -187,8 +188,8 @@ def _summary(problem: Problem, found: list[Result]) -> str:
         times = (leanest.peak_mib or 0.0) / ours.peak_mib
         lines.append(f"leanest that batches over time: {leanest.candidate}, {times:.2f} times our peak memory")
     if problem.one_call_a_step:
-        nodes = len(problem.graph.nodes) - len(problem.graph.inputs) - len(problem.graph.outputs)
-        lines.append(f"neurocuda: {ours.median / nodes:.2f} µs for each of {nodes} nodes")
+        stages = ", ".join(f"{name} {time:.1f}" for name, time in microseconds(problem).items())
+        lines.append(f"neurocuda, µs by stage: {stages}")
     return "\n".join(lines)
 
 

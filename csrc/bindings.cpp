@@ -10,6 +10,7 @@
 
 #include "cpu/pool.h"
 #include "program.h"
+#include "replay.h"
 #include "values.h"
 
 namespace py = pybind11;
@@ -90,8 +91,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("all_finite", &neurocuda::all_finite, py::call_guard<py::gil_scoped_release>());
 
   py::class_<Slot>(m, "Slot").def(py::init<int>()).def_readonly("number", &Slot::number);
-  py::class_<neurocuda::Program>(m, "Program",
-                                 "Operator calls, recorded once and run without Python between them.")
+  py::class_<neurocuda::Program, std::shared_ptr<neurocuda::Program>>(
+      m, "Program", "Operator calls, recorded once and run without Python between them.")
       .def(py::init<int>())
       .def("new_slot", [](neurocuda::Program& program) { return Slot{program.new_slot()}; })
       .def("constant", [](neurocuda::Program& program,
@@ -99,5 +100,16 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def("add", &add)
       .def("finish", &neurocuda::Program::finish)
       .def("run", &neurocuda::Program::run, py::call_guard<py::gil_scoped_release>())
+      .def("profile", &neurocuda::Program::profile, py::call_guard<py::gil_scoped_release>(),
+           "The operators by name, and the nanoseconds that each took in a run.")
       .def("__len__", &neurocuda::Program::size);
+
+  py::class_<neurocuda::Replay>(m, "Replay", "A recorded call, made again in one call if it still holds.")
+      .def(py::init([](std::shared_ptr<neurocuda::Program> program, const std::vector<at::Tensor>& inputs,
+                       std::vector<py::str> names, std::vector<py::object> sources,
+                       std::vector<at::Tensor> now, std::vector<at::Tensor> then) {
+        return neurocuda::Replay(std::move(program), inputs, std::move(names),
+                                 {std::move(sources), std::move(now), std::move(then)});
+      }))
+      .def("__call__", &neurocuda::Replay::operator());
 }

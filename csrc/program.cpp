@@ -1,9 +1,11 @@
 #include "program.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/view_native.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 namespace neurocuda {
@@ -20,6 +22,9 @@ int Program::constant(at::Tensor tensor) {
 
 void Program::add(Call call) {
   TORCH_CHECK(results_.empty(), "a finished program takes no more calls");
+  call.view = call.op.schema().name() == "aten::view" && call.op.schema().overload_name().empty() &&
+              call.arguments[0].kind == Argument::Kind::kSlot && call.arguments[1].value.isIntList();
+  if (call.view) call.sizes = call.arguments[1].value.toIntVector();
   calls_.push_back(std::move(call));
 }
 
@@ -49,7 +54,33 @@ std::vector<at::Tensor> Program::run(std::vector<at::Tensor> inputs) const {
   std::vector<at::Tensor> slots = constants_;
   std::move(inputs.begin(), inputs.end(), slots.begin());
   std::vector<c10::IValue> stack;
+  for (const Call& call : calls_) step(call, slots, stack);
+  std::vector<at::Tensor> results;
+  results.reserve(results_.size());
+  for (const int slot : results_) results.push_back(slots[slot]);
+  return results;
+}
+
+std::vector<std::pair<std::string, double>> Program::profile(std::vector<at::Tensor> inputs) const {
+  TORCH_CHECK(inputs.size() == inputs_, "expected ", inputs_, " inputs, found ", inputs.size());
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  std::vector<at::Tensor> slots = constants_;
+  std::move(inputs.begin(), inputs.end(), slots.begin());
+  std::vector<c10::IValue> stack;
+  std::vector<std::pair<std::string, double>> times;
   for (const Call& call : calls_) {
+    const auto start = std::chrono::steady_clock::now();
+    step(call, slots, stack);
+    const std::chrono::duration<double, std::nano> took = std::chrono::steady_clock::now() - start;
+    times.emplace_back(call.op.schema().name(), took.count());
+  }
+  return times;
+}
+
+void Program::step(const Call& call, std::vector<at::Tensor>& slots, std::vector<c10::IValue>& stack) const {
+  if (call.view) {
+    slots[call.outputs[0]] = at::native::view(slots[call.arguments[0].slots[0]], call.sizes);
+  } else {
     stack.clear();
     for (const Argument& argument : call.arguments) {
       if (argument.kind == Argument::Kind::kValue) {
@@ -72,12 +103,8 @@ std::vector<at::Tensor> Program::run(std::vector<at::Tensor> inputs) const {
         for (const at::Tensor& tensor : value.toTensorVector()) slots[*output++] = tensor;
       }
     }
-    for (const int slot : call.spent) slots[slot].reset();
   }
-  std::vector<at::Tensor> results;
-  results.reserve(results_.size());
-  for (const int slot : results_) results.push_back(slots[slot]);
-  return results;
+  for (const int slot : call.spent) slots[slot].reset();
 }
 
 }  // namespace neurocuda

@@ -6,6 +6,8 @@
 #include <ATen/core/ivalue.h>
 
 #include <cstddef>
+#include <string>
+#include <utility>
 #include <vector>
 
 namespace neurocuda {
@@ -22,6 +24,8 @@ struct Call {
   std::vector<Argument> arguments;
   std::vector<int> outputs;  // a slot for each tensor it returns
   std::vector<int> spent;    // slots that nothing reads after it
+  bool view = false;         // aten::view of a slot: not worth a way through the dispatcher
+  std::vector<std::int64_t> sizes;
 };
 
 // Slots 0 .. inputs - 1 hold what `run` is given. Every other slot holds a constant, or what one call leaves
@@ -40,7 +44,12 @@ class Program {
   // Runs below autograd. May be called by several threads at once.
   std::vector<at::Tensor> run(std::vector<at::Tensor> inputs) const;
 
+  // The operators by name, and the nanoseconds that each took in a run.
+  std::vector<std::pair<std::string, double>> profile(std::vector<at::Tensor> inputs) const;
+
  private:
+  void step(const Call& call, std::vector<at::Tensor>& slots, std::vector<c10::IValue>& stack) const;
+
   std::vector<at::Tensor> constants_;  // by slot; undefined where a slot is no constant
   std::vector<Call> calls_;
   std::vector<int> results_;

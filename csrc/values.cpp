@@ -26,7 +26,7 @@ bool same_bits(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& 
 }
 
 bool all_finite(const at::Tensor& tensor) {
-  if (tensor.scalar_type() != at::kFloat || !tensor.is_non_overlapping_and_dense()) {
+  if (tensor.scalar_type() != at::kFloat || !tensor.has_storage() || !tensor.is_non_overlapping_and_dense()) {
     return at::isfinite(tensor).all().item<bool>();
   }
   constexpr std::int64_t kGrain = 1 << 16;

@@ -73,10 +73,10 @@ def run_chunk(lowered: LoweredSchedule, tensors: Tensors, inputs: Mapping[str, T
                 _compute(stage.nodes[0], branches, tensors, chunk, chunk.steps)
         for lowered_node in stage.nodes:
             name = lowered_node.node.name
-            if f"{name}.previous" in chunk.carry:
+            if f"{name}.previous" in chunk.carry and f"{name}.previous" not in chunk.previous:
                 chunk.previous[f"{name}.previous"] = chunk.signals[name][-1]
         for name in lowered.spent[number]:
-            del chunk.signals[name]
+            chunk.signals.pop(name, None)  # the weight of a fused recurrence has none
     chunk.carry.update(chunk.previous)
 
 
@@ -160,8 +160,9 @@ def _run_recurrence(
     branches = [_signal(edge, chunk) for edge in edges if edge.source != weight]
     branches = branches or [_silence(chunk, node.input_shape, chunk.steps)]
     previous = chunk.carry[f"{neuron}.previous"]
-    wanted = chunk.quantities(neuron) & _TRACED
-    output, state, _, traces = tensors.operators.recurrent_neuron(
+    read = bool(chunk.quantities(weight)) or "input" in chunk.quantities(neuron)
+    wanted = [*(chunk.quantities(neuron) & _TRACED), *(["recurrent"] if read else [])]
+    output, state, last, traces = tensors.operators.recurrent_neuron(
         branches,
         place,
         tensors.weights[weight, "weight"],
@@ -170,21 +171,21 @@ def _run_recurrence(
         _neuron_state(neuron, chunk),
         previous,
         tensors.surrogate,
-        [*wanted, "recurrent"],
+        wanted,
     )
-    current = traces.pop("recurrent")
+    current = traces.pop("recurrent", None)
     _keep_neuron_state(neuron, state, chunk)
     for quantity, values in traces.items():
         chunk.record(neuron, quantity, values)
-    if "input" in chunk.quantities(neuron):
+    if current is not None:
         terms = list(branches) if len(edges) > 1 else []
         terms.insert(place, current)
         chunk.record(neuron, "input", tensors.operators.branch_sum(terms))
+        chunk.record(weight, "input", torch.cat([previous.unsqueeze(0), output[:-1]]))
+        chunk.record(weight, "output", current)
     chunk.record(neuron, "spikes", output)
     chunk.record(neuron, "output", output)
-    chunk.record(weight, "input", torch.cat([previous.unsqueeze(0), output[:-1]]))
-    chunk.record(weight, "output", current)
-    chunk.signals[neuron], chunk.signals[weight] = output, current
+    chunk.signals[neuron], chunk.previous[f"{neuron}.previous"] = output, last
 
 
 def _neuron_state(name: str, chunk: Chunk) -> NeuronState:

@@ -623,3 +623,26 @@ def test_arguments_that_do_not_fit_are_named() -> None:
         neuron([x], v, None, *c, *nothing, surrogate="sharp")
     with pytest.raises(ArgumentError):
         Surrogate(slope=0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("neurons", [1_000_000, 1_000_003])
+def test_results_larger_than_the_caches(neurons: int, threads: int) -> None:
+    """They are stored past the caches, in rows that start anywhere: the same bits as in parts that are not."""
+    before = torch.get_num_threads()
+    x = torch.randn(5, 1, neurons, generator=torch.Generator().manual_seed(neurons))
+    c = NeuronCoefficients(
+        *(torch.tensor([value]) for value in (0.9, 0.6, 0.01)),
+        threshold=torch.tensor([0.5]),
+        v_reset=torch.tensor([0.1]),
+    )
+    try:
+        torch.set_num_threads(threads)
+        whole, state, _ = compiled.neuron([x], c, NeuronState(torch.zeros(1, neurons)), Surrogate())
+    finally:
+        torch.set_num_threads(before)
+    for start in range(0, neurons, 250_000):
+        part = x[..., start : start + 250_000].contiguous()
+        owed, after, _ = compiled.neuron([part], c, NeuronState(torch.zeros(1, part.shape[-1])), Surrogate())
+        assert torch.equal(whole[..., start : start + 250_000], owed), start
+        assert torch.equal(state.v[..., start : start + 250_000], after.v), start

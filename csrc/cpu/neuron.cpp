@@ -5,12 +5,15 @@
 
 #include "cpu/denormals.h"
 #include "cpu/multiversion.h"
+#include "cpu/stream.h"
 
 namespace neurocuda::cpu {
 namespace {
 
 constexpr std::int64_t kTile =
     8192;  // neurons whose state stays in the second-level cache while time goes by
+
+constexpr std::int64_t kCaches = std::int64_t{1} << 24;  // bytes
 
 struct Row {
   const float* x;
@@ -111,14 +114,26 @@ class TileState {
   std::vector<float> copy_;
 };
 
-void emit(const NeuronCall& call, std::int64_t step, std::int64_t first, std::int64_t count,
+void emit(const NeuronCall& call, bool streamed, std::int64_t step, std::int64_t first, std::int64_t count,
           const float* from) {
   if (call.packed) {
     char* row = call.output.data + step * call.output.time_stride + first / 8;
     write_bits(from, count, reinterpret_cast<std::uint8_t*>(row));
+  } else if (streamed) {
+    stream_floats(from, count, call.output.row(step, first));
   } else {
     write_row(call.output, step, first, count, from);
   }
+}
+
+// Whether the output goes past the caches: it does not fit them, and would push out what is read.
+bool past_caches(const NeuronCall& call) {
+  if (call.packed || !call.output.direct() || call.output.time_stride == 0) return false;
+  if (call.steps * call.output.time_stride < kCaches) return false;
+  for (int branch = 0; branch < call.branch_count; ++branch) {
+    if (call.branches[branch].data == call.output.data) return false;  // in place, it is in the caches
+  }
+  return true;
 }
 
 }  // namespace
@@ -126,7 +141,8 @@ void emit(const NeuronCall& call, std::int64_t step, std::int64_t first, std::in
 void neuron(const NeuronCall& call, std::int64_t first, std::int64_t last) {
   const KeepSubnormals guard;
   const bool direct_in = call.branch_count == 1 && call.branches[0].direct();
-  const bool direct_out = call.output.direct() && !call.packed;
+  const bool streamed = past_caches(call);
+  const bool direct_out = call.output.direct() && !call.packed && !streamed;
   const bool traced = call.trace_v.data != nullptr || call.trace_i.data != nullptr;
   const std::int64_t block = direct_in && direct_out && !traced ? kTile : kBlock;
   const std::int64_t tiles = (last - first + kTile - 1) / kTile;
@@ -159,7 +175,7 @@ void neuron(const NeuronCall& call, std::int64_t first, std::int64_t last) {
         }
         if (direct_out) row.output = call.output.row(step, at);
         update_row(call.kind, row, segment);
-        if (!direct_out) emit(call, step, at, segment.count, emitted);
+        if (!direct_out) emit(call, streamed, step, at, segment.count, emitted);
         if (call.trace_v.data != nullptr) write_row(call.trace_v, step, at, segment.count, row.v);
         if (call.trace_i.data != nullptr) write_row(call.trace_i, step, at, segment.count, row.i);
       }
@@ -167,6 +183,7 @@ void neuron(const NeuronCall& call, std::int64_t first, std::int64_t last) {
     state_v.close(start, count);
     state_i.close(start, count);
   }
+  if (streamed) end_stream();
 }
 
 }  // namespace neurocuda::cpu

@@ -5,6 +5,7 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "ops/memory.h"
 
@@ -138,6 +139,22 @@ at::Tensor fresh(c10::SymIntArrayRef sizes, c10::SymIntArrayRef strides, const a
     return pooled(*known_sizes, *known_strides, c10::typeMetaToScalarType(options.dtype()));
   return strides.empty() ? at::empty_symint(sizes, options)
                          : at::empty_strided_symint(sizes, strides, options);
+}
+
+at::Tensor nothing(const at::TensorOptions& options) {
+  if (!options.device().is_cpu()) return at::empty({0}, options);
+  return pooled({0}, {}, c10::typeMetaToScalarType(options.dtype()));
+}
+
+void copy_state(const at::Tensor& from, const at::Tensor& to) {
+  constexpr std::size_t kSmall = std::size_t{1} << 14;  // bytes; the way to a faster copy costs more
+  const bool alike = from.scalar_type() == to.scalar_type() && from.nbytes() <= kSmall &&
+                     from.is_contiguous() && to.is_contiguous();
+  if (alike) {
+    std::memcpy(to.mutable_data_ptr(), from.const_data_ptr(), from.nbytes());
+  } else {
+    to.copy_(from);
+  }
 }
 
 c10::SymIntArrayRef output_strides(at::TensorList branches) {

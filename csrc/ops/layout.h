@@ -44,6 +44,12 @@ cpu::Element element_of(at::ScalarType type);
 // Meta tensors too.
 at::Tensor fresh(c10::SymIntArrayRef sizes, c10::SymIntArrayRef strides, const at::TensorOptions& options);
 
+// Stands for a result that there is not.
+at::Tensor nothing(const at::TensorOptions& options);
+
+// `to` holds the values of `from` after it, of the same shape and type.
+void copy_state(const at::Tensor& from, const at::Tensor& to);
+
 // The strides of an output for branches [T, B, *shape]: those of the first that fills its memory step after
 // step; none, for a contiguous output, if there is no such branch.
 c10::SymIntArrayRef output_strides(at::TensorList branches);

@@ -131,11 +131,9 @@ NeuronOutputs allocate(at::TensorList branches, const Population& population, at
   const c10::SymIntArrayRef strides = packed ? c10::SymIntArrayRef() : output_strides(branches);
   const Tensor output = packed ? fresh(packed_shape(sizes), {}, options.dtype(at::kByte))
                                : fresh(sizes, strides, options.dtype(type));
-  const auto trace = [&](bool wanted) {
-    return wanted ? fresh(sizes, strides, floats) : at::empty({0}, floats);
-  };
+  const auto trace = [&](bool wanted) { return wanted ? fresh(sizes, strides, floats) : nothing(floats); };
   const auto state = [&](bool there) {
-    if (!there) return at::empty({0}, floats);
+    if (!there) return nothing(floats);
     return fresh(sizes.slice(1), strides.empty() ? strides : strides.slice(1), floats);
   };
   const bool synapse = population.has_synapse();
@@ -189,8 +187,8 @@ NeuronOutputs neuron(at::TensorList branches, const Tensor& v, const MaybeTensor
   NeuronOutputs outputs = allocate(branches, population, type, packed, trace_v, trace_i);
   if (v.is_meta()) return outputs;
   auto& [output, new_v, new_i, all_v, all_i] = outputs;
-  new_v.copy_(v);
-  if (i) new_i.copy_(*i);
+  copy_state(v, new_v);
+  if (i) copy_state(*i, new_i);
   run(branches, population, packed, output, new_v, i ? &new_i : nullptr, trace_v ? &all_v : nullptr,
       trace_i && i ? &all_i : nullptr);
   return outputs;

@@ -125,7 +125,7 @@ RecurrentOutputs recurrent_neuron(at::TensorList branches, std::int64_t place, c
   const auto sizes = branches[0].sym_sizes();
   const auto floats = v.options().dtype(at::kFloat);
   const auto allocate = [&](bool there, c10::SymIntArrayRef shape, at::ScalarType type) {
-    return there ? fresh(shape, {}, floats.dtype(type)) : at::empty({0}, floats);
+    return there ? fresh(shape, {}, floats.dtype(type)) : nothing(floats);
   };
   const bool synapse = population.has_synapse();
   RecurrentOutputs outputs{
@@ -135,9 +135,9 @@ RecurrentOutputs recurrent_neuron(at::TensorList branches, std::int64_t place, c
       allocate(trace_recurrent, sizes, at::kFloat)};
   if (v.is_meta()) return outputs;
   auto& [output, new_v, new_i, new_spikes, all_v, all_i, all_recurrent] = outputs;
-  new_v.copy_(v);
-  if (synapse) new_i.copy_(*i);
-  new_spikes.copy_(spikes);
+  copy_state(v, new_v);
+  if (synapse) copy_state(*i, new_i);
+  copy_state(spikes, new_spikes);
   run(r, packed,
       {output, new_v, synapse ? &new_i : nullptr, new_spikes, trace_v ? &all_v : nullptr,
        trace_i && synapse ? &all_i : nullptr, trace_recurrent ? &all_recurrent : nullptr});

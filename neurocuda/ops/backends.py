@@ -111,17 +111,23 @@ def use_backend(name: str) -> Iterator[None]:
         _asked_last = before
 
 
-def backend_for(device: torch.device) -> str:
-    """The backend that runs on tensors of that device.
-
-    What `use_backend` asks for, else what `NEUROCUDA_BACKEND` does, where that serves the device; else the best that
-    does: "cpu" for CPU tensors, "triton" for those of GPUs, "reference" for all others and where these are not
-    available. Triton serves CPU tensors only where it is asked for, and interpreted (TRITON_INTERPRET=1).
-    """
+def wanted() -> str | None:
+    """The backend that `use_backend` asks for, else `NEUROCUDA_BACKEND`, else None."""
     asked = _asked_last if torch.compiler.is_dynamo_compiling() else _asked.get()
     if asked is None and _ENVIRONMENT is not None:
         asked = _checked(_ENVIRONMENT, "NEUROCUDA_BACKEND")
-    if asked == "reference":
+    return asked
+
+
+def backend_for(device: torch.device) -> str:
+    """The backend that runs on tensors of that device.
+
+    What is asked for, where that serves the device; else the best that does: "cpu" for CPU tensors, "triton" for those
+    of GPUs, "reference" for all others, where these are not available, and within the transforms of `torch.func`.
+    Triton serves CPU tensors only where it is asked for, and interpreted (TRITON_INTERPRET=1).
+    """
+    asked = wanted()
+    if asked == "reference" or _transformed():
         return "reference"
     if device.type == "cuda":  # that of AMD's GPUs too
         return "triton" if _triton() == AVAILABLE else "reference"
@@ -130,6 +136,11 @@ def backend_for(device: torch.device) -> str:
     if asked == "triton" and _INTERPRETED:
         return "triton"
     return "cpu" if _CPU == AVAILABLE else "reference"
+
+
+def _transformed() -> bool:
+    """Whether a transform of `torch.func` is at work, which does not see into compiled operators."""
+    return not torch.compiler.is_dynamo_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def operators(device: torch.device) -> ModuleType:

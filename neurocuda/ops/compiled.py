@@ -128,6 +128,7 @@ def recurrent_neuron(
         "recurrent" in record,
         surrogate.kind,
         surrogate.slope,
+        torch.ops.neurocuda.ordered_linear_pack.default(weight.detach()),
     )
     traces = {"v": trace_v, "i": trace_i, "recurrent": trace_recurrent}
     after = NeuronState(v, i if c.decay_i is not None else None)
@@ -136,7 +137,8 @@ def recurrent_neuron(
 
 def ordered_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """As `reference.ordered_linear`, densely or from the list of spikes: the same bits."""
-    result: Tensor = torch.ops.neurocuda.ordered_linear.default(x, weight, bias)
+    packed = torch.ops.neurocuda.ordered_linear_pack.default(weight.detach())  # by itself, so that it can be kept
+    result: Tensor = torch.ops.neurocuda.ordered_linear.default(x, weight, bias, packed=packed)
     return result
 
 
@@ -151,8 +153,9 @@ def ordered_conv(
 ) -> Tensor:
     """As `reference.ordered_conv`, densely or from the list of spikes: the same bits."""
     flat = [zeros for axis in pads for zeros in axis]
+    packed = torch.ops.neurocuda.ordered_conv_pack.default(weight.detach(), groups)
     result: Tensor = torch.ops.neurocuda.ordered_conv.default(
-        x, weight, bias, list(stride), flat, list(dilation), groups
+        x, weight, bias, list(stride), flat, list(dilation), groups, packed=packed
     )
     return result
 

@@ -8,7 +8,7 @@ have the same bits.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ class Recorder:
         self._sources: list[Tensor] = []
         self._live: Watched = {}  # used as they are, whatever they hold: they may not move
         self._kept: Watched = {}  # computed from: they may not change
+        self._replay: Any = None
 
     def __reduce__(self) -> tuple[type[Recorder], tuple[()]]:
         return Recorder, ()  # a copy records anew
@@ -51,7 +52,7 @@ class Recorder:
 
     def run(self, key: Hashable, function: Function, inputs: list[Tensor]) -> list[Tensor]:
         """`function(inputs)`. Its results share no memory with anything. `key` says what else it depends on."""
-        key = (key, *((t.shape, t.stride(), t.dtype) for t in inputs))
+        key = _kind(key, inputs)
         program = self._programs.get(key)
         if program:
             results: list[Tensor] = program.run(inputs)
@@ -71,6 +72,37 @@ class Recorder:
             self._live.update(mode.live)
             self._kept.update(mode.kept)
         return results
+
+    def prepare(self, key: Hashable, inputs: list[Tensor], names: Sequence[str]) -> None:
+        """Make what was recorded for these inputs ready for `replay`; all inputs but the first have names."""
+        self._replay = None
+        program = self._programs.get(_kind(key, inputs))
+        if program:
+            watched = [*self._live.values(), *self._kept.values()]
+            now, then = [list(tensors) for tensors in zip(*watched, strict=True)] if watched else ([], [])
+            make = importlib.import_module("neurocuda._C").Replay
+            self._replay = make(program, inputs, list(names), self._sources, now, then)
+
+    def replay(self, x: Tensor, named: dict[str, Tensor], *sources: Mapping[str, Any]) -> Any:
+        """The first result and the others by name, in one call into C++; None where `run` has to look again.
+
+        That is where the inputs are of another kind than those prepared for, or not finite, where something watches,
+        or where `sources`, the dictionaries of the tensors that the function closes over, have changed in any bit.
+        """
+        return None if self._replay is None else self._replay(x, named, *sources)
+
+    def profile(self, key: Hashable, inputs: list[Tensor]) -> list[tuple[str, float]]:
+        """The operators recorded for these inputs, by name, and the nanoseconds of each in a run; [] if there are none.
+
+        Views are left out.
+        """
+        program = self._programs.get(_kind(key, inputs))
+        times: list[tuple[str, float]] = program.profile(inputs) if program else []
+        return [(name, time) for name, time in times if name != "aten::view"]
+
+
+def _kind(key: Hashable, inputs: list[Tensor]) -> Hashable:
+    return (key, *((t.shape, t.stride(), t.dtype) for t in inputs))
 
 
 def recordable(inputs: Collection[Tensor]) -> bool:
