@@ -150,13 +150,19 @@ class Executor(nn.Module):
         Raises `ArgumentError` naming the input or the entry of the state that does not fit.
         """
         plain = not torch.compiler.is_dynamo_compiling() and wanted() in (None, "cpu")
-        before = state.tensors if plain and type(state) is State else None
-        if before is not None and isinstance(x, Tensor):
+        before = state.tensors if type(state) is State else None
+        if plain and isinstance(x, Tensor) and (state is None or before is not None):
             again = self._recorder.replay(x, before, self._parameters, self._buffers)
             if again is not None:
                 return again[0], State(again[1])
         result = self.run(x, state)
-        if before is not None and isinstance(x, Tensor) and x.shape[0] == 1 and isinstance(result.output, Tensor):
+        if (
+            plain
+            and before is not None
+            and isinstance(x, Tensor)
+            and x.shape[0] == 1
+            and isinstance(result.output, Tensor)
+        ):
             self._recorder.prepare((), [x, *before.values()], list(before))
         return result.output, result.state
 
@@ -295,7 +301,8 @@ class Executor(nn.Module):
         return {name: (batch, *shape) for name, shape in self._entries.items()}
 
     def _at_rest(self, batch: int, device: torch.device) -> State:
-        return State({name: torch.zeros(batch, *shape, device=device) for name, shape in self._entries.items()})
+        zero = torch.zeros((), device=device)  # one for all: nothing is written into a state
+        return State({name: zero.expand(batch, *shape) for name, shape in self._entries.items()})
 
     def _tensors(self, device: torch.device) -> Tensors:
         """What the nodes compute with, from the parameters as they are now."""

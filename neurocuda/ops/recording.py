@@ -71,6 +71,8 @@ class Recorder:
         if program:
             self._live.update(mode.live)
             self._kept.update(mode.kept)
+        del mode
+        importlib.import_module("neurocuda._C").release_memory()  # recording kept every tensor, as no other run does
         return results
 
     def prepare(self, key: Hashable, inputs: list[Tensor], names: Sequence[str]) -> None:
@@ -83,8 +85,10 @@ class Recorder:
             make = importlib.import_module("neurocuda._C").Replay
             self._replay = make(program, inputs, list(names), self._sources, now, then)
 
-    def replay(self, x: Tensor, named: dict[str, Tensor], *sources: Mapping[str, Any]) -> Any:
+    def replay(self, x: Tensor, named: dict[str, Tensor] | None, *sources: Mapping[str, Any]) -> Any:
         """The first result and the others by name, in one call into C++; None where `run` has to look again.
+
+        Without `named`, zeros.
 
         That is where the inputs are of another kind than those prepared for, or not finite, where something watches,
         or where `sources`, the dictionaries of the tensors that the function closes over, have changed in any bit.
