@@ -17,13 +17,17 @@ SANITIZED := build/sanitize
 SANITIZED_TESTS := operators ordered_operators recurrent_operator subnormals opcheck
 SANITIZERS = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-name=libubsan.so)
 
-.PHONY: help demo test test-full sanitize bench bench-env lint format clean
+EMULATED := build/emulate
+EMULATED_TESTS := operators ordered_operators recurrent_operator pools gradients subnormals opcheck
+
+.PHONY: help demo test test-full sanitize emulate bench bench-env lint format clean
 
 help:
 	@echo "demo       run the held-out digits through examples/digits/digits.nir, and draw the spikes"
 	@echo "test       a seeded subset of the tests, in minutes"
 	@echo "test-full  all tests, with ten times as many random graphs"
 	@echo "sanitize   the tests of the operators, built with AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "emulate    the tests of the operators on the source of the CUDA kernels, compiled as C++, in both orders of threads"
 	@echo "bench      measure side by side with other simulators, plain PyTorch and the physical floor"
 	@echo "lint       ruff, mypy, import-linter, clang-format"
 	@echo "format     let ruff and clang-format rewrite the sources"
@@ -61,6 +65,19 @@ sanitize: $(INSTALLED)
 	cd $(SANITIZED) && LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0 \
 	  UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 OMP_NUM_THREADS=1 \
 	  $(CURDIR)/$(BIN)/python -m pytest -n $(WORKERS) -p no:cacheprovider $(SANITIZED_TESTS:%=tests/test_%.py)
+
+# In a copy of its own: there the CPU stands for a CUDA device.
+emulate: $(INSTALLED)
+	mkdir -p $(EMULATED)
+	rm -rf $(addprefix $(EMULATED)/,neurocuda csrc tests)
+	cp -pR neurocuda csrc tests setup.py pyproject.toml $(EMULATED)
+	rm -f $(EMULATED)/neurocuda/*.so
+	cd $(EMULATED) && NEUROCUDA_BUILD=emulated PATH="$(CURDIR)/$(BIN):$$PATH" \
+	  $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
+	for order in forward reverse; do \
+	  (cd $(EMULATED) && NEUROCUDA_EMULATION_ORDER=$$order OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python -m pytest \
+	    -n $(WORKERS) -p no:cacheprovider $(EMULATED_TESTS:%=tests/test_%.py)) || exit 1; \
+	done
 
 bench: $(BENCH_INSTALLED)
 	$(BENCH_BIN)/python -m benchmarks.peers $(BENCH)

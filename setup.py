@@ -5,9 +5,11 @@ The environment variable NEUROCUDA_BUILD says what is built:
     auto  (default) what this machine can build; never fails: the reference operators serve without it
     cpu   the CPU kernels, or an error
     cuda  not possible yet: an error
+    emulated  the source of the CUDA kernels, compiled as C++ and run on the CPU: slow, for tests (`make emulate`)
     none  nothing
 
-NEUROCUDA_SANITIZE=1 builds with AddressSanitizer and UndefinedBehaviorSanitizer: `make sanitize`.
+NEUROCUDA_SANITIZE=1 builds with AddressSanitizer and UndefinedBehaviorSanitizer: `make sanitize`,
+`make emulate-sanitize`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 
 from setuptools import setup
 
-CHOICES = ("auto", "cpu", "cuda", "none")
+CHOICES = ("auto", "cpu", "cuda", "emulated", "none")
 SOURCES = Path("csrc")
 
 
@@ -38,7 +40,7 @@ def obstacle() -> str | None:
     return None
 
 
-def extension(may_fail: bool) -> dict[str, Any]:
+def extension(may_fail: bool, emulated: bool) -> dict[str, Any]:
     """The arguments of `setup` that build `neurocuda._C`."""
     import torch
     from torch.utils.cpp_extension import BuildExtension, CppExtension
@@ -59,11 +61,16 @@ def extension(may_fail: bool) -> dict[str, Any]:
         ["-fsanitize=address,undefined", "-fno-sanitize=vptr"] if os.environ.get("NEUROCUDA_SANITIZE") == "1" else []
     )
     optimize = ["-O1", "-g1", "-fno-omit-frame-pointer", *sanitize] if sanitize else ["-O3", "-g0"]
+    sources = sorted(str(path) for path in SOURCES.rglob("*.cpp"))
+    macros: list[tuple[str, str | None]] = [("NEUROCUDA_TORCH_VERSION", f'"{torch.__version__}"')]
+    if emulated:
+        sources += as_cpp(sorted(SOURCES.rglob("*.cu")))
+        macros.append(("NEUROCUDA_EMULATED", None))
     module = CppExtension(
         "neurocuda._C",
-        sorted(str(path) for path in SOURCES.rglob("*.cpp")),
+        sources,
         include_dirs=[str(SOURCES.resolve())],
-        define_macros=[("NEUROCUDA_TORCH_VERSION", f'"{torch.__version__}"')],
+        define_macros=macros,
         extra_compile_args=[
             "-std=c++17",
             *optimize,
@@ -80,6 +87,20 @@ def extension(may_fail: bool) -> dict[str, Any]:
     return {"ext_modules": [module], "cmdclass": {"build_ext": Build.with_options(use_ninja=True)}}
 
 
+def as_cpp(kernels: list[Path]) -> list[str]:
+    """Files that hold nothing but a kernel's source, under a name that a C++ compiler takes for its own."""
+    folder = Path("build", "emulated")
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for kernel in kernels:
+        source = folder / f"{kernel.stem}.cuda.cpp"
+        text = f'#include "{kernel.relative_to(SOURCES).as_posix()}"\n'
+        if not source.exists() or source.read_text() != text:
+            source.write_text(text)
+        found.append(str(source))
+    return found
+
+
 def arguments() -> dict[str, Any]:
     choice = os.environ.get("NEUROCUDA_BUILD", "auto").lower()
     if choice not in CHOICES:
@@ -90,9 +111,9 @@ def arguments() -> dict[str, Any]:
         return {}
     reason = obstacle()
     if reason is None:
-        return extension(may_fail=choice == "auto")
-    if choice == "cpu":
-        sys.exit(f"NEUROCUDA_BUILD=cpu: {reason}")
+        return extension(may_fail=choice == "auto", emulated=choice == "emulated")
+    if choice != "auto":
+        sys.exit(f"NEUROCUDA_BUILD={choice}: {reason}")
     print(f"neurocuda: the compiled operators are not built: {reason}", file=sys.stderr)
     return {}
 

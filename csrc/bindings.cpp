@@ -13,6 +13,10 @@
 #include "replay.h"
 #include "values.h"
 
+#if defined(NEUROCUDA_EMULATED)
+#include "cuda/emulation/block.h"  // last: it takes names that others use
+#endif
+
 namespace py = pybind11;
 
 namespace {
@@ -72,6 +76,16 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "The compiled operators of NeuroCUDA, registered as torch.ops.neurocuda.*";
   m.attr("torch_version") = NEUROCUDA_TORCH_VERSION;
   m.attr("compiler") = __VERSION__;
+#if defined(NEUROCUDA_EMULATED)
+  m.attr("kernels") = "emulated";
+  m.def(
+      "launches", [] { return neurocuda::emulation::Device::instance().launches(); },
+      "How often each kernel was launched.");
+#elif defined(NEUROCUDA_WITH_CUDA)
+  m.attr("kernels") = "cuda";
+#else
+  m.attr("kernels") = "cpu";
+#endif
   m.def(
       "memory",
       [] {

@@ -1,6 +1,7 @@
 """How the tests run: which are chosen, and how many examples hypothesis draws."""
 
 import os
+import sys
 from typing import Any
 
 import pytest
@@ -28,6 +29,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    module = sys.modules.get("neurocuda._C")
+    if module is not None and hasattr(module, "launches"):
+        for kernel, number in module.launches().items():
+            counts["launches of " + kernel.strip("()").split("<")[0]] += number
     if hasattr(session.config, "workeroutput"):  # of pytest-xdist, which takes it to the first process
         session.config.workeroutput["counts"] = dict(counts)
 
@@ -40,5 +45,8 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """How much was compared with the reference, bit for bit: tests that were left out are missed here."""
     if counts:
-        terminalreporter.section("cases")
+        kernels = getattr(sys.modules.get("neurocuda._C"), "kernels", "")
+        order = os.environ.get("NEUROCUDA_EMULATION_ORDER", "forward")
+        emulated = f" of CUDA kernels on the CPU, {order} order of threads" if kernels == "emulated" else ""
+        terminalreporter.section("cases" + emulated)
         terminalreporter.write_line(", ".join(f"{name}: {number:,}" for name, number in sorted(counts.items())))

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cpu/denormals.h"
+#include "cpu/signal.h"
 
 namespace neurocuda::cpu {
 

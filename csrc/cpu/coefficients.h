@@ -4,20 +4,11 @@
 #include <cstdint>
 #include <vector>
 
+#include "calls/coefficients.h"
 #include "cpu/signal.h"
 #include "neuron_update.h"
 
 namespace neurocuda::cpu {
-
-enum CoefficientName { kDecayV, kGainV, kBiasV, kDecayI, kGainI, kThreshold, kVReset, kCoefficients };
-
-// Neuron n has values[(n / inner) % count]: one for all, one for each channel, or one for each neuron of a
-// sample.
-struct Coefficient {
-  const float* values = nullptr;  // null where the neuron has no such coefficient
-  std::int64_t inner = 1;
-  std::int64_t count = 1;
-};
 
 // The coefficients of some neighbouring neurons: of the k-th neuron values[name][k], or, where they are
 // uniform, values[name][0] for all.

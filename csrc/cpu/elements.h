@@ -1,15 +1,11 @@
-// The element types of signals, and rows of them as float32 and back.
+// Rows of elements as float32 and back.
 #pragma once
 
 #include <cstdint>
 
+#include "calls/elements.h"
+
 namespace neurocuda::cpu {
-
-enum class Element : std::uint8_t { kFloat32, kFloat16, kBFloat16, kUInt8, kBool };
-
-constexpr std::int64_t size_of(Element type) {
-  return type == Element::kFloat32 ? 4 : type == Element::kFloat16 || type == Element::kBFloat16 ? 2 : 1;
-}
 
 // to[k] = from[k], or to[k] += from[k], as float32.
 void read_elements(Element type, const void* from, std::int64_t count, float* to, bool accumulate);

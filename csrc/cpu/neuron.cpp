@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <vector>
 
+#include "cpu/coefficients.h"
 #include "cpu/denormals.h"
 #include "cpu/multiversion.h"
+#include "cpu/signal.h"
 #include "cpu/stream.h"
 
 namespace neurocuda::cpu {

@@ -1,25 +1,11 @@
-// A population over time: sums its branches and updates it in one pass.
+// A population over time, on the CPU.
 #pragma once
 
 #include <cstdint>
 
-#include "cpu/coefficients.h"
-#include "cpu/signal.h"
-#include "neuron_update.h"
+#include "calls/neuron.h"
 
 namespace neurocuda::cpu {
-
-struct NeuronCall {
-  NeuronKind kind;
-  std::int64_t steps;
-  int branch_count;
-  Signal branches[kMaxBranches];
-  Coefficient coefficients[kCoefficients];
-  Signal v, i;    // float32, updated in place; i only where there is a synapse
-  Signal output;  // any element type; where packed, rows of bytes that hold eight neurons each
-  bool packed;
-  Signal trace_v, trace_i;  // float32, the state after every step; no data where not wanted
-};
 
 // A range of neurons that threads share starts at multiples of this: whole bytes of bits, whole cache lines.
 constexpr std::int64_t kNeuronGrain = 64;

@@ -4,8 +4,10 @@
 #include <cmath>
 #include <vector>
 
+#include "cpu/coefficients.h"
 #include "cpu/denormals.h"
 #include "cpu/multiversion.h"
+#include "cpu/signal.h"
 
 namespace neurocuda::cpu {
 namespace {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpu/denormals.h"
+#include "cpu/ordered_linear.h"
 #include "cpu/spike_list.h"
 #include "cpu/vector.h"
 

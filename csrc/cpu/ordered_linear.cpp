@@ -148,11 +148,6 @@ void run_rows(const OrderedLinear& layer, const Matrix& matrix, std::int64_t fir
 
 }  // namespace
 
-std::int64_t padded_features(std::int64_t features) {
-  if (features <= 8) return features <= 4 ? 4 : 8;
-  return (features + 15) / 16 * 16;
-}
-
 void pack_linear(const float* weight, float* packed, std::int64_t batch, std::int64_t out, std::int64_t in) {
   const std::int64_t padded = padded_features(out);
   for (std::int64_t matrix = 0; matrix < batch; ++matrix, weight += out * in, packed += in * padded) {

@@ -3,31 +3,31 @@
 #include <algorithm>
 
 #include "cpu/denormals.h"
+#include "cpu/elements.h"
+#include "cpu/signal.h"
 
 namespace neurocuda::cpu {
 
-void pack_spikes(const Signal& spikes, std::int64_t neurons, std::int64_t first_step, std::int64_t last_step,
-                 std::uint8_t* bits) {
+void pack_spikes(const PackCall& call, std::int64_t first, std::int64_t last) {
   const KeepSubnormals guard;
   alignas(64) float row[kBlock];
-  for (std::int64_t step = first_step; step < last_step; ++step) {
-    for (std::int64_t at = 0; at < neurons; at += kBlock) {
-      const std::int64_t count = std::min(kBlock, neurons - at);
-      read_row(spikes, step, at, count, row);
-      write_bits(row, count, bits + step * ((neurons + 7) / 8) + at / 8);
+  for (std::int64_t step = first; step < last; ++step) {
+    for (std::int64_t at = 0; at < call.neurons; at += kBlock) {
+      const std::int64_t count = std::min(kBlock, call.neurons - at);
+      read_row(call.spikes, step, at, count, row);
+      write_bits(row, count, call.bits + step * call.stride + at / 8);
     }
   }
 }
 
-void unpack_spikes(const std::uint8_t* bits, std::int64_t stride, std::int64_t neurons,
-                   std::int64_t first_step, std::int64_t last_step, const Signal& spikes) {
+void unpack_spikes(const PackCall& call, std::int64_t first, std::int64_t last) {
   const KeepSubnormals guard;
   alignas(64) float row[kBlock];
-  for (std::int64_t step = first_step; step < last_step; ++step) {
-    for (std::int64_t at = 0; at < neurons; at += kBlock) {
-      const std::int64_t count = std::min(kBlock, neurons - at);
-      read_bits(bits + step * stride, at, count, row);
-      write_row(spikes, step, at, count, row);
+  for (std::int64_t step = first; step < last; ++step) {
+    for (std::int64_t at = 0; at < call.neurons; at += kBlock) {
+      const std::int64_t count = std::min(kBlock, call.neurons - at);
+      read_bits(call.bits + step * call.stride, at, count, row);
+      write_row(call.spikes, step, at, count, row);
     }
   }
 }

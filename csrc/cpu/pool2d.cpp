@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cpu/denormals.h"
+#include "cpu/elements.h"
 #include "cpu/multiversion.h"
 #include "cpu/vector.h"
 

@@ -5,9 +5,11 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/coefficients.h"
 #include "cpu/denormals.h"
 #include "cpu/event_sum.h"
 #include "cpu/ordered_linear.h"
+#include "cpu/signal.h"
 #include "cpu/spike_list.h"
 #include "cpu/vector.h"
 

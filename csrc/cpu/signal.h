@@ -1,33 +1,14 @@
-// Signals over time in memory of any strides, as rows of neurons in one common order.
+// Rows of neurons of a signal, as float32 side by side.
 #pragma once
 
 #include <cstdint>
 
+#include "calls/signal.h"
 #include "cpu/elements.h"
 
 namespace neurocuda::cpu {
 
-constexpr int kMaxAxes = 16;
-constexpr int kMaxBranches = 8;
 constexpr std::int64_t kBlock = 512;  // neurons whose copies stay in the first-level cache
-
-// A tensor [T, *axes] as the kernels see it: neuron n of step t, where n counts the axes from slowest to
-// fastest. Strides are in bytes; a time stride of zero is a signal that is constant in time.
-struct Signal {
-  char* data = nullptr;
-  Element type = Element::kFloat32;
-  bool dense = true;  // the neurons of a step lie side by side: `axes` is not needed
-  int axes = 0;
-  std::int64_t time_stride = 0;
-  std::int64_t sizes[kMaxAxes];
-  std::int64_t strides[kMaxAxes];
-
-  // Where `count` neurons of a dense float32 signal lie.
-  float* row(std::int64_t step, std::int64_t first) const {
-    return reinterpret_cast<float*>(data + step * time_stride) + first;
-  }
-  bool direct() const { return dense && type == Element::kFloat32; }
-};
 
 // Neurons first .. first + count - 1 of a step as float32, set or added; at most kBlock where not direct.
 void read_row(const Signal& signal, std::int64_t step, std::int64_t first, std::int64_t count, float* to,

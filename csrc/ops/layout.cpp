@@ -26,7 +26,7 @@ Order order_of(at::IntArrayRef sizes, at::IntArrayRef strides) {
   for (int axis = 0; axis < static_cast<int>(sizes.size()); ++axis) {
     order.neurons *= sizes[axis];
     if (sizes[axis] == 1) continue;
-    TORCH_CHECK_VALUE(order.axes < cpu::kMaxAxes, "a signal has more than ", cpu::kMaxAxes, " axes");
+    TORCH_CHECK_VALUE(order.axes < kMaxAxes, "a signal has more than ", kMaxAxes, " axes");
     int place = order.axes++;
     for (; !strides.empty() && place > 0 && strides[order.axis[place - 1]] < strides[axis]; --place) {
       order.axis[place] = order.axis[place - 1];
@@ -38,8 +38,8 @@ Order order_of(at::IntArrayRef sizes, at::IntArrayRef strides) {
   return order;
 }
 
-cpu::Signal signal_of(const at::Tensor& tensor, bool over_time, const Order& order) {
-  cpu::Signal signal;
+Signal signal_of(const at::Tensor& tensor, bool over_time, const Order& order) {
+  Signal signal;
   const std::int64_t size = tensor.element_size();
   const auto strides = tensor.strides();
   signal.data = static_cast<char*>(const_cast<void*>(tensor.const_data_ptr()));
@@ -60,8 +60,8 @@ cpu::Signal signal_of(const at::Tensor& tensor, bool over_time, const Order& ord
   return signal;
 }
 
-cpu::Coefficient coefficient_of(const at::Tensor& tensor, std::int64_t axes, const Order& order,
-                                at::Tensor& copy) {
+Coefficient coefficient_of(const at::Tensor& tensor, std::int64_t axes, const Order& order,
+                           at::Tensor& copy) {
   if (tensor.numel() == 1) return {tensor.const_data_ptr<float>(), 1, 1};
   // The places of the first and the last axis along which it varies: values repeat outside, and stand inside.
   const std::int64_t missing = axes - tensor.dim();
@@ -71,10 +71,10 @@ cpu::Coefficient coefficient_of(const at::Tensor& tensor, std::int64_t axes, con
   int first = 0, last = order.axes - 1;
   while (first < last && !varies(first)) ++first;
   while (last > first && !varies(last)) --last;
-  cpu::Coefficient coefficient;
+  Coefficient coefficient;
   for (int place = last + 1; place < order.axes; ++place) coefficient.inner *= order.size[place];
   bool in_place = true;
-  std::int64_t sizes[cpu::kMaxAxes], strides[cpu::kMaxAxes];
+  std::int64_t sizes[kMaxAxes], strides[kMaxAxes];
   for (int place = last; place >= first; --place) {
     sizes[place] = order.size[place];
     strides[place] = varies(place) ? tensor.stride(order.axis[place] - missing) : 0;
@@ -112,18 +112,18 @@ std::string name_of(at::ScalarType type) {
   }
 }
 
-cpu::Element element_of(at::ScalarType type) {
+Element element_of(at::ScalarType type) {
   switch (type) {
     case at::kFloat:
-      return cpu::Element::kFloat32;
+      return Element::kFloat32;
     case at::kHalf:
-      return cpu::Element::kFloat16;
+      return Element::kFloat16;
     case at::kBFloat16:
-      return cpu::Element::kBFloat16;
+      return Element::kBFloat16;
     case at::kByte:
-      return cpu::Element::kUInt8;
+      return Element::kUInt8;
     default:
-      return cpu::Element::kBool;
+      return Element::kBool;
   }
 }
 
@@ -166,8 +166,8 @@ c10::SymIntArrayRef output_strides(at::TensorList branches) {
 void mark_written(const at::Tensor& tensor) { tensor.unsafeGetTensorImpl()->bump_version(); }
 
 void check_branches(const char* op, at::TensorList branches) {
-  TORCH_CHECK_VALUE(!branches.empty() && branches.size() <= cpu::kMaxBranches, op, ": expected 1 to ",
-                    cpu::kMaxBranches, " branches, found ", branches.size());
+  TORCH_CHECK_VALUE(!branches.empty() && branches.size() <= kMaxBranches, op, ": expected 1 to ",
+                    kMaxBranches, " branches, found ", branches.size());
   TORCH_CHECK_VALUE(branches[0].dim() >= 1, op, ": expected branches [T, B, *shape], found a scalar");
   for (const at::Tensor& branch : branches) {
     TORCH_CHECK_VALUE(branch.device() == branches[0].device(), op, ": expected branches on ",

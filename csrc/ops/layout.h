@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <string>
 
-#include "cpu/coefficients.h"
-#include "cpu/signal.h"
+#include "calls/coefficients.h"
+#include "calls/signal.h"
 
 namespace neurocuda {
 
@@ -16,20 +16,19 @@ namespace neurocuda {
 struct Order {
   int axes = 0;
   std::int64_t neurons = 1;
-  int axis[cpu::kMaxAxes];
-  std::int64_t size[cpu::kMaxAxes];
+  int axis[kMaxAxes];
+  std::int64_t size[kMaxAxes];
 };
 
 // The order in which `strides` go through memory, or, without them, that of the axes themselves.
 Order order_of(at::IntArrayRef sizes, at::IntArrayRef strides = {});
 
 // A tensor [T, B, *shape] (over time) or [B, *shape].
-cpu::Signal signal_of(const at::Tensor& tensor, bool over_time, const Order& order);
+Signal signal_of(const at::Tensor& tensor, bool over_time, const Order& order);
 
 // float32 that broadcasts against [B, *shape]. What cannot be read in place is copied, and kept alive by
 // `copy`.
-cpu::Coefficient coefficient_of(const at::Tensor& tensor, std::int64_t axes, const Order& order,
-                                at::Tensor& copy);
+Coefficient coefficient_of(const at::Tensor& tensor, std::int64_t axes, const Order& order, at::Tensor& copy);
 
 // The name of a type as Python says it.
 std::string name_of(at::ScalarType type);
@@ -38,7 +37,7 @@ std::string name_of(at::ScalarType type);
 bool readable(at::ScalarType type);
 
 // The type of a readable tensor, as the kernels name it.
-cpu::Element element_of(at::ScalarType type);
+Element element_of(at::ScalarType type);
 
 // A tensor without values, contiguous without strides; on the CPU its memory comes from a pool. Works for
 // Meta tensors too.

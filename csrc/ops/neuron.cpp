@@ -26,17 +26,17 @@ NeuronKind Population::kind() const {
 const at::Tensor* Population::coefficient(int name) const {
   const auto given = [](const std::optional<at::Tensor>& tensor) { return tensor ? &*tensor : nullptr; };
   switch (name) {
-    case cpu::kDecayV:
+    case kDecayV:
       return &decay_v;
-    case cpu::kGainV:
+    case kGainV:
       return &gain_v;
-    case cpu::kBiasV:
+    case kBiasV:
       return &bias_v;
-    case cpu::kDecayI:
+    case kDecayI:
       return given(decay_i);
-    case cpu::kGainI:
+    case kGainI:
       return given(gain_i);
-    case cpu::kThreshold:
+    case kThreshold:
       return given(threshold);
     default:
       return given(v_reset);
@@ -64,7 +64,7 @@ void Population::check(const char* op, at::TensorList branches) const {
   }
   static constexpr const char* names[] = {"decay_v", "gain_v",    "bias_v", "decay_i",
                                           "gain_i",  "threshold", "v_reset"};
-  for (int name = 0; name < cpu::kCoefficients; ++name) {
+  for (int name = 0; name < kCoefficients; ++name) {
     const at::Tensor* tensor = coefficient(name);
     if (tensor == nullptr) continue;
     check(names[name], *tensor);
@@ -78,8 +78,8 @@ void Population::check(const char* op, at::TensorList branches) const {
   }
 }
 
-ReadCoefficients::ReadCoefficients(const Population& population, const Order& order, cpu::Coefficient* to) {
-  for (int name = 0; name < cpu::kCoefficients; ++name) {
+ReadCoefficients::ReadCoefficients(const Population& population, const Order& order, Coefficient* to) {
+  for (int name = 0; name < kCoefficients; ++name) {
     const at::Tensor* tensor = population.coefficient(name);
     if (tensor != nullptr) to[name] = coefficient_of(*tensor, population.v.dim(), order, copies[name]);
   }
@@ -144,9 +144,10 @@ void run(at::TensorList branches, const Population& population, bool packed, con
          const Tensor& v, const Tensor* i, const Tensor* trace_v, const Tensor* trace_i) {
   const auto sizes = v.sizes();
   const Order order = packed ? order_of(sizes) : order_of(sizes, output.strides().slice(1));
-  cpu::NeuronCall call;
+  NeuronCall call;
   call.kind = population.kind();
   call.steps = branches[0].size(0);
+  call.neurons = order.neurons;
   call.branch_count = static_cast<int>(branches.size());
   for (int branch = 0; branch < call.branch_count; ++branch) {
     call.branches[branch] = signal_of(branches[branch], true, order);
@@ -157,7 +158,7 @@ void run(at::TensorList branches, const Population& population, bool packed, con
   call.packed = packed;
   if (packed) {
     call.output.data = static_cast<char*>(output.mutable_data_ptr());
-    call.output.type = cpu::Element::kUInt8;
+    call.output.type = Element::kUInt8;
     call.output.time_stride = output.stride(0);
   } else {
     call.output = signal_of(output, true, order);
@@ -235,7 +236,7 @@ void check_memory(at::TensorList branches, const Population& population, const T
       if (other != tensor && other->has_value()) at::assert_no_overlap(**tensor, **other);
     }
   }
-  for (int name = 0; name < cpu::kCoefficients; ++name) {
+  for (int name = 0; name < kCoefficients; ++name) {
     const Tensor* coefficient = population.coefficient(name);
     if (coefficient == nullptr) continue;
     at::assert_no_overlap(out, *coefficient);

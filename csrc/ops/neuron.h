@@ -9,8 +9,8 @@
 #include <tuple>
 #include <utility>
 
-#include "cpu/coefficients.h"
-#include "cpu/neuron_backward.h"
+#include "calls/coefficients.h"
+#include "calls/neuron_backward.h"
 #include "neuron_update.h"
 #include "ops/layout.h"
 
@@ -46,21 +46,21 @@ struct Population {
 
 // The coefficients of a population, and the copies of those that cannot be read in place.
 struct ReadCoefficients {
-  ReadCoefficients(const Population& population, const Order& order, cpu::Coefficient* to);
-  at::Tensor copies[cpu::kCoefficients];
+  ReadCoefficients(const Population& population, const Order& order, Coefficient* to);
+  at::Tensor copies[kCoefficients];
 };
 
 // output, v, i, trace of v, trace of i
 using NeuronOutputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 // Of the branches (one for all), v, i and the coefficients.
-constexpr int kGradients = 3 + cpu::kCoefficients;
+constexpr int kGradients = 3 + kCoefficients;
 using WantedGradients = std::array<bool, kGradients>;
 using NeuronGradients = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
                                    at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 // A surrogate of that name and slope, and the factor of its distance from the threshold.
-std::pair<cpu::Surrogate, float> surrogate_of(c10::string_view name, double slope);
+std::pair<Surrogate, float> surrogate_of(c10::string_view name, double slope);
 
 // The operators, as their schemas have it.
 NeuronOutputs neuron(at::TensorList branches, const at::Tensor& v, const MaybeTensor& i,

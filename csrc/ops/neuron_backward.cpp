@@ -19,16 +19,16 @@ namespace neurocuda {
 
 using at::Tensor;
 
-std::pair<cpu::Surrogate, float> surrogate_of(c10::string_view name, double slope) {
+std::pair<Surrogate, float> surrogate_of(c10::string_view name, double slope) {
   TORCH_CHECK_VALUE(slope > 0, "neuron: expected a slope > 0, found ", slope);
-  if (name == "fast-sigmoid") return {cpu::Surrogate::kFastSigmoid, static_cast<float>(slope)};
+  if (name == "fast-sigmoid") return {Surrogate::kFastSigmoid, static_cast<float>(slope)};
   if (name == "arctan") {
     constexpr double kHalfPi = 1.57079632679489661923;
-    return {cpu::Surrogate::kArctan, static_cast<float>(kHalfPi * slope)};
+    return {Surrogate::kArctan, static_cast<float>(kHalfPi * slope)};
   }
   TORCH_CHECK_VALUE(name == "triangle",
                     "neuron: expected the surrogate fast-sigmoid, arctan or triangle, found ", name);
-  return {cpu::Surrogate::kTriangle, static_cast<float>(slope)};
+  return {Surrogate::kTriangle, static_cast<float>(slope)};
 }
 
 namespace {
@@ -37,7 +37,7 @@ namespace {
 // in the same order, so that neither threads nor the number of samples blur it.
 Tensor reduce(const Tensor& sums, const Tensor& coefficient, const Order& order) {
   const cpu::KeepSubnormals guard;
-  std::int64_t strides[cpu::kMaxAxes], index[cpu::kMaxAxes] = {};
+  std::int64_t strides[kMaxAxes], index[kMaxAxes] = {};
   const std::int64_t missing = sums.dim() - coefficient.dim();
   const Tensor result = at::empty(coefficient.sizes(), sums.options());
   for (int place = 0; place < order.axes; ++place) {
@@ -84,23 +84,24 @@ struct Arriving {
 
 // Computes into `results`, of which those of the coefficients are still to be made. `layout` are the strides
 // of one step; none where that is contiguous.
-void run(at::TensorList branches, const Population& population, std::pair<cpu::Surrogate, float> surrogate,
+void run(at::TensorList branches, const Population& population, std::pair<Surrogate, float> surrogate,
          const Arriving& arriving, c10::SymIntArrayRef layout, const WantedGradients& wanted,
          std::array<Tensor, kGradients>& results) {
   const Tensor& v = population.v;
   const Order order = order_of(v.sizes(), C10_AS_INTARRAYREF_SLOW(layout));
-  cpu::NeuronBackwardCall call;
+  NeuronBackwardCall call;
   call.kind = population.kind();
   call.surrogate = surrogate.first;
   call.scale = surrogate.second;
   call.steps = branches[0].size(0);
+  call.neurons = order.neurons;
   call.branch_count = static_cast<int>(branches.size());
   for (int branch = 0; branch < call.branch_count; ++branch) {
     call.branches[branch] = signal_of(branches[branch], true, order);
   }
   const ReadCoefficients coefficients(population, order, call.coefficients);
   const auto signal = [&](const MaybeTensor& tensor, bool over_time) {
-    return tensor ? signal_of(*tensor, over_time, order) : cpu::Signal();
+    return tensor ? signal_of(*tensor, over_time, order) : Signal();
   };
   call.v = signal(v, false);
   call.i = signal(population.i, false);
@@ -112,8 +113,8 @@ void run(at::TensorList branches, const Population& population, std::pair<cpu::S
   if (wanted[0]) call.to_branches = signal(results[0], true);
   if (wanted[1]) call.to_v = signal(results[1], false);
   if (wanted[2]) call.to_i = signal(results[2], false);
-  std::array<Tensor, cpu::kCoefficients> sums;
-  for (int name = 0; name < cpu::kCoefficients; ++name) {
+  std::array<Tensor, kCoefficients> sums;
+  for (int name = 0; name < kCoefficients; ++name) {
     if (!wanted[name + 3]) continue;
     sums[name] = fresh(v.sym_sizes(), layout, v.options());
     call.to_coefficients[name] = signal(sums[name], false);
@@ -122,7 +123,7 @@ void run(at::TensorList branches, const Population& population, std::pair<cpu::S
   at::parallel_for(0, units, grain(call.steps), [&](std::int64_t first, std::int64_t last) {
     cpu::neuron_backward(call, first * cpu::kNeuronGrain, std::min(last * cpu::kNeuronGrain, order.neurons));
   });
-  for (int name = 0; name < cpu::kCoefficients; ++name) {
+  for (int name = 0; name < kCoefficients; ++name) {
     if (wanted[name + 3]) results[name + 3] = reduce(sums[name], *population.coefficient(name), order);
   }
 }

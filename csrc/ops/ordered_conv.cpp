@@ -77,7 +77,7 @@ Tensor pack(const Tensor& weight, std::int64_t groups) {
   check_weight(weight, groups);
   const Tensor dense = weight.contiguous();
   const std::int64_t out = weight.size(0), taps = weight.numel() / out;
-  Tensor packed = at::empty({groups, taps, cpu::padded_features(out / groups)}, weight.options());
+  Tensor packed = at::empty({groups, taps, padded_features(out / groups)}, weight.options());
   cpu::pack_conv(dense.const_data_ptr<float>(), packed.mutable_data_ptr<float>(), groups, out, taps);
   return packed;
 }
@@ -89,8 +89,8 @@ Tensor pack_meta(const Tensor& weight, std::int64_t groups) {
                           weight.options());
 }
 
-cpu::ConvAxis axis_of(const Tensor& x, const Tensor& weight, const Tensor& out, std::size_t axis,
-                      Numbers stride, Numbers pads, Numbers dilation) {
+ConvAxis axis_of(const Tensor& x, const Tensor& weight, const Tensor& out, std::size_t axis, Numbers stride,
+                 Numbers pads, Numbers dilation) {
   return {x.size(axis + 2), out.size(axis + 2), weight.size(axis + 2),
           stride[axis],     pads[2 * axis],     dilation[axis]};
 }
@@ -106,7 +106,7 @@ void compute_into(const Tensor& x, const Tensor& weight, const OptionalTensor& b
   const Tensor input = as_float_or_bytes(x).contiguous();
   const Tensor weights = packed.has_value() ? *packed : pack(weight, groups);
   const std::int64_t taps = weight.numel() / weight.size(0),
-                     padded = cpu::padded_features(weight.size(0) / groups);
+                     padded = padded_features(weight.size(0) / groups);
   TORCH_CHECK_VALUE(weights.is_contiguous() && weights.scalar_type() == at::kFloat &&
                         weights.sizes() == at::IntArrayRef({groups, taps, padded}),
                     "packed: expected the result of ordered_conv_pack(weight, groups), found ",
@@ -119,16 +119,17 @@ void compute_into(const Tensor& x, const Tensor& weight, const OptionalTensor& b
     offset = bias->expand({weight.size(0)}).contiguous();
   }
   const std::size_t last = weight.dim() - 3;
-  const cpu::OrderedConv layer{
+  const OrderedConv layer{
       input.const_data_ptr(),
       input.scalar_type() != at::kFloat,
       weights.const_data_ptr<float>(),
       offset.defined() ? offset.const_data_ptr<float>() : nullptr,
       out.mutable_data_ptr<float>(),
+      x.size(0),
       groups,
       x.size(1),
       weight.size(0),
-      last ? axis_of(x, weight, out, 0, stride, pads, dilation) : cpu::ConvAxis{1, 1, 1, 1, 0, 1},
+      last ? axis_of(x, weight, out, 0, stride, pads, dilation) : ConvAxis{1, 1, 1, 1, 0, 1},
       axis_of(x, weight, out, last, stride, pads, dilation),
       route_named(route)};
   const std::int64_t work = out.numel() / out.size(0) * taps / 16;  // cycles a frame, roughly, if dense

@@ -57,7 +57,7 @@ Tensor pack(const Tensor& weight) {
   const Tensor dense = weight.contiguous();
   const std::int64_t out = weight.size(-2), in = weight.size(-1);
   const std::int64_t batch = c10::multiply_integers(weight.sizes().slice(0, weight.dim() - 2));
-  Tensor packed = at::empty({batch, in, cpu::padded_features(out)}, weight.options());
+  Tensor packed = at::empty({batch, in, padded_features(out)}, weight.options());
   cpu::pack_linear(dense.const_data_ptr<float>(), packed.mutable_data_ptr<float>(), batch, out, in);
   return packed;
 }
@@ -76,7 +76,7 @@ void compute_into(const Tensor& x, const Tensor& weight, const OptionalTensor& b
   const Tensor weights = packed.has_value() ? *packed : pack(weight);
   const std::int64_t in = weight.size(-1), features = weight.size(-2);
   const std::int64_t batch = c10::multiply_integers(weight.sizes().slice(0, weight.dim() - 2));
-  const std::int64_t padded = cpu::padded_features(features);
+  const std::int64_t padded = padded_features(features);
   TORCH_CHECK_VALUE(weights.is_contiguous() && weights.scalar_type() == at::kFloat &&
                         weights.sizes() == at::IntArrayRef({batch, in, padded}),
                     "packed: expected the result of ordered_linear_pack(weight), found ", weights.sizes());
@@ -86,15 +86,16 @@ void compute_into(const Tensor& x, const Tensor& weight, const OptionalTensor& b
                       bias->scalar_type());
     offset = bias->expand(weight.sizes().slice(0, weight.dim() - 1)).contiguous();
   }
-  const cpu::OrderedLinear layer{input.const_data_ptr(),
-                                 input.scalar_type() != at::kFloat,
-                                 weights.const_data_ptr<float>(),
-                                 offset.defined() ? offset.const_data_ptr<float>() : nullptr,
-                                 out.mutable_data_ptr<float>(),
-                                 batch,
-                                 in,
-                                 features,
-                                 route_named(route)};
+  const OrderedLinear layer{input.const_data_ptr(),
+                            input.scalar_type() != at::kFloat,
+                            weights.const_data_ptr<float>(),
+                            offset.defined() ? offset.const_data_ptr<float>() : nullptr,
+                            out.mutable_data_ptr<float>(),
+                            x.size(0),
+                            batch,
+                            in,
+                            features,
+                            route_named(route)};
   const std::int64_t rows = x.size(0);
   const std::int64_t grain =
       std::max<std::int64_t>(1, (1 << 16) / std::max<std::int64_t>(1, in * padded / 16));

@@ -46,11 +46,10 @@ void pack_spikes_out(const Tensor& spikes, const Tensor& out) {
   if (spikes.is_meta() || out.numel() == 0) return;
   at::assert_no_overlap(out, spikes);
   const Order order = order_of(spikes.sizes().slice(1));
-  const cpu::Signal signal = signal_of(spikes, true, order);
-  auto* bits = out.mutable_data_ptr<std::uint8_t>();
-  at::parallel_for(0, spikes.size(0), 1 + kGrain / order.neurons, [&](std::int64_t first, std::int64_t last) {
-    cpu::pack_spikes(signal, order.neurons, first, last, bits);
-  });
+  const PackCall call{spikes.size(0), order.neurons, out.size(1), signal_of(spikes, true, order),
+                      out.mutable_data_ptr<std::uint8_t>()};
+  at::parallel_for(0, call.steps, 1 + kGrain / call.neurons,
+                   [&](std::int64_t first, std::int64_t last) { cpu::pack_spikes(call, first, last); });
   mark_written(out);
 }
 
@@ -68,11 +67,10 @@ void unpack_spikes_out(const Tensor& bits, const Tensor& out) {
   at::assert_no_internal_overlap(out);
   at::assert_no_overlap(out, bits);
   const Order order = order_of(out.sizes().slice(1));
-  const cpu::Signal signal = signal_of(out, true, order);
-  const auto* from = bits.const_data_ptr<std::uint8_t>();
-  at::parallel_for(0, out.size(0), 1 + kGrain / order.neurons, [&](std::int64_t first, std::int64_t last) {
-    cpu::unpack_spikes(from, bits.stride(0), order.neurons, first, last, signal);
-  });
+  const PackCall call{out.size(0), order.neurons, bits.stride(0), signal_of(out, true, order),
+                      const_cast<std::uint8_t*>(bits.const_data_ptr<std::uint8_t>())};
+  at::parallel_for(0, call.steps, 1 + kGrain / call.neurons,
+                   [&](std::int64_t first, std::int64_t last) { cpu::unpack_spikes(call, first, last); });
   mark_written(out);
 }
 

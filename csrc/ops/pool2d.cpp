@@ -68,16 +68,16 @@ void pool_out(const Tensor& x, Numbers kernel, Numbers stride, Numbers padding, 
   const bool last = out.is_contiguous(kChannelsLast) && (channels_last(x) || !out.is_contiguous());
   const Tensor input = x.contiguous(last ? kChannelsLast : at::MemoryFormat::Contiguous);
   const auto axis = [&](int at) {
-    return cpu::PoolAxis{x.size(at + 2), out.size(at + 2), kernel[at], stride[at], padding[at]};
+    return PoolAxis{x.size(at + 2), out.size(at + 2), kernel[at], stride[at], padding[at]};
   };
-  const cpu::Pool2d job{static_cast<const char*>(input.const_data_ptr()),
-                        element_of(input.scalar_type()),
-                        out.mutable_data_ptr<float>(),
-                        last ? x.size(0) : x.size(0) * x.size(1),
-                        last ? x.size(1) : 1,
-                        axis(0),
-                        axis(1),
-                        mean ? static_cast<float>(kernel[0] * kernel[1]) : 1.0f};
+  const Pool2d job{static_cast<const char*>(input.const_data_ptr()),
+                   element_of(input.scalar_type()),
+                   out.mutable_data_ptr<float>(),
+                   last ? x.size(0) : x.size(0) * x.size(1),
+                   last ? x.size(1) : 1,
+                   axis(0),
+                   axis(1),
+                   mean ? static_cast<float>(kernel[0] * kernel[1]) : 1.0f};
   const std::int64_t rows = job.planes * job.rows.out;
   const std::int64_t work = out.numel() / rows * kernel[0] * kernel[1];  // additions of a row
   constexpr std::int64_t kWorthAThread = 1 << 16;

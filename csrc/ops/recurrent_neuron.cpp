@@ -72,13 +72,13 @@ void run(const Recurrence& r, const MaybeTensor& packed, const Results& results)
   const Tensor weights = packed ? *packed : pack.call(r.weight);
   TORCH_CHECK_VALUE(
       weights.is_contiguous() && weights.scalar_type() == at::kFloat &&
-          weights.sizes() == at::IntArrayRef({matrices, neurons, cpu::padded_features(neurons)}),
+          weights.sizes() == at::IntArrayRef({matrices, neurons, padded_features(neurons)}),
       "recurrent_neuron: expected packed to be the result of ordered_linear_pack(weight), found ",
       weights.sizes());
   const auto widths = r.weight.sizes().slice(0, r.weight.dim() - 1);
   const Tensor bias = r.bias ? r.bias->expand(widths).contiguous() : Tensor();
 
-  cpu::RecurrentCall call;
+  RecurrentCall call;
   call.kind = r.population.kind();
   call.steps = r.branches[0].size(0);
   call.samples = order.neurons / neurons;
@@ -154,7 +154,7 @@ void check_memory(const Recurrence& r, std::initializer_list<const Tensor*> writ
     at::assert_no_overlap(*tensor, r.weight);
     if (r.bias) at::assert_no_overlap(*tensor, *r.bias);
     for (const Tensor& branch : r.branches) at::assert_no_overlap(*tensor, branch);
-    for (int name = 0; name < cpu::kCoefficients; ++name) {
+    for (int name = 0; name < kCoefficients; ++name) {
       if (const Tensor* coefficient = r.population.coefficient(name))
         at::assert_no_overlap(*tensor, *coefficient);
     }

@@ -28,7 +28,7 @@ enum Input {
   kI,
   kSpikes,
   kFirstCoefficient,
-  kInputs = kFirstCoefficient + cpu::kCoefficients
+  kInputs = kFirstCoefficient + kCoefficients
 };
 // What gradients come from.
 enum Output { kOutput, kLastV, kLastI, kLastSpikes, kTraceV, kTraceI, kTraceRecurrent, kOutputs };
@@ -91,7 +91,7 @@ std::array<Tensor, kInputs + 1> backward_over_time(const Recurrence& r, const Fl
   for (std::size_t term = 1; term < terms.size(); ++term) total = total + terms[term];
 
   WantedGradients step_wanted{true, true, synapse};
-  for (int name = 0; name < cpu::kCoefficients; ++name)
+  for (int name = 0; name < kCoefficients; ++name)
     step_wanted[3 + name] = wanted[1 + kFirstCoefficient + name] && p.coefficient(name) != nullptr;
   std::array<Tensor, kInputs + 1> to;
   Tensor to_sum = at::zeros_like(total, at::MemoryFormat::Contiguous);
@@ -112,7 +112,7 @@ std::array<Tensor, kInputs + 1> backward_over_time(const Recurrence& r, const Fl
     to_spikes = at::matmul(to_current.unsqueeze(-2), r.weight).squeeze(-2);
     to_v = found[1];
     if (synapse) to_i = found[2];
-    for (int name = 0; name < cpu::kCoefficients; ++name) {
+    for (int name = 0; name < kCoefficients; ++name) {
       Tensor& sum_of = to[1 + kFirstCoefficient + name];
       if (step_wanted[3 + name]) sum_of = sum_of.defined() ? sum_of + found[3 + name] : found[3 + name];
     }

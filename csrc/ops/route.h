@@ -6,20 +6,20 @@
 
 #include <initializer_list>
 
-#include "cpu/ordered_linear.h"
+#include "calls/ordered_linear.h"
 
 namespace neurocuda {
 
-inline cpu::Route route_named(c10::string_view name) {
-  if (name == "measured") return cpu::Route::kMeasured;
-  if (name == "dense") return cpu::Route::kDense;
+inline Route route_named(c10::string_view name) {
+  if (name == "measured") return Route::kMeasured;
+  if (name == "dense") return Route::kDense;
   TORCH_CHECK_VALUE(name == "events", "route: expected measured, dense or events, found ", name);
-  return cpu::Route::kEvents;
+  return Route::kEvents;
 }
 
-// cpu::padded_features of a size that may be symbolic.
+// The same of a size that may be symbolic.
 inline c10::SymInt padded_features(const c10::SymInt& features) {
-  if (!features.is_symbolic()) return cpu::padded_features(features.expect_int());
+  if (!features.is_symbolic()) return padded_features(features.expect_int());
   if (features <= 8) return features <= 4 ? 4 : 8;
   return (features + 15) / 16 * 16;
 }

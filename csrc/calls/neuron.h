@@ -1,0 +1,24 @@
+// A population over time: sums its branches and updates it in one pass.
+#pragma once
+
+#include <cstdint>
+
+#include "calls/coefficients.h"
+#include "calls/signal.h"
+#include "neuron_update.h"
+
+namespace neurocuda {
+
+struct NeuronCall {
+  NeuronKind kind;
+  std::int64_t steps, neurons;
+  int branch_count;
+  Signal branches[kMaxBranches];
+  Coefficient coefficients[kCoefficients];
+  Signal v, i;    // float32, updated in place; i only where there is a synapse
+  Signal output;  // any element type; where packed, rows of bytes that hold eight neurons each
+  bool packed;
+  Signal trace_v, trace_i;  // float32, the state after every step; no data where not wanted
+};
+
+}  // namespace neurocuda

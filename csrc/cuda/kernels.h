@@ -1,0 +1,31 @@
+// The operators on CUDA devices: each launches its kernels on a stream of the current device and returns.
+#pragma once
+
+#include "calls/branch_sum.h"
+#include "calls/neuron.h"
+#include "calls/neuron_backward.h"
+#include "calls/ordered_conv.h"
+#include "calls/ordered_linear.h"
+#include "calls/pack.h"
+#include "calls/pool2d.h"
+#include "calls/recurrent_neuron.h"
+
+struct CUstream_st;
+
+namespace neurocuda::cuda {
+
+using Stream = CUstream_st*;
+
+// None of them waits, allocates, or reads what is in device memory, so they may be captured in a graph. All
+// memory in a call is the device's. A launch that fails throws std::runtime_error with the kernel's name.
+void neuron(const NeuronCall& call, Stream stream);
+void neuron_backward(const NeuronBackwardCall& call, Stream stream);
+void recurrent_neuron(const RecurrentCall& call, Stream stream);
+void branch_sum(const BranchSumCall& call, Stream stream);
+void pack_spikes(const PackCall& call, Stream stream);
+void unpack_spikes(const PackCall& call, Stream stream);
+void ordered_linear(const OrderedLinear& layer, Stream stream);
+void ordered_conv(const OrderedConv& layer, Stream stream);
+void pool2d(const Pool2d& job, Stream stream);
+
+}  // namespace neurocuda::cuda

@@ -1,0 +1,45 @@
+// Where a call is computed: by the CPU's kernels, or by those for CUDA, on a device or emulated.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/library.h>
+
+#include "cuda/kernels.h"
+
+#if defined(NEUROCUDA_WITH_CUDA)
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#endif
+
+namespace neurocuda {
+
+// Computes where the tensor lies: on_cuda(stream) on its device and the current stream of that, or on_cpu().
+// In an emulated build the CPU stands for a CUDA device.
+template <class OnCuda, class OnCpu>
+void on_device([[maybe_unused]] const at::Tensor& tensor, [[maybe_unused]] OnCuda&& on_cuda,
+               [[maybe_unused]] OnCpu&& on_cpu) {
+#if defined(NEUROCUDA_EMULATED)
+  on_cuda(cuda::Stream());
+#else
+#if defined(NEUROCUDA_WITH_CUDA)
+  if (tensor.is_cuda()) {
+    const c10::cuda::CUDAGuard guard(tensor.device());
+    return on_cuda(c10::cuda::getCurrentCUDAStream().stream());
+  }
+#endif
+  on_cpu();
+#endif
+}
+
+// NEUROCUDA_IMPLEMENT(implement) registers what implement(torch::Library&) says, for every kind of device
+// that this build serves.
+#if defined(NEUROCUDA_WITH_CUDA)
+#define NEUROCUDA_IMPLEMENT(implement)                    \
+  TORCH_LIBRARY_IMPL(neurocuda, CPU, m) { implement(m); } \
+  TORCH_LIBRARY_IMPL(neurocuda, CUDA, m) { implement(m); }
+#else
+#define NEUROCUDA_IMPLEMENT(implement) \
+  TORCH_LIBRARY_IMPL(neurocuda, CPU, m) { implement(m); }
+#endif
+
+}  // namespace neurocuda
