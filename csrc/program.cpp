@@ -8,7 +8,31 @@
 #include <chrono>
 #include <utility>
 
+#include "ops/neuron.h"
+
 namespace neurocuda {
+namespace {
+
+// A tensor that the call is the last to read and that only its slot holds, or none.
+at::Tensor spare(const Call& call, const Argument& argument, const std::vector<at::Tensor>& slots) {
+  for (const int slot : argument.slots) {
+    const at::Tensor& tensor = slots[slot];
+    const bool last = std::find(call.spent.begin(), call.spent.end(), slot) != call.spent.end();
+    if (last && tensor.use_count() == 1 && tensor.storage().use_count() == 1) return tensor;
+  }
+  return {};
+}
+
+NeuronOutputs neuron_from(const Spare& spare, const std::vector<c10::IValue>& a) {
+  const auto flag = [&](int at) { return a[at].toBool(); };
+  const auto maybe = [&](int at) { return a[at].toOptional<at::Tensor>(); };
+  return neuron_reusing(spare, a[0].toTensorVector(), a[1].toTensor(), maybe(2), a[3].toTensor(),
+                        a[4].toTensor(), a[5].toTensor(), maybe(6), maybe(7), maybe(8), maybe(9), flag(10),
+                        flag(11), flag(12), flag(13), a[14].toOptional<at::ScalarType>(), flag(15), flag(16),
+                        flag(17), a[18].toStringView(), a[19].toDouble());
+}
+
+}  // namespace
 
 int Program::new_slot() {
   constants_.emplace_back();
@@ -22,9 +46,15 @@ int Program::constant(at::Tensor tensor) {
 
 void Program::add(Call call) {
   TORCH_CHECK(results_.empty(), "a finished program takes no more calls");
-  call.view = call.op.schema().name() == "aten::view" && call.op.schema().overload_name().empty() &&
-              call.arguments[0].kind == Argument::Kind::kSlot && call.arguments[1].value.isIntList();
-  if (call.view) call.sizes = call.arguments[1].value.toIntVector();
+  const std::string& name = call.op.schema().name();
+  const bool plain = call.op.schema().overload_name().empty();
+  if (plain && name == "aten::view" && call.arguments[0].kind == Argument::Kind::kSlot &&
+      call.arguments[1].value.isIntList()) {
+    call.way = Call::Way::kView;
+    call.sizes = call.arguments[1].value.toIntVector();
+  } else if (plain && name == "neurocuda::neuron") {
+    call.way = Call::Way::kNeuron;
+  }
   calls_.push_back(std::move(call));
 }
 
@@ -77,25 +107,36 @@ std::vector<std::pair<std::string, double>> Program::profile(std::vector<at::Ten
   return times;
 }
 
-void Program::step(const Call& call, std::vector<at::Tensor>& slots, std::vector<c10::IValue>& stack) const {
-  if (call.view) {
-    slots[call.outputs[0]] = at::native::view(slots[call.arguments[0].slots[0]], call.sizes);
-  } else {
-    stack.clear();
-    for (const Argument& argument : call.arguments) {
-      if (argument.kind == Argument::Kind::kValue) {
-        stack.push_back(argument.value);
-      } else if (argument.kind == Argument::Kind::kSlot) {
-        stack.emplace_back(slots[argument.slots[0]]);
-      } else {
-        c10::List<at::Tensor> list;
-        list.reserve(argument.slots.size());
-        for (const int slot : argument.slots) list.push_back(slots[slot]);
-        stack.emplace_back(std::move(list));
-      }
+void Program::fill(const Call& call, const std::vector<at::Tensor>& slots,
+                   std::vector<c10::IValue>& stack) const {
+  stack.clear();
+  for (const Argument& argument : call.arguments) {
+    if (argument.kind == Argument::Kind::kValue) {
+      stack.push_back(argument.value);
+    } else if (argument.kind == Argument::Kind::kSlot) {
+      stack.emplace_back(slots[argument.slots[0]]);
+    } else {
+      c10::List<at::Tensor> list;
+      list.reserve(argument.slots.size());
+      for (const int slot : argument.slots) list.push_back(slots[slot]);
+      stack.emplace_back(std::move(list));
     }
+  }
+}
+
+void Program::step(const Call& call, std::vector<at::Tensor>& slots, std::vector<c10::IValue>& stack) const {
+  auto output = call.outputs.begin();
+  if (call.way == Call::Way::kView) {
+    slots[*output] = at::native::view(slots[call.arguments[0].slots[0]], call.sizes);
+  } else if (call.way == Call::Way::kNeuron) {
+    const auto free = [&](int at) { return spare(call, call.arguments[at], slots); };
+    const Spare memory{free(0), free(1), free(2)};
+    fill(call, slots, stack);
+    auto [result, v, i, trace_v, trace_i] = neuron_from(memory, stack);
+    for (at::Tensor* tensor : {&result, &v, &i, &trace_v, &trace_i}) slots[*output++] = std::move(*tensor);
+  } else {
+    fill(call, slots, stack);
     call.op.callBoxed(&stack);
-    auto output = call.outputs.begin();
     for (const c10::IValue& value : stack) {
       if (value.isTensor()) {
         slots[*output++] = value.toTensor();

@@ -24,7 +24,11 @@ struct Call {
   std::vector<Argument> arguments;
   std::vector<int> outputs;  // a slot for each tensor it returns
   std::vector<int> spent;    // slots that nothing reads after it
-  bool view = false;         // aten::view of a slot: not worth a way through the dispatcher
+  enum class Way {
+    kDispatcher,
+    kView,    // aten::view of a slot, of `sizes`: not worth a way through the dispatcher
+    kNeuron,  // neurocuda::neuron, which may write what is spent
+  } way = Way::kDispatcher;
   std::vector<std::int64_t> sizes;
 };
 
@@ -49,6 +53,7 @@ class Program {
 
  private:
   void step(const Call& call, std::vector<at::Tensor>& slots, std::vector<c10::IValue>& stack) const;
+  void fill(const Call& call, const std::vector<at::Tensor>& slots, std::vector<c10::IValue>& stack) const;
 
   std::vector<at::Tensor> constants_;  // by slot; undefined where a slot is no constant
   std::vector<Call> calls_;
