@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "ops/neuron.h"
+#include "values.h"
 
 namespace neurocuda {
 namespace {
@@ -23,14 +24,31 @@ at::Tensor spare(const Call& call, const Argument& argument, const std::vector<a
   return {};
 }
 
-NeuronOutputs neuron_from(const Spare& spare, const std::vector<c10::IValue>& a) {
+NeuronOutputs neuron_from(const Recorded& recorded, const std::vector<c10::IValue>& a) {
   const auto flag = [&](int at) { return a[at].toBool(); };
   const auto maybe = [&](int at) { return a[at].toOptional<at::Tensor>(); };
-  return neuron_reusing(spare, a[0].toTensorVector(), a[1].toTensor(), maybe(2), a[3].toTensor(),
-                        a[4].toTensor(), a[5].toTensor(), maybe(6), maybe(7), maybe(8), maybe(9), flag(10),
-                        flag(11), flag(12), flag(13), a[14].toOptional<at::ScalarType>(), flag(15), flag(16),
-                        flag(17), a[18].toStringView(), a[19].toDouble());
+  return recorded_neuron(recorded, a[0].toTensorVector(), a[1].toTensor(), maybe(2), a[3].toTensor(),
+                         a[4].toTensor(), a[5].toTensor(), maybe(6), maybe(7), maybe(8), maybe(9), flag(10),
+                         flag(11), flag(12), flag(13), a[14].toOptional<at::ScalarType>(), flag(15), flag(16),
+                         flag(17), a[18].toStringView(), a[19].toDouble());
 }
+
+// The only call that reads a slot; the end if there is none, or another.
+std::vector<Call>::iterator only_reader(int slot, std::vector<Call>& calls) {
+  auto found = calls.end();
+  for (auto call = calls.begin(); call != calls.end(); ++call) {
+    for (const Argument& argument : call->arguments) {
+      if (std::find(argument.slots.begin(), argument.slots.end(), slot) == argument.slots.end()) continue;
+      if (found != calls.end()) return calls.end();
+      found = call;
+    }
+  }
+  return found;
+}
+
+using Clock = std::chrono::steady_clock;
+
+bool must_look(const at::Tensor& tensor) { return tensor.is_floating_point() && tensor.numel() > 0; }
 
 }  // namespace
 
@@ -58,8 +76,15 @@ void Program::add(Call call) {
   calls_.push_back(std::move(call));
 }
 
-void Program::finish(std::vector<int> results) {
+void Program::finish(std::vector<int> results, int finite) {
   results_ = std::move(results);
+  for (int slot = 0; slot < finite; ++slot) {
+    const auto reader = only_reader(slot, calls_);
+    const bool neuron = reader != calls_.end() && reader->way == Call::Way::kNeuron &&
+                        reader->arguments[0].slots == std::vector<int>{slot};
+    if (neuron) reader->checks = true;
+    if (!neuron) finite_.push_back(slot);
+  }
   std::vector<bool> kept(constants_.size(), false);
   for (std::size_t slot = 0; slot < constants_.size(); ++slot) {
     kept[slot] = slot < inputs_ || constants_[slot].defined();
@@ -78,33 +103,29 @@ void Program::finish(std::vector<int> results) {
   }
 }
 
-std::vector<at::Tensor> Program::run(std::vector<at::Tensor> inputs) const {
+std::optional<std::vector<at::Tensor>> Program::run(
+    std::vector<at::Tensor> inputs, std::vector<std::pair<std::string, double>>* times) const {
   TORCH_CHECK(inputs.size() == inputs_, "expected ", inputs_, " inputs, found ", inputs.size());
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  for (const int slot : finite_) {
+    if (must_look(inputs[slot]) && !all_finite(inputs[slot])) return std::nullopt;
+  }
   std::vector<at::Tensor> slots = constants_;
   std::move(inputs.begin(), inputs.end(), slots.begin());
   std::vector<c10::IValue> stack;
-  for (const Call& call : calls_) step(call, slots, stack);
+  std::atomic<bool> finite = true;
+  for (const Call& call : calls_) {
+    const auto start = times == nullptr ? Clock::time_point() : Clock::now();
+    step(call, slots, stack, finite);
+    if (!finite) return std::nullopt;
+    if (times == nullptr) continue;
+    const std::chrono::duration<double, std::nano> took = Clock::now() - start;
+    times->emplace_back(call.op.schema().name(), took.count());
+  }
   std::vector<at::Tensor> results;
   results.reserve(results_.size());
   for (const int slot : results_) results.push_back(slots[slot]);
   return results;
-}
-
-std::vector<std::pair<std::string, double>> Program::profile(std::vector<at::Tensor> inputs) const {
-  TORCH_CHECK(inputs.size() == inputs_, "expected ", inputs_, " inputs, found ", inputs.size());
-  const at::AutoDispatchBelowADInplaceOrView below_autograd;
-  std::vector<at::Tensor> slots = constants_;
-  std::move(inputs.begin(), inputs.end(), slots.begin());
-  std::vector<c10::IValue> stack;
-  std::vector<std::pair<std::string, double>> times;
-  for (const Call& call : calls_) {
-    const auto start = std::chrono::steady_clock::now();
-    step(call, slots, stack);
-    const std::chrono::duration<double, std::nano> took = std::chrono::steady_clock::now() - start;
-    times.emplace_back(call.op.schema().name(), took.count());
-  }
-  return times;
 }
 
 void Program::fill(const Call& call, const std::vector<at::Tensor>& slots,
@@ -124,15 +145,17 @@ void Program::fill(const Call& call, const std::vector<at::Tensor>& slots,
   }
 }
 
-void Program::step(const Call& call, std::vector<at::Tensor>& slots, std::vector<c10::IValue>& stack) const {
+void Program::step(const Call& call, std::vector<at::Tensor>& slots, std::vector<c10::IValue>& stack,
+                   std::atomic<bool>& finite) const {
   auto output = call.outputs.begin();
   if (call.way == Call::Way::kView) {
     slots[*output] = at::native::view(slots[call.arguments[0].slots[0]], call.sizes);
   } else if (call.way == Call::Way::kNeuron) {
     const auto free = [&](int at) { return spare(call, call.arguments[at], slots); };
-    const Spare memory{free(0), free(1), free(2)};
+    Recorded recorded{free(0), free(1), free(2)};
+    if (call.checks && must_look(slots[call.arguments[0].slots[0]])) recorded.finite = &finite;
     fill(call, slots, stack);
-    auto [result, v, i, trace_v, trace_i] = neuron_from(memory, stack);
+    auto [result, v, i, trace_v, trace_i] = neuron_from(recorded, stack);
     for (at::Tensor* tensor : {&result, &v, &i, &trace_v, &trace_i}) slots[*output++] = std::move(*tensor);
   } else {
     fill(call, slots, stack);

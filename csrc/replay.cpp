@@ -87,14 +87,13 @@ py::object Replay::operator()(py::handle signal, const py::object& state, const 
       source != basis_.sources.size()) {
     return py::none();
   }
-  std::vector<at::Tensor> results;
-  bool holds;
+  std::optional<std::vector<at::Tensor>> made;
   {
     const py::gil_scoped_release others_may_run;
-    holds = same_bits(basis_.now, basis_.then) && (!inputs[0].is_floating_point() || all_finite(inputs[0]));
-    if (holds) results = program_->run(std::move(inputs));
+    if (same_bits(basis_.now, basis_.then)) made = program_->run(std::move(inputs));
   }
-  if (!holds) return py::none();
+  if (!made) return py::none();
+  std::vector<at::Tensor>& results = *made;
   py::dict after;
   for (std::size_t name = 0; name < names_.size(); ++name) {
     after[names_[name]] = py::reinterpret_steal<py::object>(THPVariable_Wrap(std::move(results[name + 1])));

@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "cpu/neuron.h"
+#include "values.h"
 
 namespace neurocuda {
 
@@ -133,7 +134,7 @@ Tensor reused(const Tensor& spare, c10::SymIntArrayRef sizes, c10::SymIntArrayRe
 
 // Tensors for all that the operator returns, fresh unless they are spare; what is not asked for is empty.
 NeuronOutputs allocate(at::TensorList branches, const Population& population, at::ScalarType type,
-                       bool packed, bool trace_v, bool trace_i, const Spare& spare) {
+                       bool packed, bool trace_v, bool trace_i, const Recorded& spare) {
   const auto options = branches[0].options();
   const auto floats = options.dtype(at::kFloat);
   const auto sizes = branches[0].sym_sizes();
@@ -150,7 +151,8 @@ NeuronOutputs allocate(at::TensorList branches, const Population& population, at
 }
 
 void run(at::TensorList branches, const Population& population, bool packed, const Tensor& output,
-         const Tensor& v, const Tensor* i, const Tensor* trace_v, const Tensor* trace_i) {
+         const Tensor& v, const Tensor* i, const Tensor* trace_v, const Tensor* trace_i,
+         std::atomic<bool>* finite = nullptr) {
   const auto sizes = v.sizes();
   const Order order = packed ? order_of(sizes) : order_of(sizes, output.strides().slice(1));
   NeuronCall call;
@@ -175,9 +177,13 @@ void run(at::TensorList branches, const Population& population, bool packed, con
   if (trace_v != nullptr) call.trace_v = signal_of(*trace_v, true, order);
   if (trace_i != nullptr) call.trace_i = signal_of(*trace_i, true, order);
   if (call.steps == 0 || order.neurons == 0) return;
+  if (finite != nullptr && !call.branches[0].direct()) {
+    *finite = all_finite(branches[0]);
+    finite = nullptr;
+  }
   const std::int64_t units = (order.neurons + cpu::kNeuronGrain - 1) / cpu::kNeuronGrain;
   at::parallel_for(0, units, grain(call.steps), [&](std::int64_t first, std::int64_t last) {
-    cpu::neuron(call, first * cpu::kNeuronGrain, std::min(last * cpu::kNeuronGrain, order.neurons));
+    cpu::neuron(call, first * cpu::kNeuronGrain, std::min(last * cpu::kNeuronGrain, order.neurons), finite);
   });
 }
 
@@ -190,29 +196,29 @@ NeuronOutputs neuron(at::TensorList branches, const Tensor& v, const MaybeTensor
                      bool reaching, bool subtract, bool previous, bool many,
                      std::optional<at::ScalarType> dtype, bool packed, bool trace_v, bool trace_i,
                      c10::string_view surrogate, double slope) {
-  return neuron_reusing({}, branches, v, i, decay_v, gain_v, bias_v, decay_i, gain_i, threshold, v_reset,
-                        reaching, subtract, previous, many, dtype, packed, trace_v, trace_i, surrogate,
-                        slope);
+  return recorded_neuron({}, branches, v, i, decay_v, gain_v, bias_v, decay_i, gain_i, threshold, v_reset,
+                         reaching, subtract, previous, many, dtype, packed, trace_v, trace_i, surrogate,
+                         slope);
 }
 
-NeuronOutputs neuron_reusing(const Spare& spare, at::TensorList branches, const Tensor& v,
-                             const MaybeTensor& i, const Tensor& decay_v, const Tensor& gain_v,
-                             const Tensor& bias_v, const MaybeTensor& decay_i, const MaybeTensor& gain_i,
-                             const MaybeTensor& threshold, const MaybeTensor& v_reset, bool reaching,
-                             bool subtract, bool previous, bool many, std::optional<at::ScalarType> dtype,
-                             bool packed, bool trace_v, bool trace_i, c10::string_view /*surrogate*/,
-                             double /*slope*/) {
+NeuronOutputs recorded_neuron(const Recorded& recorded, at::TensorList branches, const Tensor& v,
+                              const MaybeTensor& i, const Tensor& decay_v, const Tensor& gain_v,
+                              const Tensor& bias_v, const MaybeTensor& decay_i, const MaybeTensor& gain_i,
+                              const MaybeTensor& threshold, const MaybeTensor& v_reset, bool reaching,
+                              bool subtract, bool previous, bool many, std::optional<at::ScalarType> dtype,
+                              bool packed, bool trace_v, bool trace_i, c10::string_view /*surrogate*/,
+                              double /*slope*/) {
   const Population population{v,         i,       decay_v,  gain_v,   bias_v,   decay_i, gain_i,
                               threshold, v_reset, reaching, subtract, previous, many};
   population.check("neuron", branches);
   const at::ScalarType type = output_type(branches, population, dtype, packed);
-  NeuronOutputs outputs = allocate(branches, population, type, packed, trace_v, trace_i, spare);
+  NeuronOutputs outputs = allocate(branches, population, type, packed, trace_v, trace_i, recorded);
   if (v.is_meta()) return outputs;
   auto& [output, new_v, new_i, all_v, all_i] = outputs;
   if (!new_v.is_same(v)) copy_state(v, new_v);
   if (i && !new_i.is_same(*i)) copy_state(*i, new_i);
   run(branches, population, packed, output, new_v, i ? &new_i : nullptr, trace_v ? &all_v : nullptr,
-      trace_i && i ? &all_i : nullptr);
+      trace_i && i ? &all_i : nullptr, recorded.finite);
   return outputs;
 }
 
