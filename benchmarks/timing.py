@@ -21,17 +21,19 @@ class Times:
 def side_by_side(candidates: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Times]:
     """Wall-clock times of `repeats` rounds, each running every candidate once; a first round is not counted.
 
-    Python's cyclic garbage is collected between rounds, never inside a run.
+    Each round begins with another candidate, for what runs just before leaves the caches to the next. Python's cyclic garbage is collected between rounds, never inside a run.
     """
     runs: dict[str, list[float]] = {name: [] for name in candidates}
     collecting = gc.isenabled()
     gc.disable()
     try:
-        for _ in range(repeats + 1):
+        names = list(candidates)
+        for number in range(repeats + 1):
             gc.collect()
-            for name, candidate in candidates.items():
+            first = number % max(1, len(names))
+            for name in names[first:] + names[:first]:
                 begin = _now()
-                result = candidate()
+                result = candidates[name]()
                 runs[name].append((_now() - begin) * 1e3)
                 del result
     finally:
