@@ -21,7 +21,8 @@ class Times:
 def side_by_side(candidates: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Times]:
     """Wall-clock times of `repeats` rounds, each running every candidate once; a first round is not counted.
 
-    Each round begins with another candidate, for what runs just before leaves the caches to the next. Python's cyclic garbage is collected between rounds, never inside a run.
+    Each round begins with another candidate, for what ran just before leaves its traces in the caches. Python's cyclic
+    garbage is collected between rounds, never inside a run.
     """
     runs: dict[str, list[float]] = {name: [] for name in candidates}
     collecting = gc.isenabled()
