@@ -80,6 +80,7 @@ def extension(may_fail: bool, emulated: bool) -> dict[str, Any]:
             "-fvisibility=hidden",
             "-Wall",
             "-Wno-c++20-extensions",  # the headers of torch use some
+            *(["-Wno-unknown-pragmas"] if emulated else []),  # those to unroll are of nvcc
             *openmp,
         ],
         extra_link_args=sanitize or (["-Wl,-s"] if sys.platform == "linux" else []),
