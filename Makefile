@@ -14,7 +14,7 @@ BUILT := .venv/.built
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
 
 SANITIZED := build/sanitize
-SANITIZED_TESTS := operators ordered_operators recurrent_operator subnormals opcheck
+SANITIZED_TESTS := operators ordered_operators recurrent_operator pools subnormals opcheck recording replay memory
 SANITIZERS = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-name=libubsan.so)
 
 EMULATED := build/emulate

@@ -113,9 +113,21 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
                           at::Tensor tensor) { return Slot{program.constant(std::move(tensor))}; })
       .def("add", &add)
       .def("finish", &neurocuda::Program::finish)
-      .def("run", &neurocuda::Program::run, py::call_guard<py::gil_scoped_release>())
-      .def("profile", &neurocuda::Program::profile, py::call_guard<py::gil_scoped_release>(),
-           "The operators by name, and the nanoseconds that each took in a run.")
+      .def(
+          "run",
+          [](const neurocuda::Program& program, std::vector<at::Tensor> inputs) {
+            return program.run(std::move(inputs));
+          },
+          py::call_guard<py::gil_scoped_release>())
+      .def(
+          "profile",
+          [](const neurocuda::Program& program, std::vector<at::Tensor> inputs) {
+            std::vector<std::pair<std::string, double>> times;
+            program.run(std::move(inputs), &times);
+            return times;
+          },
+          py::call_guard<py::gil_scoped_release>(),
+          "The operators by name, and the nanoseconds that each took in a run.")
       .def("__len__", &neurocuda::Program::size);
 
   py::class_<neurocuda::Replay>(m, "Replay", "A recorded call, made again in one call if it still holds.")

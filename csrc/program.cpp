@@ -8,7 +8,49 @@
 #include <chrono>
 #include <utility>
 
+#include "ops/neuron.h"
+#include "values.h"
+
 namespace neurocuda {
+namespace {
+
+// A tensor that the call is the last to read and that only its slot holds, or none.
+at::Tensor spare(const Call& call, const Argument& argument, const std::vector<at::Tensor>& slots) {
+  for (const int slot : argument.slots) {
+    const at::Tensor& tensor = slots[slot];
+    const bool last = std::find(call.spent.begin(), call.spent.end(), slot) != call.spent.end();
+    if (last && tensor.use_count() == 1 && tensor.storage().use_count() == 1) return tensor;
+  }
+  return {};
+}
+
+NeuronOutputs neuron_from(const Recorded& recorded, const std::vector<c10::IValue>& a) {
+  const auto flag = [&](int at) { return a[at].toBool(); };
+  const auto maybe = [&](int at) { return a[at].toOptional<at::Tensor>(); };
+  return recorded_neuron(recorded, a[0].toTensorVector(), a[1].toTensor(), maybe(2), a[3].toTensor(),
+                         a[4].toTensor(), a[5].toTensor(), maybe(6), maybe(7), maybe(8), maybe(9), flag(10),
+                         flag(11), flag(12), flag(13), a[14].toOptional<at::ScalarType>(), flag(15), flag(16),
+                         flag(17), a[18].toStringView(), a[19].toDouble());
+}
+
+// The only call that reads a slot; the end if there is none, or another.
+std::vector<Call>::iterator only_reader(int slot, std::vector<Call>& calls) {
+  auto found = calls.end();
+  for (auto call = calls.begin(); call != calls.end(); ++call) {
+    for (const Argument& argument : call->arguments) {
+      if (std::find(argument.slots.begin(), argument.slots.end(), slot) == argument.slots.end()) continue;
+      if (found != calls.end()) return calls.end();
+      found = call;
+    }
+  }
+  return found;
+}
+
+using Clock = std::chrono::steady_clock;
+
+bool must_look(const at::Tensor& tensor) { return tensor.is_floating_point() && tensor.numel() > 0; }
+
+}  // namespace
 
 int Program::new_slot() {
   constants_.emplace_back();
@@ -22,14 +64,27 @@ int Program::constant(at::Tensor tensor) {
 
 void Program::add(Call call) {
   TORCH_CHECK(results_.empty(), "a finished program takes no more calls");
-  call.view = call.op.schema().name() == "aten::view" && call.op.schema().overload_name().empty() &&
-              call.arguments[0].kind == Argument::Kind::kSlot && call.arguments[1].value.isIntList();
-  if (call.view) call.sizes = call.arguments[1].value.toIntVector();
+  const std::string& name = call.op.schema().name();
+  const bool plain = call.op.schema().overload_name().empty();
+  if (plain && name == "aten::view" && call.arguments[0].kind == Argument::Kind::kSlot &&
+      call.arguments[1].value.isIntList()) {
+    call.way = Call::Way::kView;
+    call.sizes = call.arguments[1].value.toIntVector();
+  } else if (plain && name == "neurocuda::neuron") {
+    call.way = Call::Way::kNeuron;
+  }
   calls_.push_back(std::move(call));
 }
 
-void Program::finish(std::vector<int> results) {
+void Program::finish(std::vector<int> results, int finite) {
   results_ = std::move(results);
+  for (int slot = 0; slot < finite; ++slot) {
+    const auto reader = only_reader(slot, calls_);
+    const bool neuron = reader != calls_.end() && reader->way == Call::Way::kNeuron &&
+                        reader->arguments[0].slots == std::vector<int>{slot};
+    if (neuron) reader->checks = true;
+    if (!neuron) finite_.push_back(slot);
+  }
   std::vector<bool> kept(constants_.size(), false);
   for (std::size_t slot = 0; slot < constants_.size(); ++slot) {
     kept[slot] = slot < inputs_ || constants_[slot].defined();
@@ -48,54 +103,63 @@ void Program::finish(std::vector<int> results) {
   }
 }
 
-std::vector<at::Tensor> Program::run(std::vector<at::Tensor> inputs) const {
+std::optional<std::vector<at::Tensor>> Program::run(
+    std::vector<at::Tensor> inputs, std::vector<std::pair<std::string, double>>* times) const {
   TORCH_CHECK(inputs.size() == inputs_, "expected ", inputs_, " inputs, found ", inputs.size());
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  for (const int slot : finite_) {
+    if (must_look(inputs[slot]) && !all_finite(inputs[slot])) return std::nullopt;
+  }
   std::vector<at::Tensor> slots = constants_;
   std::move(inputs.begin(), inputs.end(), slots.begin());
   std::vector<c10::IValue> stack;
-  for (const Call& call : calls_) step(call, slots, stack);
+  std::atomic<bool> finite = true;
+  for (const Call& call : calls_) {
+    const auto start = times == nullptr ? Clock::time_point() : Clock::now();
+    step(call, slots, stack, finite);
+    if (!finite) return std::nullopt;
+    if (times == nullptr) continue;
+    const std::chrono::duration<double, std::nano> took = Clock::now() - start;
+    times->emplace_back(call.op.schema().name(), took.count());
+  }
   std::vector<at::Tensor> results;
   results.reserve(results_.size());
   for (const int slot : results_) results.push_back(slots[slot]);
   return results;
 }
 
-std::vector<std::pair<std::string, double>> Program::profile(std::vector<at::Tensor> inputs) const {
-  TORCH_CHECK(inputs.size() == inputs_, "expected ", inputs_, " inputs, found ", inputs.size());
-  const at::AutoDispatchBelowADInplaceOrView below_autograd;
-  std::vector<at::Tensor> slots = constants_;
-  std::move(inputs.begin(), inputs.end(), slots.begin());
-  std::vector<c10::IValue> stack;
-  std::vector<std::pair<std::string, double>> times;
-  for (const Call& call : calls_) {
-    const auto start = std::chrono::steady_clock::now();
-    step(call, slots, stack);
-    const std::chrono::duration<double, std::nano> took = std::chrono::steady_clock::now() - start;
-    times.emplace_back(call.op.schema().name(), took.count());
+void Program::fill(const Call& call, const std::vector<at::Tensor>& slots,
+                   std::vector<c10::IValue>& stack) const {
+  stack.clear();
+  for (const Argument& argument : call.arguments) {
+    if (argument.kind == Argument::Kind::kValue) {
+      stack.push_back(argument.value);
+    } else if (argument.kind == Argument::Kind::kSlot) {
+      stack.emplace_back(slots[argument.slots[0]]);
+    } else {
+      c10::List<at::Tensor> list;
+      list.reserve(argument.slots.size());
+      for (const int slot : argument.slots) list.push_back(slots[slot]);
+      stack.emplace_back(std::move(list));
+    }
   }
-  return times;
 }
 
-void Program::step(const Call& call, std::vector<at::Tensor>& slots, std::vector<c10::IValue>& stack) const {
-  if (call.view) {
-    slots[call.outputs[0]] = at::native::view(slots[call.arguments[0].slots[0]], call.sizes);
+void Program::step(const Call& call, std::vector<at::Tensor>& slots, std::vector<c10::IValue>& stack,
+                   std::atomic<bool>& finite) const {
+  auto output = call.outputs.begin();
+  if (call.way == Call::Way::kView) {
+    slots[*output] = at::native::view(slots[call.arguments[0].slots[0]], call.sizes);
+  } else if (call.way == Call::Way::kNeuron) {
+    const auto free = [&](int at) { return spare(call, call.arguments[at], slots); };
+    Recorded recorded{free(0), free(1), free(2)};
+    if (call.checks && must_look(slots[call.arguments[0].slots[0]])) recorded.finite = &finite;
+    fill(call, slots, stack);
+    auto [result, v, i, trace_v, trace_i] = neuron_from(recorded, stack);
+    for (at::Tensor* tensor : {&result, &v, &i, &trace_v, &trace_i}) slots[*output++] = std::move(*tensor);
   } else {
-    stack.clear();
-    for (const Argument& argument : call.arguments) {
-      if (argument.kind == Argument::Kind::kValue) {
-        stack.push_back(argument.value);
-      } else if (argument.kind == Argument::Kind::kSlot) {
-        stack.emplace_back(slots[argument.slots[0]]);
-      } else {
-        c10::List<at::Tensor> list;
-        list.reserve(argument.slots.size());
-        for (const int slot : argument.slots) list.push_back(slots[slot]);
-        stack.emplace_back(std::move(list));
-      }
-    }
+    fill(call, slots, stack);
     call.op.callBoxed(&stack);
-    auto output = call.outputs.begin();
     for (const c10::IValue& value : stack) {
       if (value.isTensor()) {
         slots[*output++] = value.toTensor();

@@ -5,7 +5,9 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/ivalue.h>
 
+#include <atomic>
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,8 +26,13 @@ struct Call {
   std::vector<Argument> arguments;
   std::vector<int> outputs;  // a slot for each tensor it returns
   std::vector<int> spent;    // slots that nothing reads after it
-  bool view = false;         // aten::view of a slot: not worth a way through the dispatcher
+  enum class Way {
+    kDispatcher,
+    kView,    // aten::view of a slot, of `sizes`: not worth a way through the dispatcher
+    kNeuron,  // neurocuda::neuron, which may write what is spent
+  } way = Way::kDispatcher;
   std::vector<std::int64_t> sizes;
+  bool checks = false;  // a kNeuron finds out whether its only branch is finite
 };
 
 // Slots 0 .. inputs - 1 hold what `run` is given. Every other slot holds a constant, or what one call leaves
@@ -37,22 +44,25 @@ class Program {
   int new_slot();
   int constant(at::Tensor tensor);
   void add(Call call);
-  // Says which slots `run` returns. Nothing can be added after.
-  void finish(std::vector<int> results);
+  // Says which slots `run` returns, and that the first `finite` inputs must be so. Nothing can be added
+  // after.
+  void finish(std::vector<int> results, int finite);
   std::size_t size() const { return calls_.size(); }
 
-  // Runs below autograd. May be called by several threads at once.
-  std::vector<at::Tensor> run(std::vector<at::Tensor> inputs) const;
-
-  // The operators by name, and the nanoseconds that each took in a run.
-  std::vector<std::pair<std::string, double>> profile(std::vector<at::Tensor> inputs) const;
+  // Runs below autograd; nothing if an input is not finite that must be. May be called by several threads at
+  // once. `times`, unless null, takes the operators by name, and the nanoseconds of each.
+  std::optional<std::vector<at::Tensor>> run(
+      std::vector<at::Tensor> inputs, std::vector<std::pair<std::string, double>>* times = nullptr) const;
 
  private:
-  void step(const Call& call, std::vector<at::Tensor>& slots, std::vector<c10::IValue>& stack) const;
+  void step(const Call& call, std::vector<at::Tensor>& slots, std::vector<c10::IValue>& stack,
+            std::atomic<bool>& finite) const;
+  void fill(const Call& call, const std::vector<at::Tensor>& slots, std::vector<c10::IValue>& stack) const;
 
   std::vector<at::Tensor> constants_;  // by slot; undefined where a slot is no constant
   std::vector<Call> calls_;
   std::vector<int> results_;
+  std::vector<int> finite_;  // inputs that are looked at before the first call
   std::size_t inputs_ = constants_.size();
 };
 

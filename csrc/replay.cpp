@@ -2,6 +2,7 @@
 
 #include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/python_variable.h>
 
@@ -58,30 +59,41 @@ Replay::Replay(std::shared_ptr<const Program> program, const std::vector<at::Ten
   for (const at::Tensor& input : inputs) kinds_.push_back(Kind::of(input));
 }
 
-py::object Replay::operator()(py::handle signal, const py::dict& state, const py::dict& parameters,
-                              const py::dict& buffers) const {
-  std::vector<at::Tensor> inputs;
-  inputs.reserve(kinds_.size());
-  if (!alone() || !take(signal.ptr(), kinds_[0], inputs) || state.size() != names_.size()) return py::none();
+bool Replay::take_state(const py::object& state, std::vector<at::Tensor>& to) const {
+  if (state.is_none()) {
+    for (auto kind = kinds_.begin() + 1; kind != kinds_.end(); ++kind) {
+      to.push_back(at::zeros(kind->sizes, kind->type));
+      if (!kind->fits(to.back())) return false;
+    }
+    return true;
+  }
+  if (!PyDict_Check(state.ptr()) || PyDict_Size(state.ptr()) != Py_ssize_t(names_.size())) return false;
   PyObject *key, *value;
   std::size_t at = 0;
   for (Py_ssize_t place = 0; PyDict_Next(state.ptr(), &place, &key, &value); ++at) {
-    if (key != names_[at].ptr() && !py::handle(key).equal(names_[at])) return py::none();
-    if (!take(value, kinds_[at + 1], inputs)) return py::none();
+    if (key != names_[at].ptr() && !py::handle(key).equal(names_[at])) return false;
+    if (!take(value, kinds_[at + 1], to)) return false;
   }
+  return true;
+}
+
+py::object Replay::operator()(py::handle signal, const py::object& state, const py::dict& parameters,
+                              const py::dict& buffers) const {
+  std::vector<at::Tensor> inputs;
+  inputs.reserve(kinds_.size());
+  if (!alone() || !take(signal.ptr(), kinds_[0], inputs) || !take_state(state, inputs)) return py::none();
   std::size_t source = 0;
   if (!same_objects(parameters, basis_.sources, source) || !same_objects(buffers, basis_.sources, source) ||
       source != basis_.sources.size()) {
     return py::none();
   }
-  std::vector<at::Tensor> results;
-  bool holds;
+  std::optional<std::vector<at::Tensor>> made;
   {
     const py::gil_scoped_release others_may_run;
-    holds = same_bits(basis_.now, basis_.then) && (!inputs[0].is_floating_point() || all_finite(inputs[0]));
-    if (holds) results = program_->run(std::move(inputs));
+    if (same_bits(basis_.now, basis_.then)) made = program_->run(std::move(inputs));
   }
-  if (!holds) return py::none();
+  if (!made) return py::none();
+  std::vector<at::Tensor>& results = *made;
   py::dict after;
   for (std::size_t name = 0; name < names_.size(); ++name) {
     after[names_[name]] = py::reinterpret_steal<py::object>(THPVariable_Wrap(std::move(results[name + 1])));

@@ -36,11 +36,14 @@ class Replay {
          std::vector<pybind11::str> names, Basis basis);
 
   // (output, state), or None if the program does not hold for this: another kind of input, autograd or a mode
-  // that would see the operators, an edited parameter, a signal that is not finite.
-  pybind11::object operator()(pybind11::handle signal, const pybind11::dict& state,
+  // that would see the operators, an edited parameter, a signal that is not finite. `state` is a dictionary,
+  // or None for rest.
+  pybind11::object operator()(pybind11::handle signal, const pybind11::object& state,
                               const pybind11::dict& parameters, const pybind11::dict& buffers) const;
 
  private:
+  bool take_state(const pybind11::object& state, std::vector<at::Tensor>& to) const;
+
   std::shared_ptr<const Program> program_;
   std::vector<Kind> kinds_;
   std::vector<pybind11::str> names_;

@@ -18,7 +18,10 @@ _EXACT_IN_FLOAT32 = (torch.float32, torch.float16, torch.bfloat16, torch.uint8, 
 
 
 def check_inputs(graph: Graph, x: Signals, device: torch.device | None) -> dict[str, Tensor]:
-    """The signals by the name of their Input, in order. `device` is that of the network, None if it has none."""
+    """The signals by the name of their Input, in order; `check_finite` looks at their values.
+
+    `device` is that of the network, None if it has none.
+    """
     names = graph.inputs
     if isinstance(x, Mapping):
         signals = dict(x)
@@ -43,6 +46,16 @@ def check_inputs(graph: Graph, x: Signals, device: torch.device | None) -> dict[
                 f"found {tuple(signals[name].shape[:2])}"
             )
     return {name: signals[name] for name in names}
+
+
+def check_finite(signals: Mapping[str, Tensor]) -> None:
+    """Raises `ArgumentError` at the first number that is not finite."""
+    if torch.compiler.is_compiling():  # a graph cannot stop at a value
+        return
+    for name, signal in signals.items():
+        if signal.is_floating_point() and signal.numel() and not operators(signal.device).all_finite(signal.detach()):
+            at = tuple(int(i) for i in (~signal.isfinite()).nonzero()[0])
+            raise ArgumentError(f"input {name!r}: expected finite numbers, found {signal[at].item()} at index {at}")
 
 
 def quantities(graph: Graph, record: Mapping[str, str | Collection[str]]) -> list[tuple[str, str]]:
@@ -82,11 +95,6 @@ def _check_signal(name: str, signal: Tensor, shape: tuple[int, ...], device: tor
         )
     if device is not None and signal.device != device:
         raise ArgumentError(f"input {name!r}: expected {_wanted(shape)} on {device}, found it on {signal.device}")
-    if torch.compiler.is_compiling():  # a graph cannot stop at a value
-        return
-    if signal.is_floating_point() and signal.numel() and not operators(signal.device).all_finite(signal.detach()):
-        at = tuple(int(i) for i in (~signal.isfinite()).nonzero()[0])
-        raise ArgumentError(f"input {name!r}: expected finite numbers, found {signal[at].item()} at index {at}")
 
 
 def _wanted(shape: tuple[int, ...]) -> str:

@@ -16,6 +16,12 @@ How = Literal["ordered", "library", "neuron", "recurrent", "direct"]
 ORDERED_LIMIT = 2**20
 """Multiply-adds of one step of one sample up to which a layer is summed in the defined order."""
 
+_LAST_FROM = 64
+"""Positions of the output from which the library's convolution on CPUs is fastest with the channels last in memory."""
+
+_SLICE = 2**20
+"""Weights of a library convolution that one call on the CPU takes."""
+
 
 @dataclass(frozen=True)
 class LoweredNode:
@@ -24,11 +30,24 @@ class LoweredNode:
     ordered: a sum in the defined order, the same bits everywhere. library: the vendor's convolution or
     matrix product, whose last bit may depend on batch and chunk. neuron: the fused sum and update. recurrent:
     half of a neuron and its weight, run as one operator. direct: one elementwise operation, pool or copy.
+
+    On the CPU, a library convolution lays out its frames with the channels last or not, and computes its channels in
+    slices, as the library copies the weights of each call.
     """
 
     node: Node
     how: How
     why: str
+
+    @property
+    def channels_last(self) -> bool:
+        node = self.node
+        return self.how == "library" and node.type == "Conv2d" and math.prod(node.output_shape[1:]) >= _LAST_FROM
+
+    @property
+    def slices(self) -> int:
+        weights = self.node.array("weight").size
+        return 1 if self.node.number("groups") > 1 else 2 ** max(0, math.ceil(math.log2(weights / _SLICE)))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from neurocuda.discretization import (
 )
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning, raise_problems
 from neurocuda.graph import NEURONS, Graph, Node, align, from_nir
-from neurocuda.inputs import Signals, check_inputs, quantities
+from neurocuda.inputs import Signals, check_finite, check_inputs, quantities
 from neurocuda.io import read
 from neurocuda.lowering import How, LoweredSchedule, lower
 from neurocuda.ops import Surrogate, compiled
@@ -150,13 +150,19 @@ class Executor(nn.Module):
         Raises `ArgumentError` naming the input or the entry of the state that does not fit.
         """
         plain = not torch.compiler.is_dynamo_compiling() and wanted() in (None, "cpu")
-        before = state.tensors if plain and type(state) is State else None
-        if before is not None and isinstance(x, Tensor):
+        before = state.tensors if type(state) is State else None
+        if plain and isinstance(x, Tensor) and (state is None or before is not None):
             again = self._recorder.replay(x, before, self._parameters, self._buffers)
             if again is not None:
                 return again[0], State(again[1])
         result = self.run(x, state)
-        if before is not None and isinstance(x, Tensor) and x.shape[0] == 1 and isinstance(result.output, Tensor):
+        if (
+            plain
+            and before is not None
+            and isinstance(x, Tensor)
+            and x.shape[0] == 1
+            and isinstance(result.output, Tensor)
+        ):
             self._recorder.prepare((), [x, *before.values()], list(before))
         return result.output, result.state
 
@@ -180,7 +186,7 @@ class Executor(nn.Module):
             state = self._at_rest(batch, first.device)
         else:
             check_state(state, self._state_shapes(batch), first.device)
-        signals, carry = self._over_time(list(inputs.values()), [state.tensors[name] for name in self._entries], asked)
+        signals, carry = self._over_time(inputs, [state.tensors[name] for name in self._entries], asked)
         outputs = dict(zip(self.graph.outputs, signals, strict=False))
         recordings: dict[str, dict[str, Tensor]] = {}
         for (name, quantity), values in zip(asked, signals[len(outputs) :], strict=True):
@@ -196,14 +202,17 @@ class Executor(nn.Module):
         return self._recorder.profile((), [x, *(state.tensors[name] for name in self._entries)])
 
     def _over_time(
-        self, inputs: list[Tensor], carry: list[Tensor], asked: list[tuple[str, str]]
+        self, given: dict[str, Tensor], carry: list[Tensor], asked: list[tuple[str, str]]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The outputs and recordings over all steps, and the state after them, chunk by chunk."""
+        inputs = list(given.values())
         steps, batch = inputs[0].shape[:2]
         ops = operators(inputs[0].device)
         recording = ops is compiled and recordable([*inputs, *carry])
         if recording:
             self._recorder.refresh(self._sources())
+        else:
+            check_finite(given)
         tensors = None if recording else self._tensors(inputs[0].device)
         count = len(self.graph.outputs) + len(asked)
         length = self.chunk if self.schedule.layered else steps
@@ -213,7 +222,11 @@ class Executor(nn.Module):
             part = [x[start : start + length] for x in inputs]
             advance = partial(self._advance, asked, tensors)
             if recording:
-                results = self._recorder.run(tuple(asked), advance, [*part, *carry])
+                made = self._recorder.run(tuple(asked), advance, [*part, *carry], finite=len(part))
+                if made is None:
+                    check_finite(given)  # which says where
+                assert made is not None
+                results = made
             else:
                 results = on_their_own(advance([*part, *carry]), [*part, *carry])
             signals, carry = results[:count], results[count:]
@@ -295,7 +308,8 @@ class Executor(nn.Module):
         return {name: (batch, *shape) for name, shape in self._entries.items()}
 
     def _at_rest(self, batch: int, device: torch.device) -> State:
-        return State({name: torch.zeros(batch, *shape, device=device) for name, shape in self._entries.items()})
+        zero = torch.zeros((), device=device)  # one for all: nothing is written into a state
+        return State({name: zero.expand(batch, *shape) for name, shape in self._entries.items()})
 
     def _tensors(self, device: torch.device) -> Tensors:
         """What the nodes compute with, from the parameters as they are now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 
 import torch
@@ -15,6 +15,7 @@ from neurocuda.lowering import LoweredNode, LoweredSchedule, LoweredStage
 from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, reference
 from neurocuda.ops.coefficients import SpikeWhen
 from neurocuda.schedule import Edge
+from neurocuda.spans import Span, spans
 
 _TRACED = {"v", "i"}
 
@@ -57,7 +58,43 @@ class Chunk:
 
 def run_chunk(lowered: LoweredSchedule, tensors: Tensors, inputs: Mapping[str, Tensor], chunk: Chunk) -> None:
     """Run all stages over a chunk; leave the outputs in `chunk.signals` and the new state in `chunk.carry`."""
-    for number, stage in enumerate(lowered.stages):
+    cut = not torch.is_grad_enabled() and not torch.compiler.is_compiling()  # gradients keep every signal anyway
+    whole = (Span(range(len(lowered.stages)), chunk.steps),)
+    for span in spans(lowered, chunk.batch, chunk.steps) if cut else whole:
+        if span.steps < chunk.steps:
+            _run_pieces(lowered, span, tensors, inputs, chunk)
+        else:
+            _run_stages(lowered, span.stages, tensors, inputs, chunk)
+    chunk.carry.update(chunk.previous)
+
+
+def _run_pieces(
+    lowered: LoweredSchedule, span: Span, tensors: Tensors, inputs: Mapping[str, Tensor], chunk: Chunk
+) -> None:
+    """Run the stages of a span over one piece of the chunk after the other."""
+    before = chunk.signals
+    pieces: dict[str, list[Tensor]] = {}
+    left: set[str] = set()
+    for start in range(0, chunk.steps, span.steps):
+        part = slice(start, start + span.steps)
+        steps = len(range(chunk.steps)[part])
+        piece = replace(chunk, steps=steps, signals={name: signal[part] for name, signal in before.items()})
+        _run_stages(lowered, span.stages, tensors, {name: x[part] for name, x in inputs.items()}, piece)
+        left = set(piece.signals)
+        for name in left - set(before):
+            pieces.setdefault(name, []).append(piece.signals[name].flatten(0, 1))  # as frames, it keeps its layout
+    for name in set(before) - left:
+        del chunk.signals[name]
+    for name in sorted(pieces):
+        frames = torch.cat(pieces.pop(name))
+        chunk.signals[name] = frames.reshape(chunk.steps, chunk.batch, *frames.shape[1:])
+
+
+def _run_stages(
+    lowered: LoweredSchedule, numbers: range, tensors: Tensors, inputs: Mapping[str, Tensor], chunk: Chunk
+) -> None:
+    for number in numbers:
+        stage = lowered.stages[number]
         if stage.recurrence is not None:
             _run_recurrence(lowered, stage, stage.recurrence, tensors, chunk)
         elif stage.cyclic:
@@ -77,7 +114,6 @@ def run_chunk(lowered: LoweredSchedule, tensors: Tensors, inputs: Mapping[str, T
                 chunk.previous[f"{name}.previous"] = chunk.signals[name][-1]
         for name in lowered.spent[number]:
             chunk.signals.pop(name, None)  # the weight of a fused recurrence has none
-    chunk.carry.update(chunk.previous)
 
 
 def _signal(edge: Edge, chunk: Chunk) -> Tensor:
@@ -270,15 +306,31 @@ def _convolution(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
     node = lowered.node
     weight, bias = tensors.weights[node.name, "weight"], tensors.weights[node.name, "bias"]
     pads = convolution_pads(node)
-    stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
     frames = x.flatten(0, 1)
     if lowered.how == "ordered":
+        stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
         result = tensors.operators.ordered_conv(frames, weight, bias, stride, pads, dilation, groups)
     else:
-        convolve: Callable[..., Tensor] = functional.conv1d if node.type == "Conv1d" else functional.conv2d
-        bias = bias.expand(weight.shape[0])
-        result = convolve(reference.pad(frames, pads), weight, bias, stride, 0, dilation, groups)
+        result = _library_convolution(frames, weight, bias.expand(weight.shape[0]), pads, lowered)
     return _by_step(result, x)
+
+
+def _library_convolution(
+    frames: Tensor, weight: Tensor, bias: Tensor, pads: reference.Pads, lowered: LoweredNode
+) -> Tensor:
+    node = lowered.node
+    convolve: Callable[..., Tensor] = functional.conv1d if node.type == "Conv1d" else functional.conv2d
+    padding = tuple(before for before, _ in pads)
+    if any(before != after for before, after in pads):
+        frames, padding = reference.pad(frames, pads), (0,) * len(pads)
+    if frames.device.type == "cpu" and node.type == "Conv2d":
+        layout = torch.channels_last if lowered.channels_last else torch.contiguous_format
+        frames = frames.contiguous(memory_format=layout)
+    settings = (node.numbers("stride"), padding, node.numbers("dilation"), node.number("groups"))
+    slices = lowered.slices if frames.device.type == "cpu" else 1
+    parts = zip(weight.chunk(slices), bias.chunk(slices), strict=True)
+    results = [convolve(frames, *part, *settings) for part in parts]
+    return results[0] if len(results) == 1 else torch.cat(results, 1)
 
 
 def convolution_pads(node: Node) -> reference.Pads:

@@ -110,6 +110,28 @@ WRONG_SIGNALS: dict[str, tuple[Any, str]] = {
 }
 
 
+@pytest.mark.parametrize("kind", ["neuron alone", "strided", "float16", "layers", "chunks"])
+def test_numbers_that_are_not_finite_are_refused_by_what_was_recorded_too(kind: str, tmp_path: Path) -> None:
+    """At their index in the whole signal; and the call after is as if nothing had been."""
+    layers = {"w": node("Linear", weight=ramp(3, 3))} if kind in ("layers", "chunks") else {}
+    net = network(chain({**layers, "lif": node("LIF", tau=2e-4, v_threshold=0.5)}), tmp_path, chunk=3)
+    x = torch.rand(2 if kind == "layers" else 8, 2, 3, generator=torch.Generator().manual_seed(1))
+    x = x.half() if kind == "float16" else x
+    x = x.transpose(0, 2).contiguous().transpose(0, 2) if kind == "strided" else x
+    with torch.no_grad():
+        expected = net(x)[0]
+        for number in (NAN, INF, -INF):
+            for _ in range(3):
+                assert torch.equal(net(x)[0], expected)
+            bad = x.clone()
+            at = (x.shape[0] - 1, 1, 2)
+            bad[at] = number
+            with pytest.raises(
+                ArgumentError, match=rf"input 'in': expected finite.*{number} at index \({at[0]}, 1, 2\)"
+            ):
+                net(bad)
+
+
 @pytest.mark.parametrize("name", WRONG_SIGNALS)
 def test_wrong_signals_are_refused(name: str, tmp_path: Path) -> None:
     x, words = WRONG_SIGNALS[name]

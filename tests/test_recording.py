@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from neurocuda.ops import backends
+from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, compiled
 from neurocuda.ops.recording import Recorder, recordable
 
 pytestmark = pytest.mark.skipif(backends.backends()["cpu"] != backends.AVAILABLE, reason="neurocuda._C is not there")
@@ -57,6 +57,27 @@ def reads_a_constant(given: list[Tensor]) -> list[Tensor]:
     return [given[0] * SCALE.item(), given[1] * float(SCALE)]
 
 
+def populations(given: list[Tensor]) -> list[Tensor]:
+    """Neurons may write over what nobody reads again: here some of it is read again, returned, or a view."""
+    fires = NeuronCoefficients(*[torch.tensor(c) for c in (0.5, 1.0, 0.125)], threshold=SCALE, v_reset=SCALE * 0)
+    membrane = NeuronCoefficients(*[torch.tensor(c) for c in (0.5, 1.0, 0.0)])
+
+    def run(branches: list[Tensor], c: NeuronCoefficients, v: Tensor) -> tuple[Tensor, Tensor]:
+        output, state, _ = compiled.neuron(branches, c, NeuronState(v), Surrogate())
+        return output, state.v
+
+    x = given[0].reshape(2, 1, 4)
+    spent, again, returned, viewed = x * 2.0, x * 3.0, x * 4.0, x * 5.0
+    view = viewed.reshape(2, 4)
+    a, v = run([spent], fires, given[1][:1, :1] + torch.zeros(1, 4))
+    b, v = run([again, a], fires, v)
+    c, v = run([again, again], membrane, v)
+    d, kept = run([returned, c], membrane, v)
+    e, w = run([viewed], membrane, kept)
+    f, w = run([e * SCALE], membrane, w)
+    return [a, b, d, f, returned, view + 1.0, again, kept, w]
+
+
 def depends_on_values(given: list[Tensor]) -> list[Tensor]:
     return [given[0] if given[0].sum().item() > 0 else -given[0]]
 
@@ -69,6 +90,7 @@ def writes_a_constant(given: list[Tensor]) -> list[Tensor]:
 
 FUNCTIONS = [
     matrix,
+    populations,
     view_of_a_constant,
     computed_from_constants,
     results_that_share,
@@ -118,7 +140,7 @@ def test_calls_of_any_kind_give_what_the_function_gives(function: Callable[[list
             assert_same(call(recorder, function, given), function, given)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS[:7])
+@pytest.mark.parametrize("function", FUNCTIONS[:8])
 def test_most_functions_are_recorded(function: Callable[[list[Tensor]], list[Tensor]]) -> None:
     recorder, calls = Recorder(), []
 

@@ -43,7 +43,7 @@ def signal(batch: int = 2, steps: int = 1) -> Tensor:
     return torch.randn(steps, batch, 4, generator=torch.Generator().manual_seed(batch + 10 * steps)) * 3
 
 
-def oracle(net: Executor, x: Tensor, state: State) -> tuple[Tensor, State]:
+def oracle(net: Executor, x: Tensor, state: State | None) -> tuple[Tensor, State]:
     """The reference operators on the parameters as they are now."""
     with neurocuda.use_backend("reference"), torch.no_grad():
         y, after = net(x, state)
@@ -183,6 +183,16 @@ def test_autograd_and_transforms_see_the_operators() -> None:
     assert torch.equal(gradient, given.grad), f"expected {given.grad}, found {gradient}"
     with torch.inference_mode():
         equal("inference mode", net(x, state), owed)
+
+
+@torch.no_grad()
+def test_a_step_from_rest_is_made_again_too() -> None:
+    net, x = network(), signal()
+    warm(net, x)
+    assert net._recorder.replay(x, None, net._parameters, net._buffers) is not None
+    equal("from rest", net(x), oracle(net, x, None))
+    edit_data(net)
+    equal("from rest after an edit", net(x), oracle(net, x, None))
 
 
 @torch.no_grad()

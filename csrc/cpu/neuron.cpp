@@ -5,6 +5,7 @@
 
 #include "cpu/coefficients.h"
 #include "cpu/denormals.h"
+#include "cpu/finite.h"
 #include "cpu/multiversion.h"
 #include "cpu/signal.h"
 #include "cpu/stream.h"
@@ -140,7 +141,7 @@ bool past_caches(const NeuronCall& call) {
 
 }  // namespace
 
-void neuron(const NeuronCall& call, std::int64_t first, std::int64_t last) {
+void neuron(const NeuronCall& call, std::int64_t first, std::int64_t last, std::atomic<bool>* finite) {
   const KeepSubnormals guard;
   const bool direct_in = call.branch_count == 1 && call.branches[0].direct();
   const bool streamed = past_caches(call);
@@ -172,6 +173,7 @@ void neuron(const NeuronCall& call, std::int64_t first, std::int64_t last) {
         }
         if (direct_in) {
           row.x = call.branches[0].row(step, at);
+          if (finite != nullptr && !all_finite(row.x, segment.count)) *finite = false;
         } else {
           sum_rows(call.branches, call.branch_count, step, at, segment.count, sum);
         }

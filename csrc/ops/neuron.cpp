@@ -12,6 +12,7 @@
 
 #include "cpu/neuron.h"
 #include "ops/on_device.h"
+#include "values.h"
 
 namespace neurocuda {
 
@@ -123,26 +124,36 @@ std::vector<c10::SymInt> packed_shape(c10::SymIntArrayRef sizes) {
   return {sizes[0], (neurons + 7) / 8};
 }
 
-// Fresh tensors for all that the operator returns; what is not asked for is empty.
+// `spare`, if a tensor made as `fresh` would make it has its place.
+Tensor reused(const Tensor& spare, c10::SymIntArrayRef sizes, c10::SymIntArrayRef strides,
+              const at::TensorOptions& options) {
+  const bool fits = spare.defined() && spare.sym_sizes() == sizes &&
+                    spare.scalar_type() == c10::typeMetaToScalarType(options.dtype()) &&
+                    (strides.empty() ? spare.is_contiguous() : spare.sym_strides() == strides);
+  return fits ? spare : fresh(sizes, strides, options);
+}
+
+// Tensors for all that the operator returns, fresh unless they are spare; what is not asked for is empty.
 NeuronOutputs allocate(at::TensorList branches, const Population& population, at::ScalarType type,
-                       bool packed, bool trace_v, bool trace_i) {
+                       bool packed, bool trace_v, bool trace_i, const Recorded& spare) {
   const auto options = branches[0].options();
   const auto floats = options.dtype(at::kFloat);
   const auto sizes = branches[0].sym_sizes();
   const c10::SymIntArrayRef strides = packed ? c10::SymIntArrayRef() : output_strides(branches);
   const Tensor output = packed ? fresh(packed_shape(sizes), {}, options.dtype(at::kByte))
-                               : fresh(sizes, strides, options.dtype(type));
+                               : reused(spare.output, sizes, strides, options.dtype(type));
   const auto trace = [&](bool wanted) { return wanted ? fresh(sizes, strides, floats) : nothing(floats); };
-  const auto state = [&](bool there) {
-    if (!there) return nothing(floats);
-    return fresh(sizes.slice(1), strides.empty() ? strides : strides.slice(1), floats);
+  const auto state = [&](const Tensor& before) {
+    return reused(before, sizes.slice(1), strides.empty() ? strides : strides.slice(1), floats);
   };
   const bool synapse = population.has_synapse();
-  return {output, state(true), state(synapse), trace(trace_v), trace(trace_i && synapse)};
+  return {output, state(spare.v), synapse ? state(spare.i) : nothing(floats), trace(trace_v),
+          trace(trace_i && synapse)};
 }
 
 void run(at::TensorList branches, const Population& population, bool packed, const Tensor& output,
-         const Tensor& v, const Tensor* i, const Tensor* trace_v, const Tensor* trace_i) {
+         const Tensor& v, const Tensor* i, const Tensor* trace_v, const Tensor* trace_i,
+         std::atomic<bool>* finite = nullptr) {
   const auto sizes = v.sizes();
   const Order order = packed ? order_of(sizes) : order_of(sizes, output.strides().slice(1));
   NeuronCall call;
@@ -168,11 +179,20 @@ void run(at::TensorList branches, const Population& population, bool packed, con
   if (trace_i != nullptr) call.trace_i = signal_of(*trace_i, true, order);
   if (call.steps == 0 || order.neurons == 0) return;
   on_device(
-      v, [&](cuda::Stream stream) { cuda::neuron(call, stream); },
+      v,
+      [&](cuda::Stream stream) {
+        if (finite != nullptr) *finite = all_finite(branches[0]);
+        cuda::neuron(call, stream);
+      },
       [&] {
+        if (finite != nullptr && !call.branches[0].direct()) {
+          *finite = all_finite(branches[0]);
+          finite = nullptr;
+        }
         const std::int64_t units = (order.neurons + cpu::kNeuronGrain - 1) / cpu::kNeuronGrain;
         at::parallel_for(0, units, grain(call.steps), [&](std::int64_t first, std::int64_t last) {
-          cpu::neuron(call, first * cpu::kNeuronGrain, std::min(last * cpu::kNeuronGrain, order.neurons));
+          cpu::neuron(call, first * cpu::kNeuronGrain, std::min(last * cpu::kNeuronGrain, order.neurons),
+                      finite);
         });
       });
 }
@@ -185,18 +205,30 @@ NeuronOutputs neuron(at::TensorList branches, const Tensor& v, const MaybeTensor
                      const MaybeTensor& gain_i, const MaybeTensor& threshold, const MaybeTensor& v_reset,
                      bool reaching, bool subtract, bool previous, bool many,
                      std::optional<at::ScalarType> dtype, bool packed, bool trace_v, bool trace_i,
-                     c10::string_view /*surrogate*/, double /*slope*/) {
+                     c10::string_view surrogate, double slope) {
+  return recorded_neuron({}, branches, v, i, decay_v, gain_v, bias_v, decay_i, gain_i, threshold, v_reset,
+                         reaching, subtract, previous, many, dtype, packed, trace_v, trace_i, surrogate,
+                         slope);
+}
+
+NeuronOutputs recorded_neuron(const Recorded& recorded, at::TensorList branches, const Tensor& v,
+                              const MaybeTensor& i, const Tensor& decay_v, const Tensor& gain_v,
+                              const Tensor& bias_v, const MaybeTensor& decay_i, const MaybeTensor& gain_i,
+                              const MaybeTensor& threshold, const MaybeTensor& v_reset, bool reaching,
+                              bool subtract, bool previous, bool many, std::optional<at::ScalarType> dtype,
+                              bool packed, bool trace_v, bool trace_i, c10::string_view /*surrogate*/,
+                              double /*slope*/) {
   const Population population{v,         i,       decay_v,  gain_v,   bias_v,   decay_i, gain_i,
                               threshold, v_reset, reaching, subtract, previous, many};
   population.check("neuron", branches);
   const at::ScalarType type = output_type(branches, population, dtype, packed);
-  NeuronOutputs outputs = allocate(branches, population, type, packed, trace_v, trace_i);
+  NeuronOutputs outputs = allocate(branches, population, type, packed, trace_v, trace_i, recorded);
   if (v.is_meta()) return outputs;
   auto& [output, new_v, new_i, all_v, all_i] = outputs;
-  copy_state(v, new_v);
-  if (i) copy_state(*i, new_i);
+  if (!new_v.is_same(v)) copy_state(v, new_v);
+  if (i && !new_i.is_same(*i)) copy_state(*i, new_i);
   run(branches, population, packed, output, new_v, i ? &new_i : nullptr, trace_v ? &all_v : nullptr,
-      trace_i && i ? &all_i : nullptr);
+      trace_i && i ? &all_i : nullptr, recorded.finite);
   return outputs;
 }
 

@@ -5,6 +5,7 @@
 #include <c10/util/string_view.h>
 
 #include <array>
+#include <atomic>
 #include <optional>
 #include <tuple>
 #include <utility>
@@ -69,6 +70,22 @@ NeuronOutputs neuron(at::TensorList branches, const at::Tensor& v, const MaybeTe
                      const MaybeTensor& v_reset, bool reaching, bool subtract, bool previous, bool many,
                      std::optional<at::ScalarType> dtype, bool packed, bool trace_v, bool trace_i,
                      c10::string_view surrogate, double slope);
+
+// What a recorded program knows of a call. Tensors that nothing reads after it and nobody else holds, so that
+// their memory may be written: a branch for the output, v and i for the state after the last step; undefined
+// where there are none. `finite`, unless null, becomes false if the only branch is not finite.
+struct Recorded {
+  at::Tensor output, v, i;
+  std::atomic<bool>* finite = nullptr;
+};
+NeuronOutputs recorded_neuron(const Recorded& recorded, at::TensorList branches, const at::Tensor& v,
+                              const MaybeTensor& i, const at::Tensor& decay_v, const at::Tensor& gain_v,
+                              const at::Tensor& bias_v, const MaybeTensor& decay_i, const MaybeTensor& gain_i,
+                              const MaybeTensor& threshold, const MaybeTensor& v_reset, bool reaching,
+                              bool subtract, bool previous, bool many, std::optional<at::ScalarType> dtype,
+                              bool packed, bool trace_v, bool trace_i, c10::string_view surrogate,
+                              double slope);
+
 NeuronGradients neuron_backward(at::TensorList branches, const at::Tensor& v, const MaybeTensor& i,
                                 const at::Tensor& decay_v, const at::Tensor& gain_v, const at::Tensor& bias_v,
                                 const MaybeTensor& decay_i, const MaybeTensor& gain_i,

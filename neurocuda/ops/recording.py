@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from neurocuda.ops import compiled
+
 Function = Callable[[list[Tensor]], list[Tensor]]
 Watched = dict[int, tuple[Tensor, Tensor]]
 """By id: a tensor, and what it was."""
@@ -50,13 +52,18 @@ class Recorder:
             self._kept.clear()
             self._sources = list(sources)
 
-    def run(self, key: Hashable, function: Function, inputs: list[Tensor]) -> list[Tensor]:
-        """`function(inputs)`. Its results share no memory with anything. `key` says what else it depends on."""
+    def run(self, key: Hashable, function: Function, inputs: list[Tensor], finite: int = 0) -> list[Tensor] | None:
+        """`function(inputs)`, or None if one of the first `finite` inputs is not that.
+
+        The results share no memory with anything. `key` says what else they depend on.
+        """
         key = _kind(key, inputs)
         program = self._programs.get(key)
         if program:
-            results: list[Tensor] = program.run(inputs)
-            return results
+            made: list[Tensor] | None = program.run(inputs)
+            return made
+        if not all(compiled.all_finite(t) for t in inputs[:finite] if t.is_floating_point()):
+            return None
         if len(self._programs) >= _MOST:
             self._programs.clear()
         if program is not None or key not in self._programs:
@@ -66,11 +73,13 @@ class Recorder:
         mode = _Recording(inputs)
         with mode:
             results = function(inputs)
-        program, results = mode.finish(results)
+        program, results = mode.finish(results, finite)
         self._programs[key] = program or False
         if program:
             self._live.update(mode.live)
             self._kept.update(mode.kept)
+        del mode
+        importlib.import_module("neurocuda._C").release_memory()  # recording kept every tensor, as no other run does
         return results
 
     def prepare(self, key: Hashable, inputs: list[Tensor], names: Sequence[str]) -> None:
@@ -83,8 +92,10 @@ class Recorder:
             make = importlib.import_module("neurocuda._C").Replay
             self._replay = make(program, inputs, list(names), self._sources, now, then)
 
-    def replay(self, x: Tensor, named: dict[str, Tensor], *sources: Mapping[str, Any]) -> Any:
+    def replay(self, x: Tensor, named: dict[str, Tensor] | None, *sources: Mapping[str, Any]) -> Any:
         """The first result and the others by name, in one call into C++; None where `run` has to look again.
+
+        Without `named`, zeros.
 
         That is where the inputs are of another kind than those prepared for, or not finite, where something watches,
         or where `sources`, the dictionaries of the tensors that the function closes over, have changed in any bit.
@@ -170,7 +181,7 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._fold(func, given, results)
         return result
 
-    def finish(self, results: list[Tensor]) -> tuple[Any, list[Tensor]]:
+    def finish(self, results: list[Tensor], finite: int) -> tuple[Any, list[Tensor]]:
         """The program, None if there can be none, and results that share no memory."""
         slots = []
         for place, shared in enumerate(_shared(results, self.inputs)):
@@ -180,7 +191,7 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.program.add("aten::clone", "", (slot,), {"memory_format": torch.contiguous_format}, [copy.number])
                 slot, results[place] = copy, results[place].clone(memory_format=torch.contiguous_format)
             slots.append(slot.number)
-        self.program.finish(slots)
+        self.program.finish(slots, finite)
         return self.program if self.possible else None, results
 
     def _add(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], results: list[Tensor]) -> None:

@@ -1,0 +1,60 @@
+"""Which neighbouring stages run over short pieces of a chunk, one piece after the other.
+
+What stands between them then fits in the caches, and the chunk takes less memory. A library layer with many weights for
+its output is better run over many frames at once, for it reads all its weights at each call.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from neurocuda.graph import Node
+from neurocuda.lowering import LoweredSchedule, LoweredStage
+
+PIECE = 2**19
+"""Values of the largest signal of a piece, where that is more than a step: 2 MiB, a second-level cache."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Neighbouring stages, by their numbers, and the steps of a piece; at least those of the chunk: one piece."""
+
+    stages: range
+    steps: int
+
+
+def spans(lowered: LoweredSchedule, batch: int, steps: int) -> tuple[Span, ...]:
+    """The stages of a chunk of `steps` steps of `batch` samples, span by span."""
+    if not lowered.layered:
+        return (Span(range(len(lowered.stages)), steps),)
+    late = {name for edge in lowered.schedule.delayed for name in (edge.source, edge.target)}
+    found: list[Span] = []
+    for number, stage in enumerate(lowered.stages):
+        whole = stage.cyclic or any(entry.node.name in late for entry in stage.nodes)
+        own = steps if whole else _piece(stage, batch, steps)
+        joined = min(own, found[-1].steps) if found else own
+        if found and found[-1].steps < steps and not whole and _frames_wanted(stage) <= joined * batch:
+            found[-1] = Span(range(found[-1].stages.start, number + 1), joined)
+        elif own == steps or _frames_wanted(stage) > own * batch:
+            start = found.pop().stages.start if found and found[-1].steps == steps else number
+            found.append(Span(range(start, number + 1), steps))
+        else:
+            found.append(Span(range(number, number + 1), own))
+    return tuple(found)
+
+
+def _piece(stage: LoweredStage, batch: int, steps: int) -> int:
+    """The steps over which no signal of the stage has more than PIECE values; at least one."""
+    values = max(max(math.prod(n.input_shape), math.prod(n.output_shape)) for n in _nodes(stage)) * batch
+    return min(steps, max(1, PIECE // max(1, values)))
+
+
+def _frames_wanted(stage: LoweredStage) -> float:
+    """Frames for which the outputs of a library layer are as many as its weights."""
+    library = [entry.node for entry in stage.nodes if entry.how == "library"]
+    return max((n.array("weight").size / max(1, math.prod(n.output_shape)) for n in library), default=0.0)
+
+
+def _nodes(stage: LoweredStage) -> list[Node]:
+    return [entry.node for entry in stage.nodes]

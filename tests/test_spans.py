@@ -1,0 +1,68 @@
+"""Pieces of a chunk: which stages share them, and that they change no bit."""
+
+from __future__ import annotations
+
+import nir
+import numpy as np
+import pytest
+import torch
+from comparison import assert_equal, graph_of, order_of, recorded, told
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import Case, cases
+from test_resnet import DT, nir_graph, weights
+
+import neurocuda
+from neurocuda import Discretization, Executor, spans
+
+
+@given(cases(), st.sampled_from([1, 3, 40, 2**10]))
+def test_pieces_of_any_length_equal_the_oracle(case: Case, piece: int) -> None:
+    net = Executor(graph_of(case.raw), Discretization(**case.discretization))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spans, "PIECE", piece)
+        found = recorded(net, case.x)
+    assert_equal(found, told(case.expected), order_of(net), f"piece {piece}\n{net}\n{net.graph}")
+
+
+@given(cases(), st.integers(1, 2**12), st.integers(1, 4), st.integers(1, 9))
+def test_spans_cover_every_stage_once_and_in_order(case: Case, piece: int, batch: int, steps: int) -> None:
+    lowered = Executor(graph_of(case.raw), Discretization(**case.discretization)).schedule
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spans, "PIECE", piece)
+        found = spans.spans(lowered, batch, steps)
+    assert [number for span in found for number in span.stages] == list(range(len(lowered.stages)))
+    assert all(1 <= span.steps <= steps for span in found)
+
+
+def test_a_resnet_runs_wide_layers_in_pieces_and_heavy_ones_whole() -> None:
+    lowered = neurocuda.load(nir_graph(weights()), Discretization(dt=DT)).schedule
+    by_node = {
+        entry.node.name: span.steps
+        for span in spans.spans(lowered, 4, 8)
+        for number in span.stages
+        for entry in lowered.stages[number].nodes
+    }
+    assert by_node["layer1.0.conv1"] == by_node["layer1.1.if2"] == spans.PIECE // (4 * 64 * 32 * 32)
+    assert by_node["layer4.0.conv1"] == by_node["layer4.1.if2"] == 8
+    big = spans.spans(lowered, 512, 8)
+    assert {span.steps for span in big} == {1}, "with many samples, a step has frames enough for every layer"
+
+
+def test_channels_last_and_slices_leave_a_library_convolution_what_it_is() -> None:
+    draw = np.random.default_rng(3)
+    for size, into, out in ((16, 3, 8), (4, 512, 512)):  # the channels last; in four slices
+        weight = draw.integers(-4, 5, (out, into, 3, 3)).astype(np.float32)
+        node = nir.Conv2d((size, size), weight, (1, 1), (1, 1), (1, 1), 1, np.arange(out, dtype=np.float32))
+        ends = {"input": nir.Input(np.array([into, size, size])), "output": nir.Output(np.array([out, size, size]))}
+        graph = nir.NIRGraph({**ends, "conv": node}, [("input", "conv"), ("conv", "output")])
+        net = Executor(neurocuda.from_nir(graph), force={"conv": "library"})
+        lowered = next(stage.nodes[0] for stage in net.schedule.stages if stage.nodes[0].node.name == "conv")
+        assert (lowered.channels_last, lowered.slices) == ((True, 1) if size == 16 else (False, 4))
+        x = torch.from_numpy(draw.integers(0, 2, (2, 3, into, size, size)).astype(np.float32))
+        expected = torch.nn.functional.conv2d(x.flatten(0, 1).double(), torch.from_numpy(weight).double(), padding=1)
+        expected = expected.unflatten(0, (2, 3)) + torch.arange(out).double()[:, None, None]
+        with torch.no_grad():
+            found = net(x)[0]
+        assert torch.equal(found.double(), expected), f"{into} to {out} channels of {size} x {size}"
+        assert found.is_contiguous()
