@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from itertools import pairwise
 
 import nir
@@ -22,7 +23,7 @@ from neurocuda import Discretization, Executor, State, from_nir, nir_executor
 from neurocuda.discretization import coefficients, coefficients_together, neuron_parameters
 from neurocuda.errors import ArgumentError
 from neurocuda.graph import NEURONS
-from neurocuda.ops import backends, compiled
+from neurocuda.ops import backends, compiled, cuda_graphs
 
 needs_compiled = pytest.mark.skipif(
     backends.backends()["cpu"] != backends.AVAILABLE, reason="the reference operators ask the device"
@@ -210,6 +211,15 @@ def compare_on_gpu(net: Executor, x: Tensor, state: State | None = None) -> None
 def test_gpu_calls_equal_the_reference(on_gpu: Executor) -> None:
     for turn in range(4):
         compare_on_gpu(on_gpu, drive().to("cuda") * (1 + turn))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(cuda_graphs._NO_POOLS in os.environ, reason="no memory for graphs")
+def test_gpu_a_second_call_is_captured(on_gpu: Executor) -> None:
+    with torch.no_grad():
+        on_gpu(drive().to("cuda"))
+        assert not on_gpu._graphs._graphs
+        on_gpu(drive().to("cuda"))
     assert [graph is not None for graph in on_gpu._graphs._graphs.values()] == [True]
 
 

@@ -5,10 +5,12 @@ values. Everything is inside the graph, what is computed from parameters too: it
 edits in place are seen, and it is dropped when one of them lies elsewhere.
 
 Not run on a GPU yet: the tests replace `Cuda`, which alone talks to the device, by one that does the same on the CPU.
+Should a capture fail there, calls run operator by operator; torch's allocator keeps a trace of it until the process ends.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections import OrderedDict
@@ -29,6 +31,11 @@ used for longest goes."""
 
 _SEEN = 256
 """Kinds of inputs that are remembered from a first call; then all are forgotten."""
+
+
+_NO_POOLS = "PYTORCH_NO_CUDA_MEMORY_CACHING"
+"""The environment variable under which torch has no memory of its own for a graph, as it is set for compute-sanitizer.
+"""
 
 
 class Capture(Protocol):
@@ -175,9 +182,14 @@ class CudaGraphs:
 
 
 def capturable(inputs: Collection[Tensor]) -> bool:
-    """Whether a graph may stand for what happens to these tensors: on one GPU, and nothing else watches."""
+    """Whether a graph may stand for what happens to these tensors: on a GPU, and nothing else watches."""
     first = next(iter(inputs))
-    return first.is_cuda and recordable(inputs) and not torch.cuda.is_current_stream_capturing()
+    return (
+        first.is_cuda
+        and recordable(inputs)
+        and not torch.cuda.is_current_stream_capturing()
+        and _NO_POOLS not in os.environ
+    )
 
 
 def into(results: list[Tensor], out: Sequence[Tensor]) -> list[Tensor]:
