@@ -20,7 +20,7 @@ SANITIZERS = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-na
 EMULATED := build/emulate
 EMULATED_TESTS := operators ordered_operators recurrent_operator pools gradients subnormals opcheck
 
-.PHONY: help demo test test-full sanitize emulate bench bench-env lint format clean
+.PHONY: help demo test test-full sanitize emulate bench bench-gpu bench-env lint format clean
 
 help:
 	@echo "demo       run the held-out digits through examples/digits/digits.nir, and draw the spikes"
@@ -29,6 +29,7 @@ help:
 	@echo "sanitize   the tests of the operators, built with AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "emulate    the tests of the operators on the source of the CUDA kernels, compiled as C++, in both orders of threads"
 	@echo "bench      measure side by side with other simulators, plain PyTorch and the physical floor"
+	@echo "bench-gpu  the same on a GPU, and every operator against its bandwidth; without one, the floors as a prediction"
 	@echo "lint       ruff, mypy, import-linter, clang-format"
 	@echo "format     let ruff and clang-format rewrite the sources"
 	@echo "clean      remove what was built, cached and drawn (not .venv)"
@@ -81,6 +82,9 @@ emulate: $(INSTALLED)
 
 bench: $(BENCH_INSTALLED)
 	$(BENCH_BIN)/python -m benchmarks.peers $(BENCH)
+
+bench-gpu: $(BENCH_INSTALLED)
+	$(BENCH_BIN)/python -m benchmarks.gpu $(BENCH)
 
 bench-env: $(BENCH_INSTALLED)
 

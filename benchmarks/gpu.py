@@ -8,6 +8,7 @@ something else is named and not timed. Where there is no GPU, bytes and floors a
 """
 
 import argparse
+import gc
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,6 +43,7 @@ def main() -> None:
         prediction.show(console, arguments.groups, chosen, arguments.paper, arguments.quick)
         return
     device = torch.device("cuda", torch.cuda.current_device())
+    gc.freeze()  # what was imported is not looked through between rounds
     logging.disable(logging.WARNING)
     torch._dynamo.config.recompile_limit = COMPILED_SHAPES
     torch.backends.cudnn.allow_tf32 = False  # for everybody: float32 is float32

@@ -5,7 +5,7 @@ values. Everything is inside the graph, what is computed from parameters too: it
 edits in place are seen, and it is dropped when one of them lies elsewhere.
 
 Not run on a GPU yet: the tests replace `Cuda`, which alone talks to the device, by one that does the same on the CPU.
-Should a capture fail there, calls run operator by operator; torch's allocator keeps a trace of it until the process ends.
+Should a capture fail there, calls run operator by operator; torch's allocator keeps a trace of it from then on.
 """
 
 from __future__ import annotations
