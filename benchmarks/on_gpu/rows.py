@@ -1,7 +1,7 @@
 """The networks that are measured whole: which, how many steps and samples, and what they must move and multiply."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +13,20 @@ from benchmarks import networks, workloads
 from benchmarks.on_gpu.moved import STATE, bytes_of_state, bytes_per_step
 from benchmarks.problem import Network, Problem
 from examples.digits.network import FILE as DIGITS_FILE
+from examples.digits.network import digits
 from neurocuda import Discretization, Graph, from_nir
 from neurocuda.graph import NEURONS, WEIGHTED, Node
 from neurocuda.lowering import multiply_adds
+
+Draw = Callable[[Sequence[int]], Tensor]
+"""An input of a shape."""
 
 _VIEWS = ("Input", "Output", "Flatten")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A network under random input: `events` is the share of ones, or None for noise between 0 and 0.36.
+    """A network, and what is drawn as its input for a shape [T, B, *].
 
     one_call_a_step: steps arrive one at a time. separate: its neurons do not see each other.
     """
@@ -33,29 +37,39 @@ class Row:
     network: Network
     steps: int
     batch: int
-    events: float | None
+    input: Draw
     dt: float = workloads.DT
     one_call_a_step: bool = False
     separate: bool = False
 
     def problem(self, paper: Path) -> Problem:
         """On the CPU, with input and measured firing rate."""
+        graph = self.graph(paper)
+        flat = from_nir(graph)
         return workloads.problem(
             self.name,
             self.title,
-            self.graph(paper),
+            graph,
             Discretization(dt=self.dt),
-            self.input(paper),
+            self.input((self.steps, self.batch, *flat.nodes[flat.inputs[0]].output_shape)),
             self.network,
             one_call_a_step=self.one_call_a_step,
             separate=self.separate,
         )
 
-    def input(self, paper: Path) -> Tensor:
-        flat = from_nir(self.graph(paper))
-        shape = (self.steps, self.batch, *flat.nodes[flat.inputs[0]].output_shape)
-        noise = torch.rand(shape, generator=workloads.seeded(1))
-        return noise * 0.36 if self.events is None else (noise < self.events).float()
+
+def _noise(shape: Sequence[int]) -> Tensor:
+    return torch.rand(shape, generator=workloads.seeded(1)) * 0.36
+
+
+def _events(share: float) -> Draw:
+    return lambda shape: (torch.rand(shape, generator=workloads.seeded(1)) < share).float()
+
+
+def _images(shape: Sequence[int]) -> Tensor:
+    """Images of digits, held over all steps."""
+    images, _ = digits(held_out=True)
+    return images[: shape[1]].expand(shape).clone()
 
 
 def _digits(paper: Path) -> nir.NIRGraph:
@@ -84,38 +98,26 @@ def _rows(quick: bool) -> list[Row]:
 
     def lif(exponent: int, steps: int) -> Row:
         name, count = f"lif-2^{exponent}", 2 ** of(exponent, 10)
-        return Row(name, f"LIF alone, N = {count}", _lif(count), networks.lif, of(steps, 4), 1, None, separate=True)
+        return Row(name, f"LIF alone, N = {count}", _lif(count), networks.lif, of(steps, 4), 1, _noise, separate=True)
 
-    braille, digits = networks.braille, networks.digits
+    def steps(name: str, title: str, graph: Callable[[Path], nir.NIRGraph], network: Network, draw: Draw) -> Row:
+        return Row(
+            f"step-{name}", f"Single steps of the {title}", graph, network, of(64, 4), 1, draw, one_call_a_step=True
+        )
+
+    braille, digit, few, many = networks.braille, networks.digits, _events(0.02), _events(0.3)
+    resnet18, resnet34 = _resnet(networks.RESNET18), _resnet(networks.RESNET34)
     return [
         lif(14, 128),
         lif(20, 32),
         lif(24, 8),
-        Row("digits", "Digits network", _digits, digits, of(64, 4), of(256, 2), 0.3),
-        Row("braille", "Braille RSNN", _braille, braille, of(256, 8), of(256, 2), 0.1),
-        Row("cnn", "N-MNIST CNN of the paper", _cnn, networks.paper_cnn, of(300, 8), of(32, 2), 0.02, dt=1.0),
-        Row("resnet18", "ResNet-18", _resnet(networks.RESNET18), networks.resnet18, of(8, 2), of(32, 1), 0.3),
-        Row("resnet34", "ResNet-34", _resnet(networks.RESNET34), networks.resnet34, of(8, 2), of(32, 1), 0.3),
-        Row(
-            "step-digits",
-            "Single steps of the digits network",
-            _digits,
-            digits,
-            of(64, 4),
-            1,
-            0.3,
-            one_call_a_step=True,
-        ),
-        Row(
-            "step-braille",
-            "Single steps of the Braille RSNN",
-            _braille,
-            braille,
-            of(64, 4),
-            1,
-            0.1,
-            one_call_a_step=True,
-        ),
+        Row("digits", "Digits network", _digits, digit, of(64, 4), of(256, 2), _images),
+        Row("braille", "Braille RSNN", _braille, braille, of(256, 8), of(256, 2), _events(0.1)),
+        Row("cnn", "N-MNIST CNN of the paper", _cnn, networks.paper_cnn, of(300, 8), of(32, 2), few, dt=1.0),
+        Row("resnet18", "ResNet-18", resnet18, networks.resnet18, of(8, 2), of(32, 1), many),
+        Row("resnet34", "ResNet-34", resnet34, networks.resnet34, of(8, 2), of(32, 1), many),
+        steps("digits", "digits network", _digits, digit, _images),
+        steps("braille", "Braille RSNN", _braille, braille, _events(0.1)),
     ]
 
 
