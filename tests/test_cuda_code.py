@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 from pathlib import Path
 
 import cuda_code
 import pytest
+import torch
 from cuda_code import Kernel
 from drawn import counts
 
@@ -116,6 +119,37 @@ def test_what_was_compiled_is_remembered_by_what_went_into_it(tmp_path: Path, mo
         assert cuda_code.remembered(source, 90) == first
     header.write_text(header.read_text().replace("twice", "double_of"))
     assert [kernel.kernel for kernel in cuda_code.remembered(source, 90)] == ["double_of"]
+
+
+LAUNCH = """
+#include <cstdio>
+#include <exception>
+#include "cuda/kernels.h"
+
+int main() {
+  neurocuda::PackCall call{};
+  call.steps = 1;
+  call.neurons = 8;
+  try {
+    neurocuda::cuda::pack_spikes(call, nullptr);
+  } catch (const std::exception& error) {
+    std::puts(error.what());
+    return 3;
+  }
+}
+"""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_launch_that_fails_says_which_kernel_and_why(tmp_path: Path) -> None:
+    """Here it fails for want of a driver; the program knows nothing of CUDA, and no header of torch is needed."""
+    main, program = tmp_path / "main.cpp", tmp_path / "main"
+    main.write_text(LAUNCH)
+    source = cuda_code.CSRC / "cuda" / "pack.cu"
+    cuda_code.run("nvcc", *cuda_code.OPTIONS, "-arch=sm_80", f"-I{cuda_code.CSRC}", main, source, "-o", program)
+    done = subprocess.run([program], capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr
+    assert re.fullmatch(r"neurocuda: kernel pack\w+: CUDA driver .*\n|neurocuda: .*no CUDA-capable.*\n", done.stdout)
 
 
 def test_no_kernel_has_a_fault_and_the_table_is_that_of_these_kernels() -> None:
