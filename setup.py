@@ -124,7 +124,7 @@ def described(kernels: str) -> Any:
         sources += as_cpp(sorted(SOURCES.rglob("*.cu")))
         macros.append(("NEUROCUDA_EMULATED", None))
     if kernels == "cuda":
-        sources += sorted(str(path) for path in SOURCES.rglob("*.cu"))
+        sources = sorted(str(path) for path in SOURCES.rglob("*.cu")) + sources  # first: they take the longest
         macros.append(("NEUROCUDA_WITH_CUDA", None))
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
     host = [  # and the standard that the headers of this torch ask for, which torch adds

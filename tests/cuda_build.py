@@ -69,6 +69,7 @@ def built(copy: Path, programs: Path) -> None:
     changed["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
     command = [programs / "python", "setup.py", "--quiet", "build_ext", "--inplace"]
     log = copy / "build.log"
+    print(f"cuda-build: building in {copy}", flush=True)
     with log.open("w") as output:
         done = subprocess.run(command, cwd=copy, env=os.environ | changed, stdout=output, stderr=subprocess.STDOUT)
     if done.returncode:

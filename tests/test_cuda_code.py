@@ -157,6 +157,11 @@ def test_no_kernel_has_a_fault_and_the_table_is_that_of_these_kernels() -> None:
     kernels = cuda_code.everything(ARCHITECTURES)
     counts["CUDA kernels compiled, for each architecture"] += len(kernels)
     assert [fault for kernel in kernels for fault in cuda_code.faults(kernel)] == []
+    for kernel in kernels:
+        if "_wide" in kernel.kernel:  # neighbours as they lie; packed bits are bytes
+            assert 128 in (kernel.widest_load_bits, kernel.widest_store_bits), kernel
+        if "_staged" in kernel.kernel:  # one neuron a thread: what keeps memory busy is many loads at a time
+            assert kernel.loads_before_store >= 8, kernel
     rows = cuda_code.read()
     for architecture in cuda_code.ARCHITECTURES:
         written = {(row["source"], row["kernel"]) for row in rows if row["architecture"] == str(architecture)}
