@@ -59,10 +59,15 @@ __device__ __forceinline__ void run_neurons(const NeuronCall& call, std::int64_t
   if (synapse != Synapse::kNone) store_floats<width>(i, place_i);
 }
 
+// The blocks that a multiprocessor is to hold, and so the registers of a thread: 128, or 168 where each of
+// eight neurons has coefficients of its own.
+template <int width, bool uniform>
+constexpr int kWideBlocks = width == 8 && !uniform ? 3 : kResidentThreads / kWideThreads;
+
 // Neurons first .. last - 1, of which each thread has `width`. Where bits are packed, threads beyond the last
 // help to put them together: they repeat its neurons, and store nothing.
 template <class Kind, int width, bool uniform>
-__global__ __launch_bounds__(kWideThreads, kResidentThreads / kWideThreads) void neuron_wide(
+__global__ __launch_bounds__(kWideThreads, (kWideBlocks<width, uniform>)) void neuron_wide(
     const __grid_constant__ NeuronCall call, std::int64_t first, std::int64_t last) {
   std::int64_t neuron = first + (std::int64_t{blockIdx.x} * kWideThreads + threadIdx.x) * width;
   const bool there = neuron < last;

@@ -24,7 +24,7 @@ namespace neurocuda::cuda {
 constexpr int kWideThreads = 128;
 constexpr int kStagedThreads = 128;
 constexpr std::int64_t kBytesUnderWay = 32 << 10;  // that keep a multiprocessor busy
-constexpr std::int64_t kResidentThreads = 512;     // of a multiprocessor, with up to 64 registers each
+constexpr std::int64_t kResidentThreads = 512;     // of a multiprocessor, with up to 128 registers each
 
 // The bytes that `neurons` neurons keep under way; each makes `accesses` accesses of `bytes` on the average.
 inline std::int64_t bytes_under_way(std::int64_t neurons, int width, std::int64_t bytes,
