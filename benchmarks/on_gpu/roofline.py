@@ -14,6 +14,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.on_gpu.measurements import Measurement, read
 from benchmarks.plot import COLOURS, FLOOR
@@ -66,11 +67,12 @@ def _roof(axis: Axes, found: Sequence[Measurement]) -> None:
             key = (m.candidate, m.input, m.output, m.bytes_per_step)
             best[key] = max(best.get(key, 0.0), speed / 1e9)
     for place, candidate in enumerate(dict.fromkeys(key[0] for key in best)):
-        points = [(key[3], speed, f"{key[1]} to {key[2]}") for key, speed in best.items() if key[0] == candidate]
-        x, y, names = zip(*points, strict=True)
+        x, y = zip(*((key[3], speed) for key, speed in best.items() if key[0] == candidate), strict=True)
         axis.plot(x, y, MARKERS[place % len(MARKERS)], label=candidate, markersize=6, alpha=0.8)
-        for at, speed, name in zip(x, y, names, strict=True) if place == 0 else ():
-            axis.annotate(name, (at, speed), (4, -9), textcoords="offset points", fontsize=6)
+    for width in widths:
+        kinds = dict.fromkeys(f"{m.input} to {m.output}" for m in found if m.bytes_per_step == width)
+        roof = (width, median(copies) / width / 1e9)
+        axis.annotate("\n".join(kinds), roof, (3, 3), textcoords="offset points", fontsize=6)
     axis.legend(fontsize=7, frameon=False)
     axis.grid(color="#e6e6e6", linewidth=0.8)
 
@@ -130,6 +132,9 @@ def _networks(axis: Axes, found: Sequence[Measurement]) -> None:
     for label, (_, _, heading) in zip(axis.get_yticklabels(), names, strict=True):
         label.set_fontweight("bold" if heading else "normal")
     axis.invert_yaxis()
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _colour(kind: str, colours: Mapping[str, str] = COLOURS) -> str:
