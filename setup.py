@@ -126,7 +126,8 @@ def described(kernels: str) -> Any:
     if kernels == "cuda":
         sources = sorted(str(path) for path in SOURCES.rglob("*.cu")) + sources  # first: they take the longest
         macros.append(("NEUROCUDA_WITH_CUDA", None))
-        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
+        architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
+        macros.append(("NEUROCUDA_CUDA_BUILT", f'"{architectures}, CUDA {torch.version.cuda}"'))
     host = [  # and the standard that the headers of this torch ask for, which torch adds
         *optimize,
         "-ffp-contract=off",  # each operation is rounded by itself

@@ -25,6 +25,15 @@ namespace {
 extern "C" __attribute__((used, visibility("default"))) const char neurocuda_built_for[] =
     "neurocuda built for torch " NEUROCUDA_TORCH_VERSION;
 
+// The architectures that the CUDA kernels were built for and the toolkit, as in "8.0;9.0+PTX, CUDA 13.0".
+#if !defined(NEUROCUDA_WITH_CUDA)
+constexpr const char* kCudaBuilt = "";
+#elif defined(NEUROCUDA_CUDA_BUILT)
+constexpr const char* kCudaBuilt = NEUROCUDA_CUDA_BUILT;
+#else
+#error "a build with CUDA says in NEUROCUDA_CUDA_BUILT what it is for"
+#endif
+
 // Stands for a tensor of a program where a call is recorded.
 struct Slot {
   int number;
@@ -86,6 +95,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
 #else
   m.attr("kernels") = "cpu";
 #endif
+  m.attr("cuda_built") = kCudaBuilt;  // empty where there are no kernels for a GPU
   m.def(
       "memory",
       [] {

@@ -17,7 +17,7 @@ from torch import Tensor
 from neurocuda.errors import ArgumentError
 from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, compiled, reference
 
-pytestmark = pytest.mark.skipif(backends.backends()["cpu"] != backends.AVAILABLE, reason="neurocuda._C is not there")
+pytestmark = pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
 
 NEURONS = ("I", "IF", "LI", "LIF", "CubaLI", "CubaLIF")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.bool)
