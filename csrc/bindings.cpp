@@ -112,6 +112,16 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       "Give the free memory of the pool back to the system.");
   m.def("parallel_info", &at::get_parallel_info, "How torch, and so these operators, run in parallel.");
   m.def("same_bits", &neurocuda::same_bits, py::call_guard<py::gil_scoped_release>());
+  py::class_<neurocuda::Answer>(m, "Answer", "Whether all that was asked is so.")
+      .def("wait", &neurocuda::Answer::wait, py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "ask_finite",
+      [](const std::vector<at::Tensor>& tensors) {
+        neurocuda::Answer answer;
+        for (const at::Tensor& tensor : tensors) answer.ask_finite(tensor);
+        return answer;
+      },
+      py::call_guard<py::gil_scoped_release>(), "Asks whether every number is finite; `wait` tells.");
   m.def("all_finite", &neurocuda::all_finite, py::call_guard<py::gil_scoped_release>());
 
   py::class_<Slot>(m, "Slot").def(py::init<int>()).def_readonly("number", &Slot::number);

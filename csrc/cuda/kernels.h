@@ -10,6 +10,7 @@
 #include "calls/pool2d.h"
 #include "calls/recurrent_neuron.h"
 #include "calls/shared_sum.h"
+#include "calls/values.h"
 
 struct CUstream_st;
 
@@ -29,5 +30,7 @@ void unpack_spikes(const PackCall& call, Stream stream);
 void ordered_linear(const OrderedLinear& layer, Stream stream);
 void ordered_conv(const OrderedConv& layer, Stream stream);
 void pool2d(const Pool2d& job, Stream stream);
+void all_finite(const FiniteCall& call, Stream stream);
+void same_bits(const SameBitsCall& call, Stream stream);
 
 }  // namespace neurocuda::cuda
