@@ -1,8 +1,8 @@
 """Where tests run: on the CPU, and, marked `cuda`, on a GPU as well.
 
-Tests marked `on_each_device` call operators with CPU tensors: those run on the GPU, and are compared with
-the reference on the CPU. Tests that take the fixture `device` have the networks and signals of `stateful` and
-`comparison` there.
+Those marked `on_each_device` call operators with CPU tensors, which go to the GPU and come back, to be compared with
+the reference on the CPU. Those marked `networks_on_each_device`, or with the fixture `device`, have the networks and
+signals of `stateful` and `comparison` there.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.cuda))
 on_each_device = pytest.mark.usefixtures("operators_on")
+networks_on_each_device = pytest.mark.usefixtures("device")
 _current = [torch.device("cpu")]
 
 
