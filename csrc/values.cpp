@@ -76,7 +76,7 @@ bool Answer::wait() {
 
 void Answer::ask_finite(const at::Tensor& tensor) {
   const bool half = tensor.scalar_type() == at::kHalf || tensor.scalar_type() == at::kBFloat16;
-  if (!plain(tensor) || !(tensor.scalar_type() == at::kFloat || (half && tensor.is_cuda()))) {
+  if (!plain(tensor) || !(tensor.scalar_type() == at::kFloat || (half && computes_on_cuda(tensor)))) {
     yes_ = yes_ && at::isfinite(tensor).all().item<bool>();
     return;
   }

@@ -26,6 +26,12 @@ def all_finite(x: Tensor) -> bool:
     return all(math.isfinite(extreme.item()) for extreme in x.aminmax())
 
 
+def ask_finite(signals: Sequence[Tensor]) -> Callable[[], bool]:
+    """Looks whether every number of some signals is finite; what it returns tells."""
+    finite = all(all_finite(x) for x in signals if x.numel())
+    return lambda: finite
+
+
 def empty(sizes: Sequence[int], device: torch.device) -> Tensor:
     """Memory for float32 values."""
     return torch.empty(list(sizes), dtype=torch.float32, device=device)
