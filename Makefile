@@ -20,7 +20,7 @@ SANITIZERS = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-na
 EMULATED := build/emulate
 EMULATED_TESTS := operators ordered_operators recurrent_operator pools gradients subnormals opcheck
 
-.PHONY: help demo test test-full sanitize emulate bench bench-env lint format clean
+.PHONY: help demo test test-full sanitize emulate cuda-check cuda-build bench bench-gpu bench-env lint format clean
 
 help:
 	@echo "demo       run the held-out digits through examples/digits/digits.nir, and draw the spikes"
@@ -28,7 +28,10 @@ help:
 	@echo "test-full  all tests, with ten times as many random graphs"
 	@echo "sanitize   the tests of the operators, built with AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "emulate    the tests of the operators on the source of the CUDA kernels, compiled as C++, in both orders of threads"
+	@echo "cuda-check what nvcc makes of the CUDA kernels for five architectures: csrc/cuda/kernels.csv; needs no GPU"
+	@echo "cuda-build build all against a CUDA build of torch, kept in ~/.cache/neurocuda, and check it; needs no GPU"
 	@echo "bench      measure side by side with other simulators, plain PyTorch and the physical floor"
+	@echo "bench-gpu  the same on a GPU, and every operator against its bandwidth; without one, the floors as a prediction"
 	@echo "lint       ruff, mypy, import-linter, clang-format"
 	@echo "format     let ruff and clang-format rewrite the sources"
 	@echo "clean      remove what was built, cached and drawn (not .venv)"
@@ -79,8 +82,19 @@ emulate: $(INSTALLED)
 	    -n $(WORKERS) -p no:cacheprovider $(EMULATED_TESTS:%=tests/test_%.py)) || exit 1; \
 	done
 
+# It needs nvcc; the disassembler comes with Triton.
+cuda-check: $(INSTALLED)
+	$(BIN)/python tests/cuda_code.py
+
+# It needs nvcc, and 5.5 GB for an environment that outlives the clone.
+cuda-build:
+	$(PYTHON) tests/cuda_build.py
+
 bench: $(BENCH_INSTALLED)
 	$(BENCH_BIN)/python -m benchmarks.peers $(BENCH)
+
+bench-gpu: $(BENCH_INSTALLED)
+	$(BENCH_BIN)/python -m benchmarks.gpu $(BENCH)
 
 bench-env: $(BENCH_INSTALLED)
 

@@ -4,9 +4,13 @@ The environment variable NEUROCUDA_BUILD says what is built:
 
     auto  (default) what this machine can build; never fails: the reference operators serve without it
     cpu   the CPU kernels, or an error
-    cuda  not possible yet: an error
+    cuda  the CUDA kernels too, or an error
     emulated  the source of the CUDA kernels, compiled as C++ and run on the CPU: slow, for tests (`make emulate`)
     none  nothing
+
+CUDA kernels need a CUDA build of torch and a CUDA toolkit of its major version: that of CUDA_HOME, or of the nvcc on
+the PATH. Whether a GPU is visible does not matter. TORCH_CUDA_ARCH_LIST names the architectures, "8.0;9.0+PTX" where
+nothing else is asked for.
 
 NEUROCUDA_SANITIZE=1 builds with AddressSanitizer and UndefinedBehaviorSanitizer: `make sanitize`,
 `make emulate-sanitize`.
@@ -15,7 +19,9 @@ NEUROCUDA_SANITIZE=1 builds with AddressSanitizer and UndefinedBehaviorSanitizer
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +30,7 @@ from setuptools import setup
 
 CHOICES = ("auto", "cpu", "cuda", "emulated", "none")
 SOURCES = Path("csrc")
+ARCHITECTURES = "8.0;9.0+PTX"
 
 
 def obstacle() -> str | None:
@@ -40,13 +47,46 @@ def obstacle() -> str | None:
     return None
 
 
-def extension(may_fail: bool, emulated: bool) -> dict[str, Any]:
-    """The arguments of `setup` that build `neurocuda._C`."""
+def toolkit() -> Path | None:
+    """Where the CUDA toolkit lies. The nvcc on the PATH says so itself, as it may be a script that calls another."""
+    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if named:
+        return Path(named)
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        return Path("/usr/local/cuda") if Path("/usr/local/cuda/bin/nvcc").exists() else None
+    question = [nvcc, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull]
+    told = subprocess.run(question, capture_output=True, text=True)
+    top = re.search(r"^#\$ TOP=(.+)$", told.stderr, re.MULTILINE)
+    return Path(top[1] if top else Path(nvcc).parent.parent).resolve()
+
+
+def cuda_obstacle(home: Path | None) -> str | None:
+    """Why the CUDA kernels cannot be built here."""
     import torch
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is not a CUDA build"
+    if home is None:
+        return "no CUDA toolkit is found: put nvcc on the PATH, or name the toolkit with CUDA_HOME"
+    if not (home / "bin" / "nvcc").exists():
+        return f"there is no nvcc in the CUDA toolkit {home}"
+    told = subprocess.run([home / "bin" / "nvcc", "--version"], capture_output=True, text=True)
+    release = re.search(r"release (\d+)\.(\d+)", told.stdout)
+    if release is None:
+        return f"{home / 'bin' / 'nvcc'} does not tell its version"
+    if release[1] != torch.version.cuda.split(".")[0]:
+        return f"the CUDA toolkit {home} is {release[1]}.{release[2]}, but torch is built for CUDA {torch.version.cuda}"
+    return None
+
+
+def extension(kernels: str, may_fail: bool) -> dict[str, Any]:
+    """The arguments of `setup` that build `neurocuda._C` with the kernels "cpu", "cuda" or "emulated"."""
+    from torch.utils.cpp_extension import BuildExtension
 
     class Build(BuildExtension):
         def run(self) -> None:
+            inplace, cuda = self.inplace, self.extensions[:1] == [module] and kernels == "cuda"
             try:
                 super().run()
             except Exception as error:
@@ -54,6 +94,23 @@ def extension(may_fail: bool, emulated: bool) -> dict[str, Any]:
                     raise
                 print(f"neurocuda: the compiled operators are not built: {error}", file=sys.stderr)
                 self.extensions = []  # and so none is copied or installed
+                if cuda:
+                    print("neurocuda: once more, without CUDA", file=sys.stderr)
+                    self.distribution.ext_modules = [described("cpu")]
+                    again = Build(self.distribution)
+                    again.inplace = inplace  # false by now
+                    again.ensure_finalized()
+                    again.run()
+                    self.extensions = again.extensions
+
+    module = described(kernels)
+    return {"ext_modules": [module], "cmdclass": {"build_ext": Build.with_options(use_ninja=True)}}
+
+
+def described(kernels: str) -> Any:
+    """How `neurocuda._C` is compiled."""
+    import torch
+    from torch.utils.cpp_extension import CppExtension, CUDAExtension, get_cxx_compiler
 
     # torch brings its own OpenMP runtime: compile for it, and link no other.
     openmp = ["-fopenmp"] if "OpenMP" in torch.__config__.parallel_info() and sys.platform == "linux" else []
@@ -63,28 +120,40 @@ def extension(may_fail: bool, emulated: bool) -> dict[str, Any]:
     optimize = ["-O1", "-g1", "-fno-omit-frame-pointer", *sanitize] if sanitize else ["-O3", "-g0"]
     sources = sorted(str(path) for path in SOURCES.rglob("*.cpp"))
     macros: list[tuple[str, str | None]] = [("NEUROCUDA_TORCH_VERSION", f'"{torch.__version__}"')]
-    if emulated:
+    if kernels == "emulated":
         sources += as_cpp(sorted(SOURCES.rglob("*.cu")))
         macros.append(("NEUROCUDA_EMULATED", None))
-    module = CppExtension(
+    if kernels == "cuda":
+        sources = sorted(str(path) for path in SOURCES.rglob("*.cu")) + sources  # first: they take the longest
+        macros.append(("NEUROCUDA_WITH_CUDA", None))
+        architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
+        macros.append(("NEUROCUDA_CUDA_BUILT", f'"{architectures}, CUDA {torch.version.cuda}"'))
+    host = [  # and the standard that the headers of this torch ask for, which torch adds
+        *optimize,
+        "-ffp-contract=off",  # each operation is rounded by itself
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-fvisibility=hidden",
+        "-Wall",
+        "-Wno-c++20-extensions",  # the headers of torch use some
+        *(["-Wno-unknown-pragmas"] if kernels == "emulated" else []),  # those to unroll are of nvcc
+        *openmp,
+    ]
+    device = [
+        "-std=c++17",
+        "-O3",
+        "-fmad=false",  # the sources say so too, in every operation
+        "-Xcompiler=-ffp-contract=off,-fvisibility=hidden,-Wall",
+        f"-ccbin={get_cxx_compiler().split()[-1]}",  # without a ccache before it
+    ]
+    return (CUDAExtension if kernels == "cuda" else CppExtension)(
         "neurocuda._C",
         sources,
         include_dirs=[str(SOURCES.resolve())],
         define_macros=macros,
-        extra_compile_args=[
-            "-std=c++17",
-            *optimize,
-            "-ffp-contract=off",  # each operation is rounded by itself
-            "-fno-math-errno",
-            "-fno-trapping-math",
-            "-fvisibility=hidden",
-            "-Wall",
-            "-Wno-c++20-extensions",  # the headers of torch use some
-            *openmp,
-        ],
+        extra_compile_args={"cxx": host, "nvcc": device},
         extra_link_args=sanitize or (["-Wl,-s"] if sys.platform == "linux" else []),
     )
-    return {"ext_modules": [module], "cmdclass": {"build_ext": Build.with_options(use_ninja=True)}}
 
 
 def as_cpp(kernels: list[Path]) -> list[str]:
@@ -105,14 +174,23 @@ def arguments() -> dict[str, Any]:
     choice = os.environ.get("NEUROCUDA_BUILD", "auto").lower()
     if choice not in CHOICES:
         sys.exit(f"NEUROCUDA_BUILD: expected one of {', '.join(CHOICES)}, found {choice!r}")
-    if choice == "cuda":
-        sys.exit("NEUROCUDA_BUILD=cuda: there are no CUDA kernels yet; expected auto, cpu or none")
     if choice == "none":
         return {}
+    may_fail = choice == "auto"
+    home = toolkit() if choice in ("auto", "cuda") else None
+    if home is not None:
+        os.environ["CUDA_HOME"] = str(home)  # before torch looks for it
     reason = obstacle()
-    if reason is None:
-        return extension(may_fail=choice == "auto", emulated=choice == "emulated")
-    if choice != "auto":
+    if reason is None and choice in ("auto", "cuda"):
+        reason = cuda_obstacle(home)
+        if reason is None:
+            return extension("cuda", may_fail)
+        if may_fail:
+            print(f"neurocuda: the CUDA kernels are not built: {reason}", file=sys.stderr)
+            return extension("cpu", may_fail)
+    elif reason is None:
+        return extension(choice, may_fail)
+    if not may_fail:
         sys.exit(f"NEUROCUDA_BUILD={choice}: {reason}")
     print(f"neurocuda: the compiled operators are not built: {reason}", file=sys.stderr)
     return {}

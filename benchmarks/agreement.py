@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.problem import Neuron, Problem
+from benchmarks.problem import Neuron, Problem, Runner
 from neurocuda import Discretization, load
 from neurocuda.ops.backends import use_backend
 
@@ -82,6 +82,20 @@ def compare(problem: Problem, ours: Truth, theirs: Mapping[str, Tensor]) -> Agre
         f"equal but for rounding: {count} of {total} {what} differ first within {gap * ROUNDING:.0e} of the threshold"
     )
     return Agreement(True, f"{text}, {share:.2g} of all spikes")
+
+
+def verdict(problem: Problem, runner: Runner, truths: dict[Discretization, Truth]) -> tuple[bool, str]:
+    """Whether the runner computes what we do, with the discretization that it has, and in words."""
+    if runner.signals is None:
+        runner.run()
+        return True, ""
+    meaning = runner.discretization or problem.discretization
+    if meaning not in truths:
+        truths[meaning] = truth(problem, meaning)
+    agreement = compare(problem, truths[meaning], {name: signal.cpu() for name, signal in runner.signals().items()})
+    own = {name: value for name, value in vars(meaning).items() if value != getattr(problem.discretization, name)}
+    with_own = f", with {', '.join(f'{name}={value}' for name, value in own.items())}" if own else ""
+    return agreement.equal, agreement.text + with_own
 
 
 def _compare_output(ours: Tensor, theirs: Tensor) -> Agreement:

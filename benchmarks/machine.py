@@ -32,6 +32,34 @@ def describe(threads: int) -> dict[str, str]:
     }
 
 
+def describe_gpu(device: torch.device) -> dict[str, str]:
+    """The same of a GPU, with its driver; `torch.cuda` has been asked for it."""
+    found = torch.cuda.get_device_properties(device)
+    settings = torch.backends.cudnn
+    return {
+        "gpu": found.name,
+        "capability": f"{found.major}.{found.minor}",
+        "multiprocessors": str(found.multi_processor_count),
+        "memory_gib": f"{found.total_memory / 2**30:.1f}",
+        "driver": _nvidia("driver_version", device),
+        "clocks": _nvidia("clocks.max.sm,clocks.max.mem", device),
+        "cuda": str(torch.version.cuda),
+        "cudnn": f"{settings.version()}, TF32 {'on' if settings.allow_tf32 else 'off'}",
+        **describe(torch.get_num_threads()),
+    }
+
+
+def _nvidia(query: str, device: torch.device) -> str:
+    """What nvidia-smi says of the device; empty where it does not."""
+    uuid = str(getattr(torch.cuda.get_device_properties(device), "uuid", ""))
+    which = f"GPU-{uuid}" if uuid else str(device.index)
+    command = ["nvidia-smi", f"--id={which}", f"--query-gpu={query}", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
 def _cpu() -> str:
     """Model and the instruction sets that matter, as the system tells them."""
     path = Path("/proc/cpuinfo")

@@ -1,12 +1,14 @@
 """The networks as a user would write them in PyTorch, once, for whatever neurons and layers are put in."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
 from benchmarks.problem import Fire, Layer, Recall
 
 WIDTHS = (64, 128, 256, 512)
+RESNET18, RESNET34 = (2, 2, 2, 2), (3, 4, 6, 3)
+"""Residual blocks of each width."""
 
 Block = tuple[str, int, int, int]
 
@@ -40,19 +42,28 @@ def digits(layer: Mapping[str, Layer], fire: Fire, recall: Recall, x: Tensor) ->
     return fire("li", layer["affine"](layer["flatten"](layer["pool"](four))))
 
 
-def blocks() -> Iterator[Block]:
-    """Name, channels in, channels out and stride of the eight residual blocks of ResNet-18."""
+def blocks(counts: Sequence[int] = RESNET18) -> Iterator[Block]:
+    """Name, channels in, channels out and stride of the residual blocks of a ResNet."""
     into = 64
-    for stage, width in enumerate(WIDTHS):
-        for number in range(2):
+    for stage, (width, count) in enumerate(zip(WIDTHS, counts, strict=True)):
+        for number in range(count):
             yield f"layer{stage + 1}_{number}", into, width, 2 if stage and not number else 1
             into = width
 
 
 def resnet18(layer: Mapping[str, Layer], fire: Fire, recall: Recall, x: Tensor) -> Tensor:
     """ResNet-18 for 3x32x32, an IF population in the place of each ReLU, the read-out a sum over space."""
+    return _resnet(layer, fire, x, RESNET18)
+
+
+def resnet34(layer: Mapping[str, Layer], fire: Fire, recall: Recall, x: Tensor) -> Tensor:
+    """As `resnet18`, with 16 blocks."""
+    return _resnet(layer, fire, x, RESNET34)
+
+
+def _resnet(layer: Mapping[str, Layer], fire: Fire, x: Tensor, counts: Sequence[int]) -> Tensor:
     x = fire("if1", layer["conv1"](x))
-    for name, _, _, stride in blocks():
+    for name, _, _, stride in blocks(counts):
         skip = x if stride == 1 else layer[f"{name}_downsample"](x)
         inner = fire(f"{name}_if1", layer[f"{name}_conv1"](x))
         x = fire(f"{name}_if2", layer[f"{name}_conv2"](inner) + skip)

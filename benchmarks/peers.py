@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import frameworks, machine, memory, plot, results
-from benchmarks.agreement import Truth, compare, truth
+from benchmarks.agreement import Truth, verdict
 from benchmarks.problem import Candidate, Problem, Runner
 from benchmarks.results import Result
 from benchmarks.stages import microseconds
@@ -117,7 +117,7 @@ def _measure(
         with console.status(f"{problem.row}: {candidate.name} compared with ours"):
             try:
                 runner = candidate.build(problem)
-                agrees, verdicts[candidate.name] = _verdict(problem, runner, truths)
+                agrees, verdicts[candidate.name] = verdict(problem, runner, truths)
             except Exception as error:  # whatever a foreign package raises, the others are still measured
                 verdicts[candidate.name] = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
                 continue
@@ -149,20 +149,6 @@ def _measure(
             )
         )
     return found
-
-
-def _verdict(problem: Problem, runner: Runner, truths: dict[Discretization, Truth]) -> tuple[bool, str]:
-    """Whether the runner computes what we do, with the discretization that it has, and in words."""
-    if runner.signals is None:
-        runner.run()
-        return True, ""
-    meaning = runner.discretization or problem.discretization
-    if meaning not in truths:
-        truths[meaning] = truth(problem, meaning)
-    agreement = compare(problem, truths[meaning], runner.signals())
-    own = {name: value for name, value in vars(meaning).items() if value != getattr(problem.discretization, name)}
-    with_own = f", with {', '.join(f'{name}={value}' for name, value in own.items())}" if own else ""
-    return agreement.equal, agreement.text + with_own
 
 
 def _scaled(times: Times | None, factor: float) -> tuple[float | None, float | None, float | None]:

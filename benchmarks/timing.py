@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 
@@ -18,8 +19,37 @@ class Times:
     slowest: float
 
 
-def side_by_side(candidates: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Times]:
-    """Wall-clock times of `repeats` rounds, each running every candidate once; a first round is not counted.
+class Clock(Protocol):
+    """Marks moments, and tells the milliseconds between two of them once a round is over."""
+
+    def prepare(self) -> None:
+        """Bring the machine into the state in which every run starts."""
+
+    def mark(self) -> Any: ...
+
+    def milliseconds(self, begin: Any, end: Any) -> float: ...
+
+
+class Wall:
+    """The clock on the wall; work on a GPU is waited for."""
+
+    def prepare(self) -> None:
+        pass
+
+    def mark(self) -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def milliseconds(self, begin: float, end: float) -> float:
+        return (end - begin) * 1e3
+
+
+WALL = Wall()
+
+
+def side_by_side(candidates: Mapping[str, Callable[[], object]], repeats: int, clock: Clock = WALL) -> dict[str, Times]:
+    """The times of `repeats` rounds, each running every candidate once; a first round is not counted.
 
     Each round begins with another candidate, for what ran just before leaves its traces in the caches. Python's cyclic
     garbage is collected between rounds, never inside a run.
@@ -31,19 +61,17 @@ def side_by_side(candidates: Mapping[str, Callable[[], object]], repeats: int) -
         names = list(candidates)
         for number in range(repeats + 1):
             gc.collect()
+            marks = {}
             first = number % max(1, len(names))
             for name in names[first:] + names[:first]:
-                begin = _now()
+                clock.prepare()
+                begin = clock.mark()
                 result = candidates[name]()
-                runs[name].append((_now() - begin) * 1e3)
+                marks[name] = (begin, clock.mark())
                 del result
+            for name, (begin, end) in marks.items():
+                runs[name].append(clock.milliseconds(begin, end))
     finally:
         if collecting:
             gc.enable()
     return {name: Times(statistics.median(ms[1:]), min(ms[1:]), max(ms[1:])) for name, ms in runs.items()}
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()

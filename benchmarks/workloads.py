@@ -1,7 +1,7 @@
 """The rows: which network, which input, at which firing rate."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,9 @@ QUICK_STEPS = 8
 def single_population(paper: Path, quick: bool) -> Problem:
     """LIF neurons alone, under noise. The gain is 1 and the decay 15/16, which every tool can state exactly."""
     steps, count = (QUICK_STEPS if quick else 100), (10_000 if quick else 100_000)
-    ones = np.ones(count)
-    node = nir.LIF(tau=16 * DT * ones, r=16 * ones, v_leak=0 * ones, v_threshold=ones, v_reset=0 * ones)
-    graph = _sequence([count], [count], {"lif": node})
-    x = torch.rand(steps, 1, count, generator=_seeded()) * 0.36
-    return _problem("lif", f"LIF alone, N = {count}", graph, Discretization(dt=DT), x, networks.lif, separate=True)
+    x = torch.rand(steps, 1, count, generator=seeded()) * 0.36
+    title = f"LIF alone, N = {count}"
+    return problem("lif", title, lif_graph(count), Discretization(dt=DT), x, networks.lif, separate=True)
 
 
 def braille(row: str, amplitude: float | None) -> Callable[[Path, bool], Problem]:
@@ -44,11 +42,11 @@ def braille(row: str, amplitude: float | None) -> Callable[[Path, bool], Problem
     def build(paper: Path, quick: bool) -> Problem:
         steps = 2 * QUICK_STEPS if quick else 256
         if amplitude is None:
-            x = (torch.rand(steps, 64, 12, generator=_seeded()) < 0.1).float()
+            x = (torch.rand(steps, 64, 12, generator=seeded()) < 0.1).float()
         else:
-            x = torch.randn(1, 64, 12, generator=_seeded()).repeat(steps, 1, 1) * amplitude
+            x = torch.randn(1, 64, 12, generator=seeded()).repeat(steps, 1, 1) * amplitude
         graph = nir.read(paper / "rnn" / "braille_noDelay_bias_zero.nir", type_check=False)
-        return _problem(row, "Braille RSNN", graph, Discretization(dt=DT), x, networks.braille)
+        return problem(row, "Braille RSNN", graph, Discretization(dt=DT), x, networks.braille)
 
     return build
 
@@ -56,8 +54,8 @@ def braille(row: str, amplitude: float | None) -> Callable[[Path, bool], Problem
 def paper_cnn(paper: Path, quick: bool) -> Problem:
     """The paper's N-MNIST network: IF with r = 1, one step is dt = 1; 2 % of the pixels have an event."""
     graph = nir.read(paper / "cnn" / "cnn_sinabs.nir", type_check=False)
-    x = (torch.rand(QUICK_STEPS * 2 if quick else 300, 4, 2, 34, 34, generator=_seeded()) < 0.02).float()
-    return _problem("cnn", "N-MNIST CNN of the paper", graph, Discretization(dt=1.0), x, networks.paper_cnn)
+    x = (torch.rand(QUICK_STEPS * 2 if quick else 300, 4, 2, 34, 34, generator=seeded()) < 0.02).float()
+    return problem("cnn", "N-MNIST CNN of the paper", graph, Discretization(dt=1.0), x, networks.paper_cnn)
 
 
 def resnet18(paper: Path, quick: bool) -> Problem:
@@ -65,8 +63,8 @@ def resnet18(paper: Path, quick: bool) -> Problem:
 
     The thresholds lie between two points of that grid, so that > and >= are the same here.
     """
-    x = (torch.rand(4 if quick else 8, 1 if quick else 4, 3, 32, 32, generator=_seeded(1)) < 0.3).float()
-    return _problem("resnet", "ResNet-18", _resnet_graph(), Discretization(dt=DT), x, networks.resnet18)
+    x = (torch.rand(4 if quick else 8, 1 if quick else 4, 3, 32, 32, generator=seeded(1)) < 0.3).float()
+    return problem("resnet", "ResNet-18", resnet_graph(), Discretization(dt=DT), x, networks.resnet18)
 
 
 def digits_step(paper: Path, quick: bool) -> Problem:
@@ -76,15 +74,15 @@ def digits_step(paper: Path, quick: bool) -> Problem:
     x = images[:1].expand(steps, 1, 1, 8, 8)
     graph = nir.read(DIGITS_FILE)
     title = "One step of the digits network"
-    return _problem("step-digits", title, graph, Discretization(dt=DT), x, networks.digits, one_call_a_step=True)
+    return problem("step-digits", title, graph, Discretization(dt=DT), x, networks.digits, one_call_a_step=True)
 
 
 def braille_step(paper: Path, quick: bool) -> Problem:
     """One step of the Braille network for one sample."""
     graph = nir.read(paper / "rnn" / "braille_noDelay_bias_zero.nir", type_check=False)
-    x = (torch.rand(QUICK_STEPS if quick else 64, 1, 12, generator=_seeded()) < 0.1).float()
+    x = (torch.rand(QUICK_STEPS if quick else 64, 1, 12, generator=seeded()) < 0.1).float()
     title = "One step of the Braille RSNN"
-    return _problem("step-braille", title, graph, Discretization(dt=DT), x, networks.braille, one_call_a_step=True)
+    return problem("step-braille", title, graph, Discretization(dt=DT), x, networks.braille, one_call_a_step=True)
 
 
 ROWS: Mapping[str, Callable[[Path, bool], Problem]] = {
@@ -99,7 +97,7 @@ ROWS: Mapping[str, Callable[[Path, bool], Problem]] = {
 }
 
 
-def _problem(
+def problem(
     row: str, title: str, graph: nir.NIRGraph, d: Discretization, x: Tensor, network: Network, **options: Any
 ) -> Problem:
     """The problem, with layers and neurons read from the graph, and its measured firing rate in the title.
@@ -186,9 +184,16 @@ def _pair(node: Node, parameter: str) -> tuple[int, int]:
     return first, second
 
 
-def _resnet_graph() -> nir.NIRGraph:
-    """ResNet-18 as a user would build it with the nir package."""
-    generator = _seeded()
+def lif_graph(count: int) -> nir.NIRGraph:
+    """LIF neurons alone, with a gain of 1 and a decay of 15/16."""
+    ones = np.ones(count)
+    node = nir.LIF(tau=16 * DT * ones, r=16 * ones, v_leak=0 * ones, v_threshold=ones, v_reset=0 * ones)
+    return _sequence([count], [count], {"lif": node})
+
+
+def resnet_graph(counts: Sequence[int] = networks.RESNET18) -> nir.NIRGraph:
+    """A ResNet as a user would build it with the nir package."""
+    generator = seeded()
 
     def conv(out: int, into: int, kernel: int, size: int, stride: int) -> nir.Conv2d:
         weight = _on_grid(generator, out, into, kernel, kernel)
@@ -202,7 +207,7 @@ def _resnet_graph() -> nir.NIRGraph:
     nodes: dict[str, Any] = {"conv1": conv(64, 3, 3, 32, 1), "if1": fire(64, 32)}
     edges = [("input", "conv1"), ("conv1", "if1")]
     last, size = "if1", 32
-    for name, into, out, stride in networks.blocks():
+    for name, into, out, stride in networks.blocks(counts):
         nodes[f"{name}_conv1"], nodes[f"{name}_if1"] = conv(out, into, 3, size, stride), fire(out, size // stride)
         nodes[f"{name}_conv2"], nodes[f"{name}_if2"] = conv(out, out, 3, size // stride, 1), fire(out, size // stride)
         edges += pairwise([last, f"{name}_conv1", f"{name}_if1", f"{name}_conv2", f"{name}_if2"])
@@ -234,5 +239,5 @@ def _sequence(into: list[int], out: list[int], nodes: Mapping[str, Any]) -> nir.
     return nir.NIRGraph({**ends, **nodes}, list(pairwise(["input", *nodes, "output"])))
 
 
-def _seeded(seed: int = 0) -> torch.Generator:
+def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)

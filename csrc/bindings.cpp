@@ -25,6 +25,15 @@ namespace {
 extern "C" __attribute__((used, visibility("default"))) const char neurocuda_built_for[] =
     "neurocuda built for torch " NEUROCUDA_TORCH_VERSION;
 
+// The architectures that the CUDA kernels were built for and the toolkit, as in "8.0;9.0+PTX, CUDA 13.0".
+#if !defined(NEUROCUDA_WITH_CUDA)
+constexpr const char* kCudaBuilt = "";
+#elif defined(NEUROCUDA_CUDA_BUILT)
+constexpr const char* kCudaBuilt = NEUROCUDA_CUDA_BUILT;
+#else
+#error "a build with CUDA says in NEUROCUDA_CUDA_BUILT what it is for"
+#endif
+
 // Stands for a tensor of a program where a call is recorded.
 struct Slot {
   int number;
@@ -86,6 +95,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
 #else
   m.attr("kernels") = "cpu";
 #endif
+  m.attr("cuda_built") = kCudaBuilt;  // empty where there are no kernels for a GPU
   m.def(
       "memory",
       [] {
@@ -102,6 +112,16 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       "Give the free memory of the pool back to the system.");
   m.def("parallel_info", &at::get_parallel_info, "How torch, and so these operators, run in parallel.");
   m.def("same_bits", &neurocuda::same_bits, py::call_guard<py::gil_scoped_release>());
+  py::class_<neurocuda::Answer>(m, "Answer", "Whether all that was asked is so.")
+      .def("wait", &neurocuda::Answer::wait, py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "ask_finite",
+      [](const std::vector<at::Tensor>& tensors) {
+        neurocuda::Answer answer;
+        for (const at::Tensor& tensor : tensors) answer.ask_finite(tensor);
+        return answer;
+      },
+      py::call_guard<py::gil_scoped_release>(), "Asks whether every number is finite; `wait` tells.");
   m.def("all_finite", &neurocuda::all_finite, py::call_guard<py::gil_scoped_release>());
 
   py::class_<Slot>(m, "Slot").def(py::init<int>()).def_readonly("number", &Slot::number);

@@ -11,11 +11,7 @@
 
 #include <cmath>
 
-#if defined(__CUDACC__)
-#define NEUROCUDA_HOST_DEVICE __host__ __device__ __forceinline__
-#else
-#define NEUROCUDA_HOST_DEVICE inline __attribute__((always_inline))
-#endif
+#include "host_device.h"
 
 namespace neurocuda {
 

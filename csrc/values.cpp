@@ -2,33 +2,30 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/isfinite.h>
+#include <ATen/ops/zeros.h>
 
 #include <atomic>
 #include <cstring>
+#include <utility>
 
 #include "cpu/finite.h"
+#include "ops/layout.h"
+#include "ops/on_device.h"
+
+#if defined(NEUROCUDA_WITH_CUDA)
+#include <c10/core/impl/VirtualGuardImpl.h>
+#endif
 
 namespace neurocuda {
+namespace {
 
-bool same_bits(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
-  if (a.size() != b.size()) return false;
-  for (std::size_t at = 0; at < a.size(); ++at) {
-    const at::Tensor &left = a[at], &right = b[at];
-    if (left.scalar_type() != right.scalar_type() || left.sizes() != right.sizes() ||
-        left.strides() != right.strides() || left.device() != right.device()) {
-      return false;
-    }
-    if (left.const_data_ptr() == right.const_data_ptr()) continue;
-    if (!left.is_non_overlapping_and_dense()) return false;
-    if (std::memcmp(left.const_data_ptr(), right.const_data_ptr(), left.nbytes()) != 0) return false;
-  }
-  return true;
+// Whether its memory holds its numbers and nothing else, where the kernels can look at it.
+bool plain(const at::Tensor& tensor) {
+  return tensor.has_storage() && (tensor.is_cpu() || tensor.is_cuda()) &&
+         tensor.is_non_overlapping_and_dense();
 }
 
-bool all_finite(const at::Tensor& tensor) {
-  if (tensor.scalar_type() != at::kFloat || !tensor.has_storage() || !tensor.is_non_overlapping_and_dense()) {
-    return at::isfinite(tensor).all().item<bool>();
-  }
+bool on_cpu_finite(const at::Tensor& tensor) {
   constexpr std::int64_t kGrain = 1 << 16;
   const float* values = tensor.const_data_ptr<float>();
   std::atomic<bool> finite = true;
@@ -36,6 +33,112 @@ bool all_finite(const at::Tensor& tensor) {
     if (!cpu::all_finite(values + first, last - first)) finite = false;
   });
   return finite;
+}
+
+}  // namespace
+
+Answer::Answer(Answer&& other) noexcept = default;
+
+Answer::~Answer() {
+  try {
+    wait();  // memory that a GPU may still write to must not go to others
+  } catch (...) {
+  }
+}
+
+int* Answer::no(const at::Tensor& like) {
+  if (!no_.defined()) {
+    no_ = at::zeros({1}, at::TensorOptions().dtype(at::kInt).pinned_memory(like.is_cuda()));
+  }
+  return no_.mutable_data_ptr<int>();
+}
+
+void Answer::asked([[maybe_unused]] const at::Tensor& like) {
+#if defined(NEUROCUDA_WITH_CUDA)
+  if (!like.is_cuda()) return;
+  const c10::impl::VirtualGuardImpl device(c10::DeviceType::CUDA);
+  asked_.emplace_back(c10::DeviceType::CUDA);
+  asked_.back().record(device.getStream(like.device()));
+#endif
+}
+
+bool Answer::wait() {
+#if defined(NEUROCUDA_WITH_CUDA)
+  for (const c10::Event& event : asked_) event.synchronize();
+  asked_.clear();
+#endif
+  if (no_.defined()) {
+    yes_ = yes_ && *no_.const_data_ptr<int>() == 0;
+    no_.reset();
+  }
+  return yes_;
+}
+
+void Answer::ask_finite(const at::Tensor& tensor) {
+  const bool half = tensor.scalar_type() == at::kHalf || tensor.scalar_type() == at::kBFloat16;
+  if (!plain(tensor) || !(tensor.scalar_type() == at::kFloat || (half && computes_on_cuda(tensor)))) {
+    yes_ = yes_ && at::isfinite(tensor).all().item<bool>();
+    return;
+  }
+  on_device(
+      tensor,
+      [&](cuda::Stream stream) {
+        cuda::all_finite(
+            {tensor.const_data_ptr(), tensor.numel(), element_of(tensor.scalar_type()), no(tensor)}, stream);
+        asked(tensor);
+      },
+      [&] { yes_ = yes_ && on_cpu_finite(tensor); });
+}
+
+void Answer::ask_same_bits(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
+  yes_ = yes_ && a.size() == b.size();
+  SameBitsCall call{};
+  const at::Tensor* like = nullptr;  // of the pairs in the call
+  for (std::size_t at = 0; yes_ && at < a.size(); ++at) {
+    const at::Tensor &left = a[at], &right = b[at];
+    yes_ = left.scalar_type() == right.scalar_type() && left.sizes() == right.sizes() &&
+           left.strides() == right.strides() && left.device() == right.device();
+    if (!yes_ || left.const_data_ptr() == right.const_data_ptr()) continue;
+    yes_ = plain(left);
+    if (!yes_) continue;
+    if (call.count == SameBitsCall::kMost || (call.count > 0 && like->device() != left.device())) {
+      ask(call, *like);
+      call.count = 0;
+    }
+    like = &left;
+    call.pairs[call.count++] = {left.const_data_ptr(), right.const_data_ptr(),
+                                static_cast<std::int64_t>(left.nbytes())};
+  }
+  if (yes_ && call.count > 0) ask(call, *like);
+}
+
+void Answer::ask(const SameBitsCall& given, const at::Tensor& like) {
+  on_device(
+      like,
+      [&](cuda::Stream stream) {
+        SameBitsCall call = given;
+        call.no = no(like);
+        cuda::same_bits(call, stream);
+        asked(like);
+      },
+      [&] {
+        for (int pair = 0; yes_ && pair < given.count; ++pair) {
+          const auto [left, right, bytes] = given.pairs[pair];
+          yes_ = std::memcmp(left, right, static_cast<std::size_t>(bytes)) == 0;
+        }
+      });
+}
+
+bool all_finite(const at::Tensor& tensor) {
+  Answer answer;
+  answer.ask_finite(tensor);
+  return answer.wait();
+}
+
+bool same_bits(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
+  Answer answer;
+  answer.ask_same_bits(a, b);
+  return answer.wait();
 }
 
 }  // namespace neurocuda

@@ -5,13 +5,45 @@
 
 #include <vector>
 
+#include "calls/values.h"
+
+#if defined(NEUROCUDA_WITH_CUDA)
+#include <c10/core/Event.h>
+#endif
+
 namespace neurocuda {
 
-// Whether two lists of tensors agree in shapes, strides, types and every bit. Tensors that share their memory
-// do.
-bool same_bits(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b);
+// Whether all that was asked is so. Of tensors on the CPU that is known at once. A GPU is asked on the
+// current stream, and answers when it has done what was launched before; until then more can be launched.
+class Answer {
+ public:
+  Answer() = default;
+  Answer(Answer&& other) noexcept;
+  Answer& operator=(Answer&&) = delete;
+  ~Answer();
 
-// Whether every number is finite.
+  // Whether every number is finite.
+  void ask_finite(const at::Tensor& tensor);
+  // Whether two lists of tensors agree in shapes, strides, types and every bit. Tensors that share their
+  // memory do.
+  void ask_same_bits(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b);
+
+  // Waits for the answer.
+  bool wait();
+
+ private:
+  void ask(const SameBitsCall& call, const at::Tensor& like);
+  int* no(const at::Tensor& like);
+  void asked(const at::Tensor& like);
+
+  bool yes_ = true;
+  at::Tensor no_;  // one number in memory of the CPU that GPUs write to; undefined where none was asked
+#if defined(NEUROCUDA_WITH_CUDA)
+  std::vector<c10::Event> asked_;  // on each GPU
+#endif
+};
+
 bool all_finite(const at::Tensor& tensor);
+bool same_bits(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b);
 
 }  // namespace neurocuda

@@ -50,7 +50,7 @@ app = typer.Typer(
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A NIR file.")]
 MaybeFile = Annotated[str | None, typer.Argument(metavar="[FILE]", help="A NIR file.")]
-System = Annotated[bool, typer.Option("--system", help="Show versions, threads and backends.")]
+System = Annotated[bool, typer.Option("--system", help="Show versions, threads, GPUs and backends.")]
 Dt = Annotated[
     float | None,
     typer.Option("--dt", metavar="S", help="Length of a step in seconds; without it 1e-4 or the preset's."),
@@ -336,6 +336,9 @@ def _run(net: Executor, x: Mapping[str, Tensor], asked: Mapping[str, Sequence[st
 def _show_system() -> None:
     show(f"neurocuda {neurocuda.__version__}, torch {torch.__version__}, Python {platform.python_version()}")
     show(f"{platform.machine()}, {count(torch.get_num_threads(), 'thread')}")
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        version = ".".join(map(str, torch.cuda.get_device_capability(index)))
+        show(f"GPU {index}: {torch.cuda.get_device_name(index)}, compute capability {version}")
     for name, state in neurocuda.backends().items():
         show(f"backend {name}: {state}")
 

@@ -190,6 +190,34 @@ def coefficients(node: Node, p: Mapping[str, Tensor], d: Discretization) -> Neur
     )
 
 
+def coefficients_together(
+    nodes: Mapping[str, Node], parameters: Mapping[str, Mapping[str, Tensor]], d: Discretization
+) -> dict[str, NeuronCoefficients]:
+    """`coefficients` of several neurons by name, with few operations: on a GPU their number is the cost.
+
+    Neurons of one type whose parameters are one value each are computed side by side.
+    """
+    result: dict[str, NeuronCoefficients] = {}
+    alike: dict[str, list[str]] = {}
+    for name, p in parameters.items():
+        if all(value.numel() == 1 for value in p.values()):
+            alike.setdefault(nodes[name].type, []).append(name)
+        else:
+            result[name] = coefficients(nodes[name], p, d)
+    for names in alike.values():
+        first = parameters[names[0]]
+        rows = {field: torch.cat([parameters[name][field].flatten() for name in names]) for field in first}
+        of_all = coefficients(nodes[names[0]], rows, d)
+        for place, name in enumerate(names):
+            shape = next(iter(parameters[name].values())).shape
+            values = {field.name: getattr(of_all, field.name) for field in fields(of_all)}
+            own: dict[str, Any] = {
+                field: value[place].reshape(shape) for field, value in values.items() if isinstance(value, Tensor)
+            }
+            result[name] = replace(of_all, **own)
+    return result
+
+
 def _decay_and_gain(tau: Tensor, d: Discretization) -> tuple[Tensor, Tensor]:
     if d.integrator == "euler":
         gain = d.dt / tau

@@ -53,9 +53,31 @@ def check_finite(signals: Mapping[str, Tensor]) -> None:
     if torch.compiler.is_compiling():  # a graph cannot stop at a value
         return
     for name, signal in signals.items():
+        if signal.is_cuda and torch.cuda.is_current_stream_capturing():  # nor can this one
+            return
         if signal.is_floating_point() and signal.numel() and not operators(signal.device).all_finite(signal.detach()):
             at = tuple(int(i) for i in (~signal.isfinite()).nonzero()[0])
             raise ArgumentError(f"input {name!r}: expected finite numbers, found {signal[at].item()} at index {at}")
+
+
+def check_out(graph: Graph, out: Signals, like: Tensor) -> list[Tensor]:
+    """The tensors that take the outputs, in order; `like` is the first input."""
+    if torch.is_grad_enabled():
+        raise ArgumentError("out: expected a call without gradients (torch.no_grad()), found one with them")
+    names = graph.outputs
+    targets = dict(out) if isinstance(out, Mapping) else {names[0]: out}
+    if targets.keys() != set(names):
+        found = sorted(map(str, targets)) if isinstance(out, Mapping) else type(out).__name__
+        raise ArgumentError(f"out: expected tensors for the outputs {list(names)}, found {found}")
+    for name in names:
+        shape, tensor = (*like.shape[:2], *graph.nodes[name].output_shape), targets[name]
+        wanted = f"{shape} torch.float32 on {like.device}"
+        if not isinstance(tensor, Tensor):
+            raise ArgumentError(f"out, output {name!r}: expected {wanted}, found {type(tensor).__name__}")
+        if tensor.shape != shape or tensor.dtype != torch.float32 or tensor.device != like.device:
+            found = f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}"
+            raise ArgumentError(f"out, output {name!r}: expected {wanted}, found {found}")
+    return [targets[name] for name in names]
 
 
 def quantities(graph: Graph, record: Mapping[str, str | Collection[str]]) -> list[tuple[str, str]]:

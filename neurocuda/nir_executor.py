@@ -16,21 +16,23 @@ from torch import Tensor, nn
 from neurocuda.discretization import (
     Discretization,
     coefficients,
+    coefficients_together,
     delay_steps,
     neuron_parameters,
     problems,
 )
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning, raise_problems
 from neurocuda.graph import NEURONS, Graph, Node, align, from_nir
-from neurocuda.inputs import Signals, check_finite, check_inputs, quantities
+from neurocuda.inputs import Signals, check_finite, check_inputs, check_out, quantities
 from neurocuda.io import read
 from neurocuda.lowering import How, LoweredSchedule, lower
-from neurocuda.ops import Surrogate, compiled
+from neurocuda.ops import Surrogate, compiled, reference
 from neurocuda.ops.backends import operators, wanted
+from neurocuda.ops.cuda_graphs import CudaGraphs, capturable, into
 from neurocuda.ops.recording import Recorder, on_their_own, recordable
 from neurocuda.plausibility import doubts
 from neurocuda.schedule import schedule
-from neurocuda.stages import Chunk, Tensors, run_chunk
+from neurocuda.stages import Chunk, Delays, Tensors, run_chunk
 from neurocuda.state import State, check_state
 
 _WEIGHTS = ("weight", "bias", "scale")
@@ -80,7 +82,13 @@ class Executor(nn.Module):
     Weights, biases and scales are float32 parameters named `node:field`. Parameters of neurons are float64
     buffers (parameters where `learn` names them) that `.half()` and `.to(dtype)` leave alone. In these names
     a dot of a node's name is written '/'.
+
+    On a GPU, without gradients, a second call with inputs of one kind is captured in a CUDA graph, which later calls
+    replay; it keeps memory for a copy of the inputs, the results and all in between. `cuda_graph = False` runs every
+    call operator by operator.
     """
+
+    cuda_graph = True
 
     def __init__(
         self,
@@ -113,7 +121,7 @@ class Executor(nn.Module):
         self._exact: dict[tuple[str, str], str] = {}
         self._weights: dict[tuple[str, str], str] = {}
         self._delays: dict[str, str] = {}
-        self._depths: dict[str, int] = {}
+        self._delay_counts: dict[str, tuple[int, ...]] = {}
         for node in graph.nodes.values():
             self._register(node, frozenset(learn))
         unknown = sorted(set(learn) - {field for _, field in self._exact})
@@ -122,6 +130,7 @@ class Executor(nn.Module):
             raise ArgumentError(f"learn: expected neuron parameters of this graph {known}, found {unknown}")
         self._entries = self._state_entries()
         self._recorder = Recorder()
+        self._graphs = CudaGraphs()
 
     def _register(self, node: Node, learn: frozenset[str]) -> None:
         prefix = node.name.replace("~", "~0").replace("/", "~1").replace(".", "/")
@@ -129,7 +138,7 @@ class Executor(nn.Module):
         if node.type == "Delay":
             self._delays[node.name] = f"{prefix}:steps"
             steps = delay_steps(node, self.discretization)
-            self._depths[node.name] = int(steps.max())
+            self._delay_counts[node.name] = tuple(sorted(set(steps.flatten().tolist())))
             self.register_buffer(f"{prefix}:steps", steps, persistent=False)
         for field, value in neuron_parameters(node).items() if exact else ():
             key = self._exact[node.name, field] = f"{prefix}:{field}"
@@ -141,21 +150,25 @@ class Executor(nn.Module):
             key = self._weights[node.name, field] = f"{prefix}:{field}"
             self.register_parameter(key, nn.Parameter(_weight(node, field)))
 
-    def forward(self, x: Signals, state: State | None = None) -> tuple[Tensor | dict[str, Tensor], State]:
+    def forward(
+        self, x: Signals, state: State | None = None, *, out: Signals | None = None
+    ) -> tuple[Tensor | dict[str, Tensor], State]:
         """Run over the T steps of x.
 
         x: [T, B, *shape] of the Input, or a dict by name where there are several; float32, or a narrower type
         that is exact in it. state: what an earlier call returned, None for rest (all zero). Returns the
         signals of the Output (a dict by name where there are several) and the state after the last step.
-        Raises `ArgumentError` naming the input or the entry of the state that does not fit.
+        out: float32 memory for the signals of the Output, without gradients. Raises `ArgumentError` naming the
+        input or the entry of the state that does not fit.
         """
         plain = not torch.compiler.is_dynamo_compiling() and wanted() in (None, "cpu")
         before = state.tensors if type(state) is State else None
+        plain = plain and out is None
         if plain and isinstance(x, Tensor) and (state is None or before is not None):
             again = self._recorder.replay(x, before, self._parameters, self._buffers)
             if again is not None:
                 return again[0], State(again[1])
-        result = self.run(x, state)
+        result = self.run(x, state, out=out)
         if (
             plain
             and before is not None
@@ -171,12 +184,14 @@ class Executor(nn.Module):
         x: Signals,
         state: State | None = None,
         record: Mapping[str, str | Collection[str]] | None = None,
+        *,
+        out: Signals | None = None,
     ) -> RunResult:
         """Run as a call does, and record quantities of nodes at every step, such as {"lif1": ("spikes", "v")}.
 
         Any node has "input" (its sum) and "output"; IF, LIF, CubaLIF and Threshold have "spikes"; neurons have
         "v" (after the reset), CubaLI and CubaLIF "i". Recorded is what the node computes at a step, before any
-        delay on its edges.
+        delay on its edges. `out` takes the signals of the outputs, [T, B, *shape] float32, without gradients.
         """
         inputs = check_inputs(self.graph, x, next((t.device for t in self._sources()), None))
         asked = quantities(self.graph, record) if record else []
@@ -186,7 +201,15 @@ class Executor(nn.Module):
             state = self._at_rest(batch, first.device)
         else:
             check_state(state, self._state_shapes(batch), first.device)
-        signals, carry = self._over_time(inputs, [state.tensors[name] for name in self._entries], asked)
+        targets = check_out(self.graph, out, first) if out is not None else []
+        given = [*inputs.values(), *(state.tensors[name] for name in self._entries)]
+        if self.cuda_graph and capturable(given) and operators(first.device) is not reference:
+            check_finite(inputs)
+            results = self._graphs.run(tuple(asked), partial(self._whole, asked), given, self._sources(), targets)
+        else:
+            results = into(self._whole(asked, given, checked=False), targets)
+        count = len(self.graph.outputs) + len(asked)
+        signals, carry = results[:count], results[count:]
         outputs = dict(zip(self.graph.outputs, signals, strict=False))
         recordings: dict[str, dict[str, Tensor]] = {}
         for (name, quantity), values in zip(asked, signals[len(outputs) :], strict=True):
@@ -201,17 +224,26 @@ class Executor(nn.Module):
         """
         return self._recorder.profile((), [x, *(state.tensors[name] for name in self._entries)])
 
+    def _whole(self, asked: list[tuple[str, str]], given: list[Tensor], checked: bool = True) -> list[Tensor]:
+        """Outputs, recordings and the state after all steps, from the inputs and the state before them."""
+        inputs = dict(zip(self.graph.inputs, given, strict=False))
+        signals, carry = self._over_time(inputs, given[len(inputs) :], asked, checked)
+        return [*signals, *carry]
+
     def _over_time(
-        self, given: dict[str, Tensor], carry: list[Tensor], asked: list[tuple[str, str]]
+        self, given: dict[str, Tensor], carry: list[Tensor], asked: list[tuple[str, str]], checked: bool
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The outputs and recordings over all steps, and the state after them, chunk by chunk."""
+        """The outputs and recordings over all steps, and the state after them, chunk by chunk.
+
+        checked: the inputs are known to be finite.
+        """
         inputs = list(given.values())
         steps, batch = inputs[0].shape[:2]
         ops = operators(inputs[0].device)
-        recording = ops is compiled and recordable([*inputs, *carry])
+        recording = ops is compiled and inputs[0].is_cpu and recordable([*inputs, *carry])
         if recording:
             self._recorder.refresh(self._sources())
-        else:
+        elif not checked:
             check_finite(given)
         tensors = None if recording else self._tensors(inputs[0].device)
         count = len(self.graph.outputs) + len(asked)
@@ -254,8 +286,8 @@ class Executor(nn.Module):
         records = [pieces[0] if len(pieces) == 1 else torch.cat(pieces) for pieces in chunk.records.values()]
         by_key = dict(zip(chunk.records, records, strict=True))
         return [
-            *(chunk.signals[name] for name in self.graph.outputs),
-            *(by_key[key] for key in asked),
+            *(chunk.signals[name].float() for name in self.graph.outputs),  # float32 under autocast too
+            *(by_key[key].float() for key in asked),
             *(chunk.carry[name] for name in self._entries),
         ]
 
@@ -299,7 +331,7 @@ class Executor(nn.Module):
             if "tau_syn" in node.parameters:
                 shapes[f"{name}.i"] = node.input_shape
             if node.type == "Delay":
-                shapes[f"{name}.history"] = (self._depths[name], *node.input_shape)
+                shapes[f"{name}.history"] = (self._delay_counts[name][-1], *node.input_shape)
             if name in late_sources:
                 shapes[f"{name}.previous"] = node.output_shape
         return shapes
@@ -320,12 +352,16 @@ class Executor(nn.Module):
                 neurons.setdefault(name, {})[field] = getattr(self, key)
             else:
                 weights[name, field] = getattr(self, key).float()
-        d = self.discretization
+        d, nodes = self.discretization, self.graph.nodes
+        if device.type == "cpu":
+            populations = {name: coefficients(nodes[name], p, d) for name, p in neurons.items()}
+        else:
+            populations = coefficients_together(nodes, neurons, d)
         return Tensors(
             operators(device),
             weights,
-            {name: coefficients(self.graph.nodes[name], p, d) for name, p in neurons.items()},
-            {name: getattr(self, key) for name, key in self._delays.items()},
+            populations,
+            {name: Delays(getattr(self, key), self._delay_counts[name]) for name, key in self._delays.items()},
             d.spike_when,
             self.surrogate,
         )

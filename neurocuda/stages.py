@@ -8,11 +8,10 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from neurocuda.graph import NEURONS, Node
 from neurocuda.lowering import LoweredNode, LoweredSchedule, LoweredStage
-from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, reference
+from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, library, reference
 from neurocuda.ops.coefficients import SpikeWhen
 from neurocuda.schedule import Edge
 from neurocuda.spans import Span, spans
@@ -21,13 +20,21 @@ _TRACED = {"v", "i"}
 
 
 @dataclass(frozen=True)
+class Delays:
+    """The delay of each element in steps, and the numbers in it, ascending, known without asking the device."""
+
+    steps: Tensor
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Tensors:
-    """What the nodes compute with: the operators, float32 weights by node and field, coefficients, delays in steps."""
+    """What the nodes compute with: the operators, float32 weights by node and field, coefficients, delays."""
 
     operators: ModuleType
     weights: Mapping[tuple[str, str], Tensor]
     coefficients: Mapping[str, NeuronCoefficients]
-    delays: Mapping[str, Tensor]
+    delays: Mapping[str, Delays]
     spike_when: SpikeWhen
     surrogate: Surrogate
 
@@ -58,7 +65,8 @@ class Chunk:
 
 def run_chunk(lowered: LoweredSchedule, tensors: Tensors, inputs: Mapping[str, Tensor], chunk: Chunk) -> None:
     """Run all stages over a chunk; leave the outputs in `chunk.signals` and the new state in `chunk.carry`."""
-    cut = not torch.is_grad_enabled() and not torch.compiler.is_compiling()  # gradients keep every signal anyway
+    # The pieces fit a CPU's caches; gradients keep every signal anyway.
+    cut = chunk.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
     whole = (Span(range(len(lowered.stages)), chunk.steps),)
     for span in spans(lowered, chunk.batch, chunk.steps) if cut else whole:
         if span.steps < chunk.steps:
@@ -111,7 +119,7 @@ def _run_stages(
         for lowered_node in stage.nodes:
             name = lowered_node.node.name
             if f"{name}.previous" in chunk.carry and f"{name}.previous" not in chunk.previous:
-                chunk.previous[f"{name}.previous"] = chunk.signals[name][-1]
+                chunk.previous[f"{name}.previous"] = chunk.signals[name][-1].float()  # autocast makes it narrower
         for name in lowered.spent[number]:
             chunk.signals.pop(name, None)  # the weight of a fused recurrence has none
 
@@ -177,12 +185,11 @@ def _run_cycle(lowered: LoweredSchedule, stage: LoweredStage, tensors: Tensors, 
         chunk.signals[name] = torch.cat(emitted[name])
 
 
-def _past_value(past: list[Tensor], steps: Tensor, depth: int, step: int) -> Tensor:
-    """The values `steps` steps ago, element by element; past[depth + step] would be the present."""
-    counts = sorted(set(steps.flatten().tolist()))
-    value: Tensor = past[depth + step - counts[0]]
-    for count in counts[1:]:
-        value = torch.where(steps == count, past[depth + step - count], value)
+def _past_value(past: list[Tensor], delays: Delays, depth: int, step: int) -> Tensor:
+    """The values some steps ago, element by element; past[depth + step] would be the present."""
+    value: Tensor = past[depth + step - delays.counts[0]]
+    for count in delays.counts[1:]:
+        value = torch.where(delays.steps == count, past[depth + step - count], value)
     return value
 
 
@@ -260,7 +267,9 @@ def _compute(lowered: LoweredNode, branches: list[Tensor], tensors: Tensors, chu
         chunk.record(name, "input", x)
         if node.type == "Delay":
             key = f"{name}.history"
-            output, chunk.carry[key] = reference.delay(x, tensors.delays[name], chunk.carry[key])
+            delays = tensors.delays[name]
+            steps_ago = delays.counts[0] if len(delays.counts) == 1 else delays.steps
+            output, chunk.carry[key] = reference.delay(x, steps_ago, chunk.carry[key])
         else:
             output = _COMPUTE[node.type](x, lowered, tensors)
     chunk.record(name, "spikes", output)
@@ -319,17 +328,16 @@ def _library_convolution(
     frames: Tensor, weight: Tensor, bias: Tensor, pads: reference.Pads, lowered: LoweredNode
 ) -> Tensor:
     node = lowered.node
-    convolve: Callable[..., Tensor] = functional.conv1d if node.type == "Conv1d" else functional.conv2d
     padding = tuple(before for before, _ in pads)
     if any(before != after for before, after in pads):
         frames, padding = reference.pad(frames, pads), (0,) * len(pads)
     if frames.device.type == "cpu" and node.type == "Conv2d":
         layout = torch.channels_last if lowered.channels_last else torch.contiguous_format
         frames = frames.contiguous(memory_format=layout)
-    settings = (node.numbers("stride"), padding, node.numbers("dilation"), node.number("groups"))
+    stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
     slices = lowered.slices if frames.device.type == "cpu" else 1
     parts = zip(weight.chunk(slices), bias.chunk(slices), strict=True)
-    results = [convolve(frames, *part, *settings) for part in parts]
+    results = [library.convolution(frames, *part, stride, padding, dilation, groups) for part in parts]
     return results[0] if len(results) == 1 else torch.cat(results, 1)
 
 

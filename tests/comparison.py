@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import nir_files
 import numpy as np
 import oracle
 import torch
+from devices import here
 
 import neurocuda
 from neurocuda import Discretization, Executor, Graph
@@ -42,15 +44,17 @@ def by_output(net: Executor, output: Any) -> dict[str, torch.Tensor]:
 
 
 def recorded(net: Executor, x: Mapping[str, np.ndarray]) -> Recordings:
-    """Everything that the executor computes for x, with its outputs under 'result'."""
+    """Everything that the executor computes for x on the device of the test, with its outputs under 'result'."""
+    x_there = {name: signal.to(here()) for name, signal in tensors(x).items()}
+    net_there = net if here().type == "cpu" else copy.deepcopy(net).to(here())
     with torch.no_grad():
-        result = net.run(tensors(x), record=record_all(net))
+        result = net_there.run(x_there, record=record_all(net))
     found = {
-        (node, quantity): values.numpy()
+        (node, quantity): values.cpu().numpy()
         for node, quantities in result.recordings.items()
         for quantity, values in quantities.items()
     }
-    return found | {(name, "result"): value.numpy() for name, value in by_output(net, result.output).items()}
+    return found | {(name, "result"): value.cpu().numpy() for name, value in by_output(net, result.output).items()}
 
 
 def told(expected: oracle.OracleResult) -> Recordings:

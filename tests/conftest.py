@@ -2,30 +2,55 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
+import devices
 import pytest
 import torch
 from drawn import counts
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 FULL = os.environ.get("NEUROCUDA_FULL") == "1"
 
-settings.register_profile("seeded", max_examples=100, derandomize=True, deadline=None, print_blob=True)
-settings.register_profile("full", max_examples=1000, deadline=None, print_blob=True)
+# The fixtures are the same for every example.
+HOW: dict[str, Any] = {"deadline": None, "print_blob": True}
+HOW["suppress_health_check"] = [HealthCheck.function_scoped_fixture]
+settings.register_profile("seeded", max_examples=100, derandomize=True, **HOW)
+settings.register_profile("full", max_examples=1000, **HOW)
 settings.load_profile("full" if FULL else "seeded")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves the long tests out unless asked for, and skips the GPU tests where there is no GPU."""
+    """Leaves the long tests out unless asked for."""
     if not FULL:
         long = [item for item in items if item.get_closest_marker("full")]
         items[:] = [item for item in items if not item.get_closest_marker("full")]
         config.hook.pytest_deselected(items=long)
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("cuda"):
-                item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips the GPU tests where there is no GPU; here, so that the summary tells it in one line."""
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU")
+
+
+@pytest.fixture(params=devices.DEVICES)
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """The device of the networks and signals of a test: of the CPU, and of a GPU where there is one."""
+    with devices.on(torch.device(request.param)):
+        yield devices.here()
+
+
+@pytest.fixture(params=devices.DEVICES)
+def operators_on(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs the operators that a test calls with CPU tensors there, and on a GPU where there is one."""
+    if request.param == "cpu":
+        yield
+    else:
+        with devices.OperatorsOn(torch.device(request.param)):
+            yield
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

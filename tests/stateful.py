@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from devices import here
 from raw_nodes import Raw, chain, node, ramp
 
 from neurocuda import Executor, Graph
@@ -37,10 +38,11 @@ def built(raw: Raw) -> Graph:
 
 
 def network(raw: Raw, **how: Any) -> Executor:
-    return Executor(built(raw), **how)
+    net = Executor(built(raw), **how)
+    return net if here().type == "cpu" else net.to(here())
 
 
 def drive(steps: int = 30, batch: int = 5, shape: tuple[int, ...] = (3,), seed: int = 0) -> torch.Tensor:
     """Whole numbers from -1 to 3."""
     draw = torch.Generator().manual_seed(seed)
-    return torch.randint(-1, 4, (steps, batch, *shape), generator=draw).float()
+    return torch.randint(-1, 4, (steps, batch, *shape), generator=draw).float().to(here())

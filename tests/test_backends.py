@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from neurocuda.ops import backends, compiled, reference
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent
-built = pytest.mark.skipif(backends.backends()["cpu"] != backends.AVAILABLE, reason="neurocuda._C is not there")
+built = pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
 only_default = pytest.mark.skipif("NEUROCUDA_BACKEND" in os.environ, reason="NEUROCUDA_BACKEND is set")
 
 RUN = """
@@ -48,7 +50,7 @@ def python(before: str = "", code: str = RUN, cwd: Path = ROOT, **environment: s
 
 def test_the_reference_is_always_there() -> None:
     found = backends.backends()
-    assert list(found) == ["reference", "cpu", "triton"]
+    assert list(found) == ["reference", "cpu", "cuda", "triton"]
     assert found["reference"] == "available"
     with backends.use_backend("reference"):
         assert backends.backend_for(CPU) == "reference"
@@ -97,7 +99,7 @@ def test_a_compiled_function_follows_the_choice() -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    message = "use_backend: expected one of reference, cpu, triton, found 'gpu'"
+    message = "use_backend: expected one of reference, cpu, cuda, triton, found 'gpu'"
     with pytest.raises(ArgumentError, match=message), backends.use_backend("gpu"):
         pass
 
@@ -105,7 +107,9 @@ def test_unknown_names_are_refused() -> None:
 def test_the_environment_chooses() -> None:
     assert python(NEUROCUDA_BACKEND="reference").stdout.startswith("reference 12.0\n")
     unknown = python(NEUROCUDA_BACKEND="fast")
-    assert "ArgumentError: NEUROCUDA_BACKEND: expected one of reference, cpu, triton, found 'fast'" in unknown.stderr
+    assert (
+        "ArgumentError: NEUROCUDA_BACKEND: expected one of reference, cpu, cuda, triton, found 'fast'" in unknown.stderr
+    )
 
 
 @built
@@ -260,10 +264,7 @@ def test_builds_that_cannot_be_are_refused_or_left_out() -> None:
     assert setup("none").returncode == 0
     unknown = setup("fast")
     assert unknown.returncode != 0
-    assert "NEUROCUDA_BUILD: expected one of auto, cpu, cuda, none, found 'fast'" in unknown.stderr
-    gpu = setup("cuda")
-    assert gpu.returncode != 0
-    assert "NEUROCUDA_BUILD=cuda: there are no CUDA kernels yet" in gpu.stderr
+    assert "NEUROCUDA_BUILD: expected one of auto, cpu, cuda, emulated, none, found 'fast'" in unknown.stderr
     without = setup("cpu", CXX="no-such-compiler")
     assert without.returncode != 0
     assert "NEUROCUDA_BUILD=cpu: the C++ compiler 'no-such-compiler' is not found" in without.stderr
@@ -324,3 +325,81 @@ def test_with_a_driver_tensors_of_gpus_go_to_triton(monkeypatch: pytest.MonkeyPa
     assert backends.operators(torch.device("cuda")).__name__ == "neurocuda.ops.triton"
     with backends.use_backend("triton"):
         assert backends.backend_for(CPU) != "triton", "kernels for a GPU do not run on the CPU"
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Pretends CUDA kernels and GPUs of some compute capabilities: no kernel is launched."""
+
+    def pretend(built: str, *capabilities: tuple[int, int]) -> None:
+        from neurocuda import _C
+
+        monkeypatch.setattr(_C, "cuda_built", built)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capabilities[index])
+        for name, value in (("_cuda_found", None), ("_unfit", frozenset()), ("_triton_found", "no driver")):
+            monkeypatch.setattr(backends, name, value)
+
+    return pretend
+
+
+@built
+def test_tensors_of_gpus_go_to_kernels_that_were_built_for_them(pretended: Callable[..., None]) -> None:
+    pretended("8.0;9.0+PTX, CUDA 13.0", (9, 0), (7, 5))
+    assert backends.backends()["cuda"] == "available"
+    assert backends.backend_for(torch.device("cuda", 0)) == "cuda"
+    assert backends.operators(torch.device("cuda", 0)) is compiled
+    assert backends.backend_for(torch.device("cuda", 1)) == "reference"
+    with backends.use_backend("cuda"):
+        assert backends.backend_for(torch.device("cuda", 0)) == "cuda"
+        assert backends.backend_for(CPU) == "cpu", "the kernels for a GPU do not run on the CPU"
+    with backends.use_backend("reference"):
+        assert backends.backend_for(torch.device("cuda", 0)) == "reference"
+
+
+@built
+def test_it_is_said_why_there_are_no_kernels_for_gpus(pretended: Callable[..., None]) -> None:
+    pretended("", (9, 0))
+    assert backends.backends()["cuda"].startswith("not built (NEUROCUDA_BUILD=cuda builds it")
+    refused = "the backend 'cuda' is not available: not built"
+    with pytest.raises(ArgumentError, match=refused), backends.use_backend("cuda"):
+        pass
+    assert backends.backend_for(torch.device("cuda", 0)) == "reference"
+    pretended("8.0;9.0, CUDA 13.0", (7, 5), (12, 0))
+    reason = "built for compute capability 8.0;9.0, CUDA 13.0; the GPUs here have 12.0, 7.5"
+    assert backends.backends()["cuda"] == reason
+
+
+@no_driver
+@built
+def test_it_is_said_that_there_is_no_gpu(pretended: Callable[..., None]) -> None:
+    pretended("9.0, CUDA 13.0")
+    assert backends.backends()["cuda"].startswith("no GPU can be used: ")
+    assert "\n" not in backends.backends()["cuda"]
+
+
+@pytest.mark.parametrize(
+    ("architectures", "fit", "unfit"),
+    [
+        ("8.0", [(8, 0), (8, 6), (8, 9)], [(7, 5), (9, 0)]),
+        ("8.6", [(8, 6), (8, 9)], [(8, 0), (9, 0)]),
+        ("8.0;9.0+PTX", [(8, 9), (9, 0), (10, 0), (12, 0)], [(7, 5)]),
+        ("9.0a", [(9, 0)], [(10, 0), (8, 0)]),
+        ("7.5+PTX", [(7, 5), (8, 0), (12, 1)], [(7, 0)]),
+        ("10.0;12.0", [(10, 0), (10, 3), (12, 0)], [(11, 0), (9, 0)]),
+    ],
+)
+def test_which_gpus_kernels_run_on(architectures: str, fit: list[Any], unfit: list[Any]) -> None:
+    assert all(backends.fits(f"{architectures}, CUDA 13.0", capability) for capability in fit)
+    assert not any(backends.fits(f"{architectures}, CUDA 13.0", capability) for capability in unfit)
+
+
+@built
+def test_emulated_kernels_do_not_pass_for_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    from neurocuda import _C
+
+    monkeypatch.setattr(_C, "kernels", "emulated")
+    monkeypatch.setattr(backends, "_CPU", backends._load())
+    assert backends.backends()["cpu"] == "emulated CUDA kernels, for tests"
+    assert backends.backend_for(CPU) == "cpu"

@@ -603,6 +603,8 @@ def test_info_tells_of_the_system(chain: Path) -> None:
     out, _ = command("info", "--system")
     assert out.startswith(f"neurocuda {neurocuda.__version__}, torch {torch.__version__}, ")
     assert "backend reference: available" in out.splitlines()
+    for name, state in neurocuda.backends().items():
+        assert f"backend {name}: {state}" in out.splitlines()
     both, _ = command("info", chain, "--system")
     assert both.startswith(out)
     assert "Schedule" in both

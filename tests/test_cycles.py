@@ -7,6 +7,7 @@ import oracle
 import pytest
 import torch
 from comparison import assert_as_oracle, graph_of
+from devices import networks_on_each_device
 from make_nir import affine, conv2d, delay, graph, input_, linear, neuron, output, scale, signal, threshold
 
 import neurocuda
@@ -96,6 +97,7 @@ RULES = [
 ]
 
 
+@networks_on_each_device
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: ",".join(map(str, rule.values())) or "default")
 @pytest.mark.parametrize("name", CYCLES)
 def test_cycle_equals_the_oracle(name: str, rule: dict[str, object]) -> None:
@@ -167,6 +169,7 @@ def test_soft_reset_loop_equals_reset_by_subtraction() -> None:
     assert torch.equal(looped, reset)
 
 
+@networks_on_each_device
 @pytest.mark.parametrize("name", ["a", "m", "z"])
 @pytest.mark.parametrize("count", [7, 8, 9, 20])
 def test_recurrent_current_among_many_branches(name: str, count: int) -> None:

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from devices import here, networks_on_each_device
 from raw_nodes import Raw, chain, node, ramp
 from stateful import drive, network
 from torch import Tensor
 from torch.nn import functional
 
 from neurocuda import Discretization, Executor, Surrogate, use_backend
+
+pytestmark = networks_on_each_device
 
 DT = 1e-4
 # float32 sums of some hundred terms in another order
@@ -56,6 +59,11 @@ def grid(*shape: int, seed: int = 0) -> np.ndarray:
     return (np.random.default_rng(seed).integers(-6, 13, shape) / 16).astype(np.float32)
 
 
+def weights_of(*shape: int, seed: int) -> Tensor:
+    """What a loss weighs its terms with."""
+    return torch.from_numpy(grid(*shape, seed=seed)).to(here())
+
+
 def two_layers() -> Raw:
     raw = chain(
         {
@@ -89,7 +97,7 @@ def test_a_small_network_has_the_gradients_of_plain_torch(how: Surrogate, reset:
     assert 0.1 < hidden.mean() < 0.9
     assert torch.equal(y, expected)
 
-    weights = torch.from_numpy(grid(20, 4, 2, seed=4))
+    weights = weights_of(20, 4, 2, seed=4)
     (y * weights).sum().backward()
     (expected * weights).sum().backward()
     torch.testing.assert_close(x.grad, twin_x.grad, **CLOSE)
@@ -111,7 +119,7 @@ def test_a_recurrent_network_has_the_gradients_of_plain_torch() -> None:
     y, _ = net(x)
 
     p = parameters_of(net)
-    v = s = torch.zeros(4, 3)
+    v = s = torch.zeros(4, 3, device=here())
     out = []
     for step in range(15):
         u = v * 0.5 + (twin_x[step] + functional.linear(s, p["w:weight"], p["w:bias"])) * 0.5
@@ -121,7 +129,7 @@ def test_a_recurrent_network_has_the_gradients_of_plain_torch() -> None:
     expected = torch.stack(out)
     assert 0.1 < expected.mean() < 0.9
     assert torch.equal(y, expected)
-    loss = torch.arange(15.0).reshape(-1, 1, 1)
+    loss = torch.arange(15.0, device=here()).reshape(-1, 1, 1)
     (y * loss).sum().backward()
     (expected * loss).sum().backward()
     torch.testing.assert_close(x.grad, twin_x.grad, rtol=1e-4, atol=1e-4)  # gradients reach some hundreds
@@ -212,14 +220,14 @@ def test_parameters_of_neurons_have_the_gradients_of_finite_differences(kind: st
     net = network(chain({"n": {"type": kind, **p}}), learn=tuple(p))
     x = drive(25, 4)
     y, _ = net(x)
-    np.testing.assert_allclose(y.detach().numpy(), compute(x.numpy(), p), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(y.detach().cpu().numpy(), compute(x.cpu().numpy(), p), rtol=1e-5, atol=1e-6)
     y.square().sum().backward()
     for name, value in p.items():
         for k in range(3):
             # in float64, central differences of a relative step of 1e-6 are right to 1e-8 and better
             step = np.zeros(3)
             step[k] = 1e-6 * max(abs(value[k]), 1e-3)
-            high, low = ((compute(x.numpy(), {**p, name: value + sign * step}) ** 2).sum() for sign in (1, -1))
+            high, low = ((compute(x.cpu().numpy(), {**p, name: value + sign * step}) ** 2).sum() for sign in (1, -1))
             gradient = net.get_parameter(f"n:{name}").grad
             assert gradient is not None
             assert gradient.dtype == torch.float64
@@ -255,7 +263,7 @@ def test_a_linear_network_changes_as_its_gradient_says() -> None:
     """Exactly so, up to rounding, for changes of any size: <gradient, h> = f(x + h) - f(x)."""
     net = network(linear_network(), chunk=5)
     x = drive(16, 2, (2, 6, 6)).requires_grad_()
-    weights = torch.from_numpy(grid(16, 2, 3, seed=7))
+    weights = weights_of(16, 2, 3, seed=7)
     base = (net(x)[0] * weights).sum()
     base.backward()
     assert x.grad is not None
@@ -293,7 +301,7 @@ def test_one_name_of_a_parameter_may_stand_for_itself() -> None:
 
 def test_functional_gradients_are_those_of_a_backward_pass() -> None:
     net = network(chain({"w": node("Affine"), "n": node("LIF")}))
-    x = torch.ones(5, 2, 3)
+    x = torch.ones(5, 2, 3, device=here())
     weights = {name: weight.detach().clone() for name, weight in net.named_parameters()}
     with use_backend("reference"):  # torch.func does not see through operators in C++
         found = torch.func.grad(lambda w: torch.func.functional_call(net, w, (x,))[0].sum())(weights)

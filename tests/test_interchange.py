@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from comparison import assert_as_oracle, graph_of
+from devices import networks_on_each_device
 from make_nir import (
     Node,
     affine,
@@ -84,6 +85,7 @@ def rows(kind: str) -> dict[str, Node]:
     }  # fmt: skip
 
 
+@networks_on_each_device
 @pytest.mark.parametrize("kind", ["IF", "LIF", "CubaLIF"])
 @pytest.mark.parametrize("name", rows("IF"))
 def test_row_equals_the_oracle(kind: str, name: str) -> None:
@@ -112,6 +114,7 @@ def convolutional_network() -> Node:
     )
 
 
+@networks_on_each_device
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_convolutional_network_of_any_batch_equals_the_oracle(batch: int) -> None:
     assert_as_oracle(convolutional_network(), {"input": signal(20, batch, 2, 10, 10)}, {})
@@ -156,6 +159,7 @@ def test_no_order_of_edges_or_nodes_in_the_file_changes_a_bit() -> None:
     assert len(seen) == 1
 
 
+@networks_on_each_device
 def test_the_sum_is_the_left_fold_in_order_of_names() -> None:
     assert_as_oracle(five_branches(EDGES, NODES), {"input": numbers("fold").normal(0, 1, (4, 2, 7)).astype("f4")}, {})
 

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from comparison import assert_as_oracle, recorded
+from devices import networks_on_each_device
 from make_nir import DT, Node, graph, input_, neuron, output, signal
+
+pytestmark = networks_on_each_device
 
 NEURONS = ("I", "IF", "LI", "LIF", "CubaLI", "CubaLIF")
 FIELDS: dict[str, tuple[Any, ...]] = {

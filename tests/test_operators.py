@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from devices import on_each_device
 from drawn import assert_equal, counts
 from make_nir import numbers
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch import Tensor
 from neurocuda.errors import ArgumentError
 from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, compiled, reference
 
-pytestmark = pytest.mark.skipif(backends.backends()["cpu"] != backends.AVAILABLE, reason="neurocuda._C is not there")
+pytestmark = pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
 
 NEURONS = ("I", "IF", "LI", "LIF", "CubaLI", "CubaLIF")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.bool)
@@ -260,6 +261,7 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@on_each_device
 @pytest.mark.parametrize("kind", list(kinds()), ids=lambda kind: "-".join(kind))
 def test_matrix(kind: Kind) -> None:
     fired = []
@@ -313,12 +315,14 @@ LARGE = [
 ]
 
 
+@on_each_device
 @pytest.mark.parametrize("case", LARGE, ids=lambda case: f"{case.kind.neuron}-{case.mode}-{case.layout}")
 def test_many_tiles_and_threads(case: Case) -> None:
     torch.set_num_threads(case.threads)
     assert_case(case)
 
 
+@on_each_device
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_values_that_are_not_numbers(output: str, mode: str) -> None:
@@ -337,6 +341,7 @@ def test_values_that_are_not_numbers(output: str, mode: str) -> None:
         assert_equal(state.v, after.v, kind)
 
 
+@on_each_device
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_every_half_is_read_and_written_as_torch_does(dtype: torch.dtype) -> None:
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
@@ -422,6 +427,7 @@ def assert_gradients(case: Case, surrogate: Surrogate, parts: str = "output v i 
         assert_equal(ours, gradient, name, case)
 
 
+@on_each_device
 @pytest.mark.parametrize("kind", list(kinds()), ids="-".join)
 def test_gradients_equal_those_of_the_reference(kind: Kind) -> None:
     for surrogate in (Surrogate(), Surrogate("arctan", 2.0), Surrogate("triangle", 0.7)):
@@ -437,6 +443,7 @@ def test_gradients_equal_those_of_the_reference(kind: Kind) -> None:
         assert_gradients(some(kind, dtype=dtype), SILENT)
 
 
+@on_each_device
 @pytest.mark.parametrize("threads", THREADS)
 def test_gradients_of_many_tiles(threads: int) -> None:
     torch.set_num_threads(threads)
@@ -480,6 +487,7 @@ def test_compiles_without_graph_breaks() -> None:
         assert torch.equal(found, expected)
 
 
+@on_each_device
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_branch_sum(dtype: torch.dtype, layout: str) -> None:
@@ -497,6 +505,7 @@ def test_branch_sum(dtype: torch.dtype, layout: str) -> None:
             assert_equal(out, expected, case)
 
 
+@on_each_device
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_gradients_of_branch_sum(layout: str) -> None:
     """The gradient of each branch is the one that arrives, in the type of the branch."""
@@ -512,6 +521,7 @@ def test_gradients_of_branch_sum(layout: str) -> None:
             assert_equal(found[number], gradient, number, case)
 
 
+@on_each_device
 def test_outputs_may_take_the_place_of_a_branch() -> None:
     case = some(Kind("LIF"), shape=(300,), branches=3)
     draw = numbers(case)
@@ -531,6 +541,7 @@ def test_outputs_may_take_the_place_of_a_branch() -> None:
     assert torch.equal(alone, expected)
 
 
+@on_each_device
 def test_a_tensor_written_over_is_missed_by_autograd() -> None:
     c = NeuronCoefficients(*[torch.ones(())] * 3)
     x, out, leaf = torch.rand(4, 1, 3), torch.rand(4, 1, 3), torch.rand(4, 1, 3, requires_grad=True)
@@ -545,6 +556,7 @@ def test_a_tensor_written_over_is_missed_by_autograd() -> None:
             product.sum().backward()
 
 
+@on_each_device
 def test_memory_that_overlaps_is_refused() -> None:
     c = NeuronCoefficients(*[torch.ones(())] * 3)
     memory = torch.zeros(12, 1, 4)
@@ -556,6 +568,7 @@ def test_memory_that_overlaps_is_refused() -> None:
         compiled.neuron_out([memory[:8]], c, NeuronState(torch.zeros(1, 4)), torch.zeros(()).expand(8, 1, 4))
 
 
+@on_each_device
 def test_no_steps_and_no_neurons() -> None:
     c = NeuronCoefficients(*[torch.ones(())] * 3)
     for shape in ((0, 2, 3), (4, 0, 3), (4, 2, 0)):
@@ -571,6 +584,7 @@ def test_no_steps_and_no_neurons() -> None:
         assert compiled.unpack_spikes(compiled.pack_spikes(x.detach()), shape[1:]).shape == shape
 
 
+@on_each_device
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 129, 151, 1024, 1100])
 def test_spikes_as_bits_and_back(size: int, dtype: torch.dtype) -> None:
@@ -590,6 +604,7 @@ def test_spikes_as_bits_and_back(size: int, dtype: torch.dtype) -> None:
         assert_equal(out, spikes, layout)
 
 
+@on_each_device
 def test_arguments_that_do_not_fit_are_named() -> None:
     one = torch.ones(())
     x, v, c = torch.ones(4, 2, 3), torch.zeros(2, 3), [one, one, one]
@@ -625,6 +640,7 @@ def test_arguments_that_do_not_fit_are_named() -> None:
         Surrogate(slope=0)
 
 
+@on_each_device
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("neurons", [1_000_000, 1_000_003])
 def test_results_larger_than_the_caches(neurons: int, threads: int) -> None:

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from devices import on_each_device
 from drawn import DTYPES, INSTRUCTIONS, assert_equal, assert_same_gradients, counts, inputs, leaves, normal, settings
 from make_nir import numbers
 from torch import Tensor
 
 from neurocuda.ops import backends, reference
 
-pytestmark = pytest.mark.skipif(backends.backends()["cpu"] != backends.AVAILABLE, reason="neurocuda._C is not there")
+pytestmark = pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
 
 OPS = torch.ops.neurocuda
 DENSITIES = (0.0, 0.001, 0.02, 0.3, 1.0, "real", "counts")
@@ -50,6 +51,7 @@ LINEAR = [
 ]
 
 
+@on_each_device
 @pytest.mark.parametrize("layer", LINEAR, ids=str)
 def test_equal_bits_of_linear(layer: Linear) -> None:
     draw = numbers("linear", layer)
@@ -123,6 +125,7 @@ def found_conv(x: Tensor, weight: Tensor, bias: Tensor | None, case: Conv, **how
     return result
 
 
+@on_each_device
 @pytest.mark.parametrize("case", CONV, ids=str)
 def test_equal_bits_of_conv(case: Conv) -> None:
     draw = numbers("conv", case)
@@ -157,6 +160,7 @@ def test_many_frames_share_the_threads() -> None:
             assert_equal(OPS.ordered_linear(rows, matrix), reference.ordered_linear(rows.float(), matrix, None))
 
 
+@on_each_device
 def test_inputs_of_any_strides() -> None:
     draw = numbers("strides")
     case = CONV[1]
@@ -179,6 +183,7 @@ def test_inputs_of_any_strides() -> None:
     assert_equal(OPS.ordered_linear(torch.ones(4, 0), torch.ones(3, 0)), torch.zeros(4, 3))
 
 
+@on_each_device
 def test_subnormals_are_kept() -> None:
     tiny = 1e-39
     draw = numbers("subnormal")
@@ -201,6 +206,7 @@ def test_subnormals_are_kept() -> None:
             assert_equal(found_frames, expected_frames, scale_x, scale_w, route)
 
 
+@on_each_device
 @pytest.mark.parametrize("layer", [Linear(5, (), 12, 38), Linear(3, (2, 3), 9, 4)], ids=str)
 @pytest.mark.parametrize("bias_shape", [None, (1,), "full"])
 def test_gradients_of_linear(layer: Linear, bias_shape: Any) -> None:
@@ -218,6 +224,7 @@ def test_gradients_of_linear(layer: Linear, bias_shape: Any) -> None:
     assert_same_gradients(ours, theirs)
 
 
+@on_each_device
 @pytest.mark.parametrize("case", CONV, ids=str)
 def test_gradients_of_conv(case: Conv) -> None:
     draw = numbers("gradient", case)
@@ -235,6 +242,7 @@ def test_gradients_of_conv(case: Conv) -> None:
         assert_same_gradients(ours, theirs)
 
 
+@on_each_device
 def test_gradients_of_half_precision_inputs() -> None:
     x = torch.rand(4, 9).half().requires_grad_()
     OPS.ordered_linear(x, torch.ones(3, 9)).sum().backward()
@@ -265,6 +273,7 @@ def test_errors_name_the_argument() -> None:
             wrong()
 
 
+@on_each_device
 def test_memory_that_overlaps_is_refused() -> None:
     square, frames, kernel = torch.ones(4, 4), torch.ones(2, 3, 5), torch.ones(3, 3, 1)
     for write in (

@@ -13,6 +13,7 @@ import pytest
 import torch
 from comparison import assert_equal, order_of, recorded, told
 from conftest import FULL
+from devices import networks_on_each_device
 from make_nir import signal
 from paper import FOLDER, needs_paper
 
@@ -66,6 +67,7 @@ def test_presets_meet_their_simulators_traces(
         assert np.abs(v - published[:, 1]).max() < 1e-6 * units, simulator  # float32, another order of operations
 
 
+@networks_on_each_device
 @pytest.mark.parametrize(
     ("file", "steps", "batch", "options"),
     [

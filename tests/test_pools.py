@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from devices import on_each_device
 from drawn import INSTRUCTIONS, assert_equal, assert_same_gradients, inputs, normal, settings
 from make_nir import numbers
 from torch import Tensor
 
 from neurocuda.ops import backends, compiled, reference
 
-pytestmark = pytest.mark.skipif(backends.backends()["cpu"] != backends.AVAILABLE, reason="neurocuda._C is not there")
+pytestmark = pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
 
 OPS = torch.ops.neurocuda
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.bool)
@@ -73,6 +74,7 @@ def bits(x: Tensor) -> Tensor:
     return x.view(torch.int32)
 
 
+@on_each_device
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_equal_bits(case: Pool) -> None:
     count = 0
@@ -107,6 +109,7 @@ def test_many_images_share_the_threads(how: tuple[tuple[int, int], ...], layout:
             assert_equal(getattr(compiled, name)(x, *how), getattr(reference, name)(x, *how), name, threads)
 
 
+@on_each_device
 def test_values_that_are_not_numbers() -> None:
     draw = numbers("values")
     values = torch.tensor([0.0, -0.0, 1.0, torch.nan, torch.inf, -torch.inf, 3e38, -3e38])
@@ -120,6 +123,7 @@ def test_values_that_are_not_numbers() -> None:
         assert_equal(bits(found[~found.isnan()]), bits(expected[~found.isnan()]), case)
 
 
+@on_each_device
 @pytest.mark.parametrize("threads", [1, 2])
 def test_subnormal_numbers_are_kept(threads: int) -> None:
     x = normal(numbers("subnormal"), 64, 16, 16, 16) * 1e-40
@@ -132,6 +136,7 @@ def test_subnormal_numbers_are_kept(threads: int) -> None:
             assert torch.equal(bits(found), bits(expected)), (case, name, layout)
 
 
+@on_each_device
 @pytest.mark.parametrize("layout", LAYOUTS[:3])
 @pytest.mark.parametrize("case", [case for case in CASES if case.x[0]], ids=str)
 def test_gradients(case: Pool, layout: str) -> None:

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from comparison import assert_as_oracle
+from devices import here, networks_on_each_device
 from make_nir import Node, affine, conv1d, conv2d, delay, graph, input_, linear, numbers, scale, signal, threshold
+
+pytestmark = networks_on_each_device
 
 
 def run(node: Node, shape: tuple[int, ...], options: dict[str, Any] | None = None, **how: Any) -> None:
@@ -38,7 +41,8 @@ def test_conv2d(case: dict[str, Any]) -> None:
     node = conv2d(4, 4 // case["groups"], case["kernel"], **settings)
     run(node, (4, 6, 7))
     raw = graph("input>n", input=input_(4, 6, 7), n=on_grid(node))
-    assert_as_oracle(raw, {"input": signal(4, 2, 4, 6, 7)}, {}, force={"n": "library"})
+    if here().type == "cpu":  # the library of a GPU may transform, and then even sums on a grid are not exact
+        assert_as_oracle(raw, {"input": signal(4, 2, 4, 6, 7)}, {}, force={"n": "library"})
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 5])
@@ -48,7 +52,8 @@ def test_conv1d(kernel: int, settings: dict[str, Any], groups: int) -> None:
     node = conv1d(3, 3 // groups, kernel, groups=groups, **settings)
     run(node, (3, 11))
     raw = graph("input>n", input=input_(3, 11), n=on_grid(node))
-    assert_as_oracle(raw, {"input": signal(4, 2, 3, 11)}, {}, force={"n": "library"})
+    if here().type == "cpu":
+        assert_as_oracle(raw, {"input": signal(4, 2, 3, 11)}, {}, force={"n": "library"})
 
 
 def test_conv_of_a_single_bias() -> None:

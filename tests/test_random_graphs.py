@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from comparison import assert_equal, by_output, graph_of, order_of, recorded, tensors, told
+from devices import networks_on_each_device
 from hypothesis import given
 from strategies import Case, cases
 
@@ -26,6 +27,7 @@ def outputs_of(
     return by_output(net, output), state
 
 
+@networks_on_each_device
 @given(cases())
 def test_executor_equals_the_oracle(case: Case) -> None:
     net = network(case)
@@ -38,6 +40,7 @@ def test_library_layers_equal_the_oracle_where_sums_are_exact(case: Case) -> Non
     assert_equal(recorded(net, case.x), told(case.expected), order_of(net), f"{net}\n{net.graph}")
 
 
+@networks_on_each_device
 @given(cases())
 def test_chunk_batch_threads_and_resumption_change_no_bit(case: Case) -> None:
     whole = network(case)

@@ -16,7 +16,7 @@ from torch import Tensor
 from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, compiled
 from neurocuda.ops.recording import Recorder, recordable
 
-pytestmark = pytest.mark.skipif(backends.backends()["cpu"] != backends.AVAILABLE, reason="neurocuda._C is not there")
+pytestmark = pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
 
 WEIGHT = torch.nn.Parameter(torch.arange(12.0).reshape(3, 4))
 SCALE = torch.tensor([0.5])

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from devices import on_each_device
 from drawn import DTYPES, INSTRUCTIONS, assert_equal, counts, inputs, leaves, normal, settings
 from make_nir import numbers
 from torch import Tensor
 
 from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, reference
 
-pytestmark = pytest.mark.skipif(backends.backends()["cpu"] != backends.AVAILABLE, reason="neurocuda._C is not there")
+pytestmark = pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
 
 OPS = torch.ops.neurocuda
 FIRES = ("never", "above", "reaching", "many")
@@ -102,6 +103,7 @@ def branch(draw: np.random.Generator, shape: Sequence[int]) -> Tensor:
     return values
 
 
+@on_each_device
 @pytest.mark.parametrize("fires", FIRES)
 @pytest.mark.parametrize("synapse", [None, "updated", "previous"])
 def test_equal_bits(synapse: str | None, fires: str) -> None:
@@ -164,6 +166,7 @@ def test_equal_bits(synapse: str | None, fires: str) -> None:
         assert {0.0, 1.0} <= emitted, "cases that never fire show nothing"
 
 
+@on_each_device
 def test_no_steps_and_no_samples() -> None:
     c = Population((3,), None, "above", "to-value", "scalar").coefficients(numbers("none"), 1)
     tensors, kind = compiled_arguments(c)

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from devices import on_each_device
 from drawn import assert_equal, leaves, settings
 from torch import Tensor
 
 from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, compiled, reference
 
-pytestmark = pytest.mark.skipif(backends.backends()["cpu"] != backends.AVAILABLE, reason="neurocuda._C is not there")
+pytestmark = pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
 
 STEPS = 5000
 TINY = float(np.finfo(np.float32).tiny)
@@ -63,6 +64,7 @@ def decayed(module: Any, recurrent: bool, synapse: str | None, samples: int, cop
     return [*[s.detach() for s in ends], *torch.autograd.grad(ends, starts, [torch.ones_like(s) for s in ends])]
 
 
+@on_each_device
 @pytest.mark.parametrize("synapse", [None, "updated", "previous"])
 @pytest.mark.parametrize("recurrent", [False, True], ids=["neuron", "recurrent"])
 def test_a_silent_population_decays_as_the_reference(recurrent: bool, synapse: str | None) -> None:
@@ -91,6 +93,7 @@ def gradients_of_one(module: Any, recurrent: bool) -> list[Tensor]:
     return [output.detach(), *to_tiny, *torch.autograd.grad(output, values, torch.ones_like(output))]
 
 
+@on_each_device
 @pytest.mark.parametrize("recurrent", [False, True], ids=["neuron", "recurrent"])
 def test_subnormal_inputs_and_gradients(recurrent: bool) -> None:
     expected = gradients_of_one(reference, recurrent)
@@ -100,6 +103,7 @@ def test_subnormal_inputs_and_gradients(recurrent: bool) -> None:
             assert_equal(ours, theirs, number, flush)
 
 
+@on_each_device
 def test_subnormal_sums_of_branches() -> None:
     expected = reference.branch_sum([SMALL, SMALL])
     for flush in (False, True):

@@ -37,7 +37,8 @@ def _layers_alone(problem: Problem, layout: torch.memory_format) -> Runner:
     weighted = {name: layer for name, layer in problem.layers.items() if hasattr(layer, "weight")}
     sources = {name: [a for a, b in problem.graph.edges if b == name] for name in weighted}
     read = {source: "output" for names in sources.values() for source in names}
-    recordings = load(problem.graph, problem.discretization).run(problem.x, record=read).recordings
+    net = load(problem.graph, problem.discretization).to(problem.x.device)
+    recordings = net.run(problem.x, record=read).recordings
     calls: list[tuple[Callable[[Tensor], Tensor], tuple[Tensor, ...]]] = []
     for name, layer in weighted.items():
         (source,) = sources[name]

@@ -1,5 +1,9 @@
-"""SpikingJelly: its multi-step mode, single steps where the network recurs or steps come alone, and NIR files."""
+"""SpikingJelly: its multi-step mode, single steps where the network recurs or steps come alone, and NIR files.
 
+On a GPU its neurons have kernels of CUDA and of Triton (since 2.0; before, of CuPy), each a candidate.
+"""
+
+import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -18,6 +22,10 @@ from neurocuda import Discretization
 def candidates(problem: Problem) -> Iterable[Candidate]:
     if problem.recurrent or problem.one_call_a_step:
         yield Candidate("SpikingJelly, single steps", "peer", _stepped)
+    elif problem.x.is_cuda:
+        for kernels in ("cuda", "triton"):
+            build = partial(_multi_step, kernels=kernels)
+            yield Candidate(f"SpikingJelly, multi-step, {kernels}", "peer", build, batches_over_time=True)
     else:
         yield Candidate("SpikingJelly, multi-step", "peer", _multi_step, batches_over_time=True)
     if problem.recurrent and not problem.one_call_a_step:
@@ -33,12 +41,31 @@ def _stepped(problem: Problem) -> Runner:
     return Runner(stepped.run, stepped.signals, _meaning(problem))
 
 
-def _multi_step(problem: Problem) -> Runner:
+def _multi_step(problem: Problem, kernels: str | None = None) -> Runner:
     neurons = {name: _neuron(population, "m") for name, population in problem.neurons.items()}
     reset = partial(functional.reset_net, nn.ModuleList(neurons.values()).eval())
     layers = {name: SeqToANNContainer(layer) for name, layer in problem.layers.items()}
     layered = Layered(problem, neurons, reset, layers, lambda x: x, lambda y: y)
-    return Runner(layered.run, layered.signals, _meaning(problem))
+    if kernels is None:
+        return Runner(layered.run, layered.signals, _meaning(problem))
+    run, signals = (_with_kernels(kernels, function) for function in (layered.run, layered.signals))
+    return Runner(run, signals, _meaning(problem))
+
+
+def _with_kernels(kernels: str, function: Callable[[], Any]) -> Callable[[], Any]:
+    """The function with these kernels, of those that SpikingJelly would choose from by itself.
+
+    What it chose it keeps, and offers an environment variable, read once: here it is put in its place.
+    """
+    modules = [importlib.import_module(f"spikingjelly._ops.{name}") for name in ("if_", "lif")]
+    selections = [(module._selection, {}) for module in modules]
+
+    def call() -> Any:
+        for selection, chosen in selections:
+            selection._requested, selection._selections = kernels, chosen
+        return function()
+
+    return call
 
 
 def _neuron(population: Neuron, mode: str) -> Any:

@@ -3,11 +3,13 @@
 
 #include <cstdint>
 
+#include "host_device.h"
+
 namespace neurocuda {
 
 enum class Element : std::uint8_t { kFloat32, kFloat16, kBFloat16, kUInt8, kBool };
 
-constexpr std::int64_t size_of(Element type) {
+NEUROCUDA_HOST_DEVICE constexpr std::int64_t size_of(Element type) {
   return type == Element::kFloat32 ? 4 : type == Element::kFloat16 || type == Element::kBFloat16 ? 2 : 1;
 }
 

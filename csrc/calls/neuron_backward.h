@@ -16,6 +16,9 @@ enum class Surrogate {
   kTriangle,     // max(0, 1 - a|d|)
 };
 
+// Steps that the CUDA kernels run backwards at a time.
+constexpr int kBackwardSegment = 16;
+
 struct NeuronBackwardCall {
   NeuronKind kind;
   Surrogate surrogate;
@@ -25,6 +28,10 @@ struct NeuronBackwardCall {
   Signal branches[kMaxBranches];
   Coefficient coefficients[kCoefficients];
   Signal v, i;  // the state before the first step
+
+  // For CUDA: memory for the state before every segment of steps but the first, [segments - 1, v and, where
+  // there is a synapse, i, neurons].
+  float* states = nullptr;
 
   // Gradients that arrive; no data where there are none.
   Signal of_output, of_v, of_i, of_trace_v, of_trace_i;

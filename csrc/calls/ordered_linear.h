@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "host_device.h"
+
 namespace neurocuda {
 
 // How a sum is computed, with the same bits: every term, or only those whose input is not zero.
@@ -10,7 +12,7 @@ enum class Route { kMeasured, kDense, kEvents };
 
 // Output features of a packed matrix, [in, padded_features(out)] with zeros at the end: rounded up to whole
 // vectors.
-constexpr std::int64_t padded_features(std::int64_t features) {
+NEUROCUDA_HOST_DEVICE constexpr std::int64_t padded_features(std::int64_t features) {
   if (features <= 8) return features <= 4 ? 4 : 8;
   return (features + 15) / 16 * 16;
 }

@@ -26,6 +26,10 @@
   (static_cast<void>(stream),                                            \
    ::neurocuda::emulation::launch(#kernel, kernel, grid, block, shared_bytes, __VA_ARGS__))
 
+// Counts bytes of device memory that a thread loads or stores.
+#define NEUROCUDA_LOADS(bytes) (::neurocuda::emulation::Device::instance().loaded += (bytes))
+#define NEUROCUDA_STORES(bytes) (::neurocuda::emulation::Device::instance().stored += (bytes))
+
 // A variable in shared memory, at a multiple of 16 bytes: NEUROCUDA_SHARED(float, tile, [32][33]).
 #define NEUROCUDA_SHARED(type, name, ...)   \
   alignas(16) static type name __VA_ARGS__; \
@@ -40,6 +44,9 @@
     kernel<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__);  \
     ::neurocuda::cuda::check(cudaGetLastError(), "kernel " #kernel);     \
   } while (false)
+
+#define NEUROCUDA_LOADS(bytes) static_cast<void>(0)
+#define NEUROCUDA_STORES(bytes) static_cast<void>(0)
 
 #define NEUROCUDA_SHARED(type, name, ...) __shared__ __align__(16) type name __VA_ARGS__
 

@@ -9,6 +9,8 @@
 #include "calls/pack.h"
 #include "calls/pool2d.h"
 #include "calls/recurrent_neuron.h"
+#include "calls/shared_sum.h"
+#include "calls/values.h"
 
 struct CUstream_st;
 
@@ -20,6 +22,7 @@ using Stream = CUstream_st*;
 // memory in a call is the device's. A launch that fails throws std::runtime_error with the kernel's name.
 void neuron(const NeuronCall& call, Stream stream);
 void neuron_backward(const NeuronBackwardCall& call, Stream stream);
+void shared_sum(const SharedSumCall& call, Stream stream);
 void recurrent_neuron(const RecurrentCall& call, Stream stream);
 void branch_sum(const BranchSumCall& call, Stream stream);
 void pack_spikes(const PackCall& call, Stream stream);
@@ -27,5 +30,7 @@ void unpack_spikes(const PackCall& call, Stream stream);
 void ordered_linear(const OrderedLinear& layer, Stream stream);
 void ordered_conv(const OrderedConv& layer, Stream stream);
 void pool2d(const Pool2d& job, Stream stream);
+void all_finite(const FiniteCall& call, Stream stream);
+void same_bits(const SameBitsCall& call, Stream stream);
 
 }  // namespace neurocuda::cuda

@@ -11,6 +11,7 @@
 #include "cpu/neuron.h"
 #include "ops/layout.h"
 #include "ops/neuron.h"
+#include "ops/on_device.h"
 
 namespace neurocuda {
 namespace {
@@ -37,10 +38,14 @@ void branch_sum_out(at::TensorList branches, const Tensor& out) {
   }
   call.output = signal_of(out, true, order);
   if (call.steps == 0 || order.neurons == 0) return;
-  const std::int64_t units = (order.neurons + cpu::kNeuronGrain - 1) / cpu::kNeuronGrain;
-  at::parallel_for(0, units, grain(call.steps), [&](std::int64_t first, std::int64_t last) {
-    cpu::branch_sum(call, first * cpu::kNeuronGrain, std::min(last * cpu::kNeuronGrain, order.neurons));
-  });
+  on_device(
+      out, [&](cuda::Stream stream) { cuda::branch_sum(call, stream); },
+      [&] {
+        const std::int64_t units = (order.neurons + cpu::kNeuronGrain - 1) / cpu::kNeuronGrain;
+        at::parallel_for(0, units, grain(call.steps), [&](std::int64_t first, std::int64_t last) {
+          cpu::branch_sum(call, first * cpu::kNeuronGrain, std::min(last * cpu::kNeuronGrain, order.neurons));
+        });
+      });
   mark_written(out);
 }
 
@@ -57,15 +62,13 @@ TORCH_LIBRARY_FRAGMENT(neurocuda, m) {
   m.def("branch_sum.out(Tensor[] branches, *, Tensor(a!) out) -> ()");  // `out` may be a branch
 }
 
-TORCH_LIBRARY_IMPL(neurocuda, CPU, m) {
+void implement(torch::Library& m) {
   m.impl("branch_sum", branch_sum);
   m.impl("branch_sum.out", branch_sum_out);
 }
 
-TORCH_LIBRARY_IMPL(neurocuda, Meta, m) {
-  m.impl("branch_sum", branch_sum);
-  m.impl("branch_sum.out", branch_sum_out);
-}
+NEUROCUDA_IMPLEMENT(implement)
+TORCH_LIBRARY_IMPL(neurocuda, Meta, m) { implement(m); }
 
 }  // namespace
 }  // namespace neurocuda

@@ -10,6 +10,7 @@
 
 #include "cpu/memory.h"
 #include "ops/layout.h"
+#include "ops/on_device.h"
 
 namespace neurocuda {
 namespace {
@@ -77,7 +78,10 @@ Tensor by_device(c10::SymIntArrayRef size, std::optional<c10::Device> device) {
 TORCH_LIBRARY_FRAGMENT(neurocuda, m) { m.def("empty(SymInt[] size, *, Device? device=None) -> Tensor"); }
 
 TORCH_LIBRARY_IMPL(neurocuda, BackendSelect, m) { m.impl("empty", by_device); }
-TORCH_LIBRARY_IMPL(neurocuda, CPU, m) { m.impl("empty", empty); }
+
+void implement(torch::Library& m) { m.impl("empty", empty); }
+
+NEUROCUDA_IMPLEMENT(implement)
 TORCH_LIBRARY_IMPL(neurocuda, Meta, m) { m.impl("empty", empty); }
 
 }  // namespace

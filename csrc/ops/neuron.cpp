@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "cpu/neuron.h"
+#include "ops/on_device.h"
 #include "values.h"
 
 namespace neurocuda {
@@ -178,14 +179,23 @@ void run(at::TensorList branches, const Population& population, bool packed, con
   if (trace_v != nullptr) call.trace_v = signal_of(*trace_v, true, order);
   if (trace_i != nullptr) call.trace_i = signal_of(*trace_i, true, order);
   if (call.steps == 0 || order.neurons == 0) return;
-  if (finite != nullptr && !call.branches[0].direct()) {
-    *finite = all_finite(branches[0]);
-    finite = nullptr;
-  }
-  const std::int64_t units = (order.neurons + cpu::kNeuronGrain - 1) / cpu::kNeuronGrain;
-  at::parallel_for(0, units, grain(call.steps), [&](std::int64_t first, std::int64_t last) {
-    cpu::neuron(call, first * cpu::kNeuronGrain, std::min(last * cpu::kNeuronGrain, order.neurons), finite);
-  });
+  on_device(
+      v,
+      [&](cuda::Stream stream) {
+        if (finite != nullptr) *finite = all_finite(branches[0]);
+        cuda::neuron(call, stream);
+      },
+      [&] {
+        if (finite != nullptr && !call.branches[0].direct()) {
+          *finite = all_finite(branches[0]);
+          finite = nullptr;
+        }
+        const std::int64_t units = (order.neurons + cpu::kNeuronGrain - 1) / cpu::kNeuronGrain;
+        at::parallel_for(0, units, grain(call.steps), [&](std::int64_t first, std::int64_t last) {
+          cpu::neuron(call, first * cpu::kNeuronGrain, std::min(last * cpu::kNeuronGrain, order.neurons),
+                      finite);
+        });
+      });
 }
 
 }  // namespace
@@ -311,15 +321,13 @@ TORCH_LIBRARY_FRAGMENT(neurocuda, m) {
       "Tensor(d!)? trace_v=None, Tensor(e!)? trace_i=None) -> ()");
 }
 
-TORCH_LIBRARY_IMPL(neurocuda, CPU, m) {
+void implement(torch::Library& m) {
   m.impl("neuron", neuron);
   m.impl("neuron.out", neuron_out);
 }
 
-TORCH_LIBRARY_IMPL(neurocuda, Meta, m) {
-  m.impl("neuron", neuron);
-  m.impl("neuron.out", neuron_out);
-}
+NEUROCUDA_IMPLEMENT(implement)
+TORCH_LIBRARY_IMPL(neurocuda, Meta, m) { implement(m); }
 
 }  // namespace
 

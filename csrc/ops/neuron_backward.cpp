@@ -11,9 +11,11 @@
 #include <tuple>
 #include <vector>
 
-#include "cpu/denormals.h"
 #include "cpu/neuron.h"
+#include "cpu/neuron_backward.h"
+#include "cpu/shared_sum.h"
 #include "ops/neuron.h"
+#include "ops/on_device.h"
 
 namespace neurocuda {
 
@@ -33,30 +35,37 @@ std::pair<Surrogate, float> surrogate_of(c10::string_view name, double slope) {
 
 namespace {
 
-// Sums of neurons, in the order of their memory, reduced to the shape of a coefficient; in float64 and always
-// in the same order, so that neither threads nor the number of samples blur it.
+// Sums of neurons, in the order of their memory, reduced to the shape of a coefficient; always in the same
+// order, so that neither threads nor devices blur it.
 Tensor reduce(const Tensor& sums, const Tensor& coefficient, const Order& order) {
-  const cpu::KeepSubnormals guard;
-  std::int64_t strides[kMaxAxes], index[kMaxAxes] = {};
   const std::int64_t missing = sums.dim() - coefficient.dim();
   const Tensor result = at::empty(coefficient.sizes(), sums.options());
+  SharedSumCall call;
+  call.values = sums.const_data_ptr<float>();
+  call.axes = order.axes;
+  call.members = order.neurons;
   for (int place = 0; place < order.axes; ++place) {
     const std::int64_t axis = order.axis[place] - missing;
-    strides[place] = axis >= 0 && coefficient.size(axis) > 1 ? result.stride(axis) : 0;
+    const bool kept = axis >= 0 && coefficient.size(axis) > 1;
+    call.sizes[place] = order.size[place];
+    call.to_strides[place] = kept ? result.stride(axis) : 0;
+    if (kept) call.members /= order.size[place];
   }
-  std::vector<double> totals(result.numel(), 0.0);
-  const float* values = sums.const_data_ptr<float>();
-  double* total = totals.data();
-  for (std::int64_t neuron = 0; neuron < order.neurons; ++neuron) {
-    *total += values[neuron];
-    for (int place = order.axes - 1; place >= 0; --place) {
-      total += strides[place];
-      if (++index[place] < order.size[place]) break;
-      total -= strides[place] * index[place];
-      index[place] = 0;
-    }
+  call.elements = result.numel();
+  call.to = result.mutable_data_ptr<float>();
+  if (order.neurons == 0) {
+    result.zero_();
+    return result;
   }
-  std::copy(totals.begin(), totals.end(), result.mutable_data_ptr<float>());
+  on_device(
+      sums,
+      [&](cuda::Stream stream) {
+        const Tensor partial =
+            at::empty({partial_sums(call.elements, call.members)}, sums.options().dtype(at::kDouble));
+        call.partial = partial.mutable_data_ptr<double>();
+        cuda::shared_sum(call, stream);
+      },
+      [&] { cpu::shared_sum(call); });
   return result;
 }
 
@@ -119,10 +128,22 @@ void run(at::TensorList branches, const Population& population, std::pair<Surrog
     sums[name] = fresh(v.sym_sizes(), layout, v.options());
     call.to_coefficients[name] = signal(sums[name], false);
   }
-  const std::int64_t units = (order.neurons + cpu::kNeuronGrain - 1) / cpu::kNeuronGrain;
-  at::parallel_for(0, units, grain(call.steps), [&](std::int64_t first, std::int64_t last) {
-    cpu::neuron_backward(call, first * cpu::kNeuronGrain, std::min(last * cpu::kNeuronGrain, order.neurons));
-  });
+  on_device(
+      v,
+      [&](cuda::Stream stream) {
+        const std::int64_t later = std::max<std::int64_t>((call.steps - 1) / kBackwardSegment, 0);
+        const Tensor states =
+            at::empty({later * (population.has_synapse() ? 2 : 1), order.neurons}, v.options());
+        call.states = states.mutable_data_ptr<float>();
+        cuda::neuron_backward(call, stream);
+      },
+      [&] {
+        const std::int64_t units = (order.neurons + cpu::kNeuronGrain - 1) / cpu::kNeuronGrain;
+        at::parallel_for(0, units, grain(call.steps), [&](std::int64_t first, std::int64_t last) {
+          cpu::neuron_backward(call, first * cpu::kNeuronGrain,
+                               std::min(last * cpu::kNeuronGrain, order.neurons));
+        });
+      });
   for (int name = 0; name < kCoefficients; ++name) {
     if (wanted[name + 3]) results[name + 3] = reduce(sums[name], *population.coefficient(name), order);
   }
@@ -182,7 +203,9 @@ TORCH_LIBRARY_FRAGMENT(neurocuda, m) {
       "Tensor to_threshold, Tensor to_v_reset)");
 }
 
-TORCH_LIBRARY_IMPL(neurocuda, CPU, m) { m.impl("neuron_backward", neuron_backward); }
+void implement(torch::Library& m) { m.impl("neuron_backward", neuron_backward); }
+
+NEUROCUDA_IMPLEMENT(implement)
 
 TORCH_LIBRARY_IMPL(neurocuda, Meta, m) { m.impl("neuron_backward", neuron_backward); }
 

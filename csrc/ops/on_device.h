@@ -13,8 +13,19 @@
 
 namespace neurocuda {
 
+// Whether the kernels for CUDA compute on such a tensor. In an emulated build the CPU stands for a CUDA
+// device.
+inline bool computes_on_cuda([[maybe_unused]] const at::Tensor& tensor) {
+#if defined(NEUROCUDA_EMULATED)
+  return true;
+#elif defined(NEUROCUDA_WITH_CUDA)
+  return tensor.is_cuda();
+#else
+  return false;
+#endif
+}
+
 // Computes where the tensor lies: on_cuda(stream) on its device and the current stream of that, or on_cpu().
-// In an emulated build the CPU stands for a CUDA device.
 template <class OnCuda, class OnCpu>
 void on_device([[maybe_unused]] const at::Tensor& tensor, [[maybe_unused]] OnCuda&& on_cuda,
                [[maybe_unused]] OnCpu&& on_cpu) {

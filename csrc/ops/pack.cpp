@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "ops/layout.h"
+#include "ops/on_device.h"
 
 namespace neurocuda {
 namespace {
@@ -48,8 +49,12 @@ void pack_spikes_out(const Tensor& spikes, const Tensor& out) {
   const Order order = order_of(spikes.sizes().slice(1));
   const PackCall call{spikes.size(0), order.neurons, out.size(1), signal_of(spikes, true, order),
                       out.mutable_data_ptr<std::uint8_t>()};
-  at::parallel_for(0, call.steps, 1 + kGrain / call.neurons,
-                   [&](std::int64_t first, std::int64_t last) { cpu::pack_spikes(call, first, last); });
+  on_device(
+      out, [&](cuda::Stream stream) { cuda::pack_spikes(call, stream); },
+      [&] {
+        at::parallel_for(0, call.steps, 1 + kGrain / call.neurons,
+                         [&](std::int64_t first, std::int64_t last) { cpu::pack_spikes(call, first, last); });
+      });
   mark_written(out);
 }
 
@@ -69,8 +74,13 @@ void unpack_spikes_out(const Tensor& bits, const Tensor& out) {
   const Order order = order_of(out.sizes().slice(1));
   const PackCall call{out.size(0), order.neurons, bits.stride(0), signal_of(out, true, order),
                       const_cast<std::uint8_t*>(bits.const_data_ptr<std::uint8_t>())};
-  at::parallel_for(0, call.steps, 1 + kGrain / call.neurons,
-                   [&](std::int64_t first, std::int64_t last) { cpu::unpack_spikes(call, first, last); });
+  on_device(
+      out, [&](cuda::Stream stream) { cuda::unpack_spikes(call, stream); },
+      [&] {
+        at::parallel_for(
+            0, call.steps, 1 + kGrain / call.neurons,
+            [&](std::int64_t first, std::int64_t last) { cpu::unpack_spikes(call, first, last); });
+      });
   mark_written(out);
 }
 
@@ -92,19 +102,15 @@ TORCH_LIBRARY_FRAGMENT(neurocuda, m) {
   m.def("unpack_spikes.out(Tensor bits, *, Tensor(a!) out) -> ()");
 }
 
-TORCH_LIBRARY_IMPL(neurocuda, CPU, m) {
+void implement(torch::Library& m) {
   m.impl("pack_spikes", pack_spikes);
   m.impl("pack_spikes.out", pack_spikes_out);
   m.impl("unpack_spikes", unpack_spikes);
   m.impl("unpack_spikes.out", unpack_spikes_out);
 }
 
-TORCH_LIBRARY_IMPL(neurocuda, Meta, m) {
-  m.impl("pack_spikes", pack_spikes);
-  m.impl("pack_spikes.out", pack_spikes_out);
-  m.impl("unpack_spikes", unpack_spikes);
-  m.impl("unpack_spikes.out", unpack_spikes_out);
-}
+NEUROCUDA_IMPLEMENT(implement)
+TORCH_LIBRARY_IMPL(neurocuda, Meta, m) { implement(m); }
 
 }  // namespace
 }  // namespace neurocuda

@@ -1,7 +1,8 @@
-"""Which implementation of the operators runs: plain PyTorch (`reference`), C++ (`neurocuda._C`), or Triton.
+"""Which implementation of the operators runs.
 
-All give the same bits. The best that is available is taken; `NEUROCUDA_BACKEND` in the environment and
-`use_backend` in a program ask for another.
+`reference` is plain PyTorch, `cpu` and `cuda` are the kernels in `neurocuda._C`, `triton` those in Triton, for GPUs
+without `cuda`. All give the same bits. The best that is available is taken; `NEUROCUDA_BACKEND` in the environment
+and `use_backend` in a program ask for another.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from neurocuda.errors import ArgumentError, NeuroCUDAWarning
 from neurocuda.ops import compiled, reference
 
 AVAILABLE = "available"
+EMULATED = "emulated CUDA kernels, for tests"
+"""Serves too: built with NEUROCUDA_BUILD=emulated, `cpu` runs the source of the CUDA kernels on the CPU, slowly."""
 
 _ENVIRONMENT = os.environ.get("NEUROCUDA_BACKEND")
 _asked: ContextVar[str | None] = ContextVar("neurocuda_backend", default=None)
@@ -34,7 +37,7 @@ _BUILT_FOR = re.compile(rb"neurocuda built for torch ([^\0]+)\0")
 
 
 def _load() -> str:
-    """Load `neurocuda._C`, which registers its operators; `AVAILABLE`, or the reason why it cannot serve."""
+    """Load `neurocuda._C`, which registers its operators: what `cpu` is, or the reason why it cannot serve."""
     spec = importlib.util.find_spec("neurocuda._C")
     beside = Path(__file__).parents[1]  # an editable installation would lend its own to a copy that has none
     if spec is None or spec.origin is None or not Path(spec.origin).parent.samefile(beside):
@@ -46,11 +49,11 @@ def _load() -> str:
         reason = f"built for torch {built_for}, while torch {torch.__version__} runs; install it again"
     else:
         try:
-            importlib.import_module("neurocuda._C")
+            module = importlib.import_module("neurocuda._C")
         except ImportError as error:
             reason = f"cannot be loaded: {error}"
         else:
-            return AVAILABLE
+            return EMULATED if module.kernels == "emulated" else AVAILABLE
     if _ENVIRONMENT != "reference":
         warnings.warn(f"neurocuda._C: {reason}; the reference operators serve, slowly", NeuroCUDAWarning, stacklevel=2)
     return reason
@@ -61,7 +64,23 @@ _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Triton reads it when the kernels are imported: then they run on the CPU too, slowly, and nothing is compiled."""
 
 
+def serves(state: str) -> bool:
+    """Whether a backend of which `backends` says this can be used."""
+    return state in (AVAILABLE, EMULATED)
+
+
+_cuda_found: str | None = None
+_unfit: frozenset[int] = frozenset()
+"""GPUs by index that the CUDA kernels were not built for."""
 _triton_found: str | None = None
+
+
+def _cuda() -> str:
+    """Whether there is a GPU that the kernels in `neurocuda._C` run on; `AVAILABLE`, or the reason why not."""
+    global _cuda_found, _unfit
+    if _cuda_found is None:
+        _cuda_found, _unfit = _look_for_cuda()
+    return _cuda_found
 
 
 def _triton() -> str:
@@ -76,7 +95,49 @@ def _triton() -> str:
 
 
 # As torch.compiler.assume_constant_result does, which imports much: torch.compile takes the answer, not the way to it.
-vars(_triton)["_dynamo_marked_constant"] = True
+for _found in (_cuda, _triton):
+    vars(_found)["_dynamo_marked_constant"] = True
+
+
+def _look_for_cuda() -> tuple[str, frozenset[int]]:
+    if not serves(_CPU):
+        return _CPU, frozenset()
+    built: str = importlib.import_module("neurocuda._C").cuda_built
+    if not built:
+        return "not built (NEUROCUDA_BUILD=cuda builds it, or says why it cannot)", frozenset()
+    if not torch.cuda.is_available():
+        return f"no GPU can be used: {_without_cuda()}", frozenset()
+    capabilities = [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
+    unfit = frozenset(index for index, found in enumerate(capabilities) if not fits(built, found))
+    if len(unfit) < len(capabilities):
+        return AVAILABLE, unfit
+    versions = ", ".join(sorted({f"{major}.{minor}" for major, minor in capabilities}))
+    return f"built for compute capability {built}; the GPUs here have {versions}", unfit
+
+
+def _without_cuda() -> str:
+    """Torch's own words on why there is no GPU."""
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        return str(error).split(". ")[0].split("\n")[0]
+    return "torch.cuda is not available"
+
+
+def fits(built: str, capability: tuple[int, int]) -> bool:
+    """Whether kernels built for architectures such as "8.0;9.0+PTX" run on a GPU of that compute capability.
+
+    A binary runs on the same major version from its minor version on, one with letters ("9.0a") on its own version
+    alone, and PTX is compiled by the driver for every version from its own on.
+    """
+    architectures = re.findall(r"(\d+)\.(\d+)([a-z]?)(\+PTX)?", built.split(",")[0])
+    for major, minor, letters, ptx in architectures:
+        own = int(major), int(minor)
+        if own == capability or (not letters and own[0] == capability[0] and own[1] <= capability[1]):
+            return True
+        if ptx and not letters and own <= capability:
+            return True
+    return not architectures  # names, such as "Hopper": torch has them
 
 
 def _look_for_triton() -> str:
@@ -94,8 +155,11 @@ def _look_for_triton() -> str:
 
 
 def backends() -> dict[str, str]:
-    """The backends by name: "available", or the reason why not."""
-    return {"reference": AVAILABLE, "cpu": _CPU, "triton": _triton()}
+    """The backends by name: "available", or the reason why not.
+
+    Where `neurocuda._C` was built to run the CUDA kernels on the CPU, for tests, "cpu" says so.
+    """
+    return {"reference": AVAILABLE, "cpu": _CPU, "cuda": _cuda(), "triton": _triton()}
 
 
 @contextmanager
@@ -122,20 +186,23 @@ def wanted() -> str | None:
 def backend_for(device: torch.device) -> str:
     """The backend that runs on tensors of that device.
 
-    What is asked for, where that serves the device; else the best that does: "cpu" for CPU tensors, "triton" for those
-    of GPUs, "reference" for all others, where these are not available, and within the transforms of `torch.func`.
-    Triton serves CPU tensors only where it is asked for, and interpreted (TRITON_INTERPRET=1).
+    What is asked for, where that serves the device; else the best that does: "cpu" for CPU tensors, "cuda" for those of
+    NVIDIA's GPUs, "triton" for those of all GPUs, "reference" for all others, where these are not available, and within
+    the transforms of `torch.func`. Triton serves CPU tensors only where it is asked for, and interpreted
+    (TRITON_INTERPRET=1).
     """
     asked = wanted()
     if asked == "reference" or _transformed():
         return "reference"
     if device.type == "cuda":  # that of AMD's GPUs too
+        if asked != "triton" and _cuda() == AVAILABLE and device.index not in _unfit:
+            return "cuda"
         return "triton" if _triton() == AVAILABLE else "reference"
     if device.type != "cpu":
         return "reference"
     if asked == "triton" and _INTERPRETED:
         return "triton"
-    return "cpu" if _CPU == AVAILABLE else "reference"
+    return "cpu" if serves(_CPU) else "reference"
 
 
 def _transformed() -> bool:
@@ -150,13 +217,13 @@ def operators(device: torch.device) -> ModuleType:
         from neurocuda.ops import triton  # not before: it is not everywhere, and takes long to import
 
         return triton
-    return compiled if backend == "cpu" else reference
+    return compiled if backend in ("cpu", "cuda") else reference
 
 
 def _checked(name: str, where: str) -> str:
     known = backends()
     if name not in known:
         raise ArgumentError(f"{where}: expected one of {', '.join(known)}, found {name!r}")
-    if known[name] != AVAILABLE:
+    if not serves(known[name]):
         raise ArgumentError(f"{where}: the backend {name!r} is not available: {known[name]}")
     return name

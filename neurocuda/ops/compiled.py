@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -21,6 +21,12 @@ def all_finite(x: Tensor) -> bool:
     """Whether every number is finite."""
     result: bool = importlib.import_module("neurocuda._C").all_finite(x)
     return result
+
+
+def ask_finite(signals: Sequence[Tensor]) -> Callable[[], bool]:
+    """As `reference.ask_finite`; a GPU looks while more is launched, and the answer waits for that look alone."""
+    answer: Callable[[], bool] = importlib.import_module("neurocuda._C").ask_finite(list(signals)).wait
+    return answer
 
 
 def empty(sizes: Sequence[int], device: torch.device) -> Tensor:

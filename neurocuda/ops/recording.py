@@ -121,7 +121,7 @@ def recordable(inputs: Collection[Tensor]) -> bool:
     return (
         not torch.compiler.is_compiling()
         and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
+        and not any(torch.is_autocast_enabled(device) for device in {t.device.type for t in inputs})
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None
         and all(type(t) is Tensor or type(t) is torch.nn.Parameter for t in inputs)

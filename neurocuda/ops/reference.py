@@ -26,6 +26,12 @@ def all_finite(x: Tensor) -> bool:
     return all(math.isfinite(extreme.item()) for extreme in x.aminmax())
 
 
+def ask_finite(signals: Sequence[Tensor]) -> Callable[[], bool]:
+    """Looks whether every number of some signals is finite; what it returns tells."""
+    finite = all(all_finite(x) for x in signals if x.numel())
+    return lambda: finite
+
+
 def empty(sizes: Sequence[int], device: torch.device) -> Tensor:
     """Memory for float32 values."""
     return torch.empty(list(sizes), dtype=torch.float32, device=device)
@@ -124,16 +130,16 @@ def threshold(x: Tensor, level: Tensor, when: SpikeWhen, surrogate: Surrogate) -
     return spike(x, level, when, "one", surrogate)
 
 
-def delay(x: Tensor, steps: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
-    """Each element of x [T, B, *shape] as it was `steps` (int64, [*shape] or one value) steps ago.
+def delay(x: Tensor, steps: Tensor | int, history: Tensor) -> tuple[Tensor, Tensor]:
+    """Each element of x [T, B, *shape] as it was `steps` steps ago: one number, or int64 [*shape].
 
     `history` [B, D, *shape] holds the last D >= max(steps) values, oldest first. Returns the delayed signal
     and the history after the last step.
     """
     depth = history.shape[1]
     past = torch.cat([history.movedim(1, 0), x])
-    if steps.numel() == 1:
-        start = depth - int(steps)
+    if isinstance(steps, int):
+        start = depth - steps
         delayed = past[start : start + x.shape[0]]
     else:
         times = torch.arange(x.shape[0], device=x.device).reshape(-1, *[1] * (x.dim() - 1))

@@ -129,6 +129,9 @@ class Device {
     return launches_;
   }
 
+  // Bytes of device memory, of kernels that count them.
+  std::uint64_t loaded = 0, stored = 0;
+
  private:
   static constexpr std::size_t kAlignment = 128;
   struct Freed {

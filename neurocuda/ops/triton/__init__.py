@@ -4,7 +4,7 @@ For GPUs without the compiled extension. Where TRITON_INTERPRET=1 is set before 
 slowly. No kernel of these has run on a GPU yet.
 """
 
-from neurocuda.ops.reference import all_finite, empty
+from neurocuda.ops.reference import all_finite, ask_finite, empty
 from neurocuda.ops.triton.bits import pack_spikes, unpack_spikes
 from neurocuda.ops.triton.neurons import branch_sum, neuron
 from neurocuda.ops.triton.ordered import ordered_conv, ordered_linear
@@ -13,6 +13,7 @@ from neurocuda.ops.triton.recurrent import recurrent_neuron
 
 __all__ = [
     "all_finite",
+    "ask_finite",
     "avg_pool2d",
     "branch_sum",
     "empty",

@@ -1,0 +1,1 @@
+"""The parts of `benchmarks.gpu`: cases and their bytes, clock, candidates, results, plot."""

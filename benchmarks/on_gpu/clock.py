@@ -1,0 +1,65 @@
+"""Time on a GPU, by events in its stream, and the copy that every case is measured against, in the same rounds."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from benchmarks.timing import WALL, Clock, Times, side_by_side
+
+COPY = "copy"
+FLUSHED = 2**28
+"""Bytes written before each run, more than any cache holds: every run finds its inputs in memory."""
+
+COPIED = 2**30
+"""Bytes that the copy reads, and again that it writes."""
+
+
+class Events:
+    """CUDA events around what is queued; the host runs ahead while the caches are flushed."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.flushed = torch.empty(FLUSHED, dtype=torch.uint8, device=device)
+
+    def prepare(self) -> None:
+        self.flushed.zero_()
+
+    def mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def milliseconds(self, begin: torch.cuda.Event, end: torch.cuda.Event) -> float:
+        end.synchronize()
+        milliseconds: float = begin.elapsed_time(end)
+        return milliseconds
+
+
+class Bench:
+    """Times candidates beside a plain copy on one device."""
+
+    def __init__(self, device: torch.device, repeats: int, copied: int = COPIED) -> None:
+        self.device, self.repeats = device, repeats
+        self.clock: Clock = Events(device) if device.type == "cuda" else WALL
+        self.source = torch.zeros(copied, dtype=torch.uint8, device=device)
+        self.target = torch.empty_like(self.source)
+
+    def copy(self) -> Tensor:
+        return self.target.copy_(self.source)
+
+    def time(self, candidates: Mapping[str, Callable[[], object]]) -> tuple[dict[str, Times], float]:
+        """The times of the candidates, and the bytes a second of a copy that took turns with them."""
+        times = side_by_side({COPY: self.copy, **candidates}, self.repeats, self.clock)
+        copy = times.pop(COPY)
+        return times, 2 * self.source.nbytes / (copy.median * 1e-3)
+
+    def peak_mib(self, run: Callable[[], object]) -> float | None:
+        """What one run takes at its peak, on top of what stood before; None where nobody counts."""
+        if self.device.type != "cuda":
+            return None
+        torch.cuda.synchronize(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        run()
+        return (torch.cuda.max_memory_allocated(self.device) - before) / 2**20

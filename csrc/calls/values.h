@@ -1,0 +1,33 @@
+// Questions about values in memory. A kernel that finds the answer to be no says so; others leave it as it
+// is.
+#pragma once
+
+#include <cstdint>
+
+#include "calls/elements.h"
+
+namespace neurocuda {
+
+// Whether every number is finite.
+struct FiniteCall {
+  const void* values;
+  std::int64_t count;
+  Element type;  // float32, float16 or bfloat16
+  int* no;       // becomes 1
+};
+
+// Whether some pieces of memory hold the same bits as others.
+struct SameBitsCall {
+  static constexpr int kMost = 64;
+
+  struct Pair {
+    const void *a, *b;
+    std::int64_t bytes;
+  };
+
+  int count;
+  Pair pairs[kMost];
+  int* no;  // becomes 1
+};
+
+}  // namespace neurocuda

@@ -1,0 +1,54 @@
+// The coefficients of neighbouring neurons, in registers.
+#pragma once
+
+#include "calls/coefficients.h"
+#include "cuda/device.cuh"
+
+namespace neurocuda::cuda {
+
+// Calls set(k, value) with the coefficients of neurons `neuron` + k: one division finds the first, the others
+// follow.
+template <int width, class Set>
+__device__ __forceinline__ void read_coefficient(const Coefficient& c, std::int64_t neuron, const Set& set) {
+  std::int64_t place = 0, rest = 0;  // `rest` neurons before the first one share its value
+  if (c.count > 1) {
+    if ((neuron | c.inner | c.count) >> 31 == 0) {  // divisions of 32 bits take a quarter of the time
+      const auto n = static_cast<std::uint32_t>(neuron), inner = static_cast<std::uint32_t>(c.inner);
+      rest = n % inner;
+      place = n / inner % static_cast<std::uint32_t>(c.count);
+    } else {
+      rest = neuron % c.inner;
+      place = neuron / c.inner % c.count;
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < width; ++k) {
+    set(k, c.values[place]);
+    if (++rest < c.inner) continue;
+    rest = 0;
+    if (++place == c.count) place = 0;
+  }
+}
+
+// What neurons of that kind have; the rest is zero, and not used.
+template <Synapse synapse, Fires fires, Reset reset, int width>
+__device__ __forceinline__ void coefficients_of(const Coefficient* c, std::int64_t neuron,
+                                                NeuronCoefficients (&to)[width]) {
+#pragma unroll
+  for (int k = 0; k < width; ++k) to[k] = {};
+  read_coefficient<width>(c[kDecayV], neuron, [&](int k, float value) { to[k].decay_v = value; });
+  read_coefficient<width>(c[kGainV], neuron, [&](int k, float value) { to[k].gain_v = value; });
+  read_coefficient<width>(c[kBiasV], neuron, [&](int k, float value) { to[k].bias_v = value; });
+  if constexpr (synapse != Synapse::kNone) {
+    read_coefficient<width>(c[kDecayI], neuron, [&](int k, float value) { to[k].decay_i = value; });
+    read_coefficient<width>(c[kGainI], neuron, [&](int k, float value) { to[k].gain_i = value; });
+  }
+  if constexpr (fires != Fires::kNever) {
+    read_coefficient<width>(c[kThreshold], neuron, [&](int k, float value) { to[k].threshold = value; });
+    if constexpr (reset == Reset::kToValue) {
+      read_coefficient<width>(c[kVReset], neuron, [&](int k, float value) { to[k].v_reset = value; });
+    }
+  }
+}
+
+}  // namespace neurocuda::cuda

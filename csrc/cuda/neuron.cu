@@ -1,0 +1,7 @@
+#include "cuda/neuron.cuh"
+
+namespace neurocuda::cuda {
+
+void neuron(const NeuronCall& call, Stream stream) { launch_neuron(call, stream); }
+
+}  // namespace neurocuda::cuda

@@ -1,0 +1,7 @@
+#include "cuda/neuron_backward.cuh"
+
+namespace neurocuda::cuda {
+
+void neuron_backward(const NeuronBackwardCall& call, Stream stream) { launch_neuron_backward(call, stream); }
+
+}  // namespace neurocuda::cuda

@@ -1,0 +1,9 @@
+#include "cuda/pack.cuh"
+
+namespace neurocuda::cuda {
+
+void pack_spikes(const PackCall& call, Stream stream) { launch_pack_spikes(call, stream); }
+
+void unpack_spikes(const PackCall& call, Stream stream) { launch_unpack_spikes(call, stream); }
+
+}  // namespace neurocuda::cuda

@@ -1,0 +1,129 @@
+// Signals in device memory: where the neurons of a step lie, and the sum of branches over time.
+#pragma once
+
+#include <algorithm>
+
+#include "calls/signal.h"
+#include "cuda/elements.cuh"
+#include "cuda/neuron_traits.h"
+
+namespace neurocuda::cuda {
+
+// Bytes from the start of a step to a neuron.
+__device__ __forceinline__ std::int64_t offset_of(const Signal& signal, std::int64_t neuron) {
+  if (signal.dense) return neuron * size_of(signal.type);
+  std::int64_t offset = 0;
+  if (neuron >> 31 == 0) {  // divisions of 32 bits take a quarter of the time
+    auto left = static_cast<std::uint32_t>(neuron);
+#pragma unroll 1
+    for (int axis = signal.axes - 1; axis > 0; --axis) {
+      const auto size = static_cast<std::uint32_t>(min(signal.sizes[axis], std::int64_t{0x7fffffff}));
+      const std::uint32_t before = left / size;
+      offset += (left - before * size) * signal.strides[axis];
+      left = before;
+    }
+    return offset + left * signal.strides[0];
+  }
+#pragma unroll 1
+  for (int axis = signal.axes - 1; axis > 0; --axis) {
+    const std::int64_t before = neuron / signal.sizes[axis];
+    offset += (neuron - before * signal.sizes[axis]) * signal.strides[axis];
+    neuron = before;
+  }
+  return offset + neuron * signal.strides[0];
+}
+
+// Where a neuron lies in a step of each of some branches. The places in rows with gaps take long to compute,
+// and too many registers to keep: a thread keeps its own in shared memory, of `bytes` for a block.
+class BranchRows {
+ public:
+  __device__ __forceinline__ BranchRows(const Signal* branches, int count, std::int64_t neuron,
+                                        std::int64_t* places)
+      : neuron_(neuron), places_(places + threadIdx.x) {
+    for (int branch = 0; branch < count; ++branch) {
+      if (!branches[branch].dense) places_[branch * blockDim.x] = offset_of(branches[branch], neuron);
+    }
+  }
+
+  __device__ __forceinline__ const char* operator()(const Signal& branch, int number) const {
+    const std::int64_t dense = neuron_ * size_of(branch.type);
+    return branch.data + (branch.dense ? dense : places_[number * blockDim.x]);
+  }
+
+  static std::size_t bytes(const Signal* branches, int count, int threads) {
+    for (int branch = 0; branch < count; ++branch) {
+      if (!branches[branch].dense) return sizeof(std::int64_t) * count * threads;
+    }
+    return 0;
+  }
+
+ private:
+  std::int64_t neuron_;
+  std::int64_t* places_;
+};
+
+// Calls use(step, sum) for steps first .. last - 1 with the sum of the branches, left fold in the order
+// given, of `width` neighbouring neurons. `stages` accesses are under way at any time: the loads of all
+// branches and steps make one sequence, of which each is issued `stages` before its use. row(branch, number)
+// is where the neurons lie in its first step.
+//
+// `use` may write in the place of a branch what the same thread has read there.
+template <int width, int stages, class Row, class Use>
+__device__ __forceinline__ void sum_over_time(const Signal* branches, int count, std::int64_t first,
+                                              std::int64_t last, const Row& row, const Use& use) {
+  Raw<width> raw[stages];
+  int branch = 0, next_branch = 0;
+  std::int64_t step = first, next_step = first;
+  const auto load_next = [&](Raw<width>& to) {
+    if (next_step == last) return;
+    const Signal& signal = branches[next_branch];
+    load<width>(signal.type, row(signal, next_branch) + next_step * signal.time_stride, to);
+    if (++next_branch < count) return;
+    next_branch = 0;
+    ++next_step;
+  };
+#pragma unroll
+  for (int stage = 0; stage < stages; ++stage) load_next(raw[stage]);
+  float sum[width];
+  for (;;) {
+#pragma unroll
+    for (int stage = 0; stage < stages; ++stage) {
+      take<width>(branches[branch].type, raw[stage], branch > 0, sum);
+      load_next(raw[stage]);
+      if (++branch < count) continue;
+      branch = 0;
+      use(step, sum);
+      if (++step == last) return;
+    }
+  }
+}
+
+// Whether threads may access the neurons of a signal `width` at a time.
+inline bool allows(const Signal& signal, int width, std::int64_t steps) {
+  if (signal.data == nullptr) return true;
+  const std::int64_t bytes = std::min<std::int64_t>(kAccessBytes, width * size_of(signal.type));
+  return signal.dense && reinterpret_cast<std::uintptr_t>(signal.data) % bytes == 0 &&
+         (steps <= 1 || signal.time_stride % bytes == 0);
+}
+
+// The neurons that a thread may take of all branches at a time; 1 where memory allows no more.
+inline int width_of(const Signal* branches, int count, std::int64_t steps) {
+  std::int64_t largest = 1;
+  for (int branch = 0; branch < count; ++branch) {
+    largest = std::max(largest, size_of(branches[branch].type));
+  }
+  const int width = width_for(largest);
+  for (int branch = 0; branch < count; ++branch) {
+    if (!allows(branches[branch], width, steps)) return 1;
+  }
+  return width;
+}
+
+// Bytes of an element of the branches, on the average.
+inline std::int64_t mean_size(const Signal* branches, int count) {
+  std::int64_t bytes = 0;
+  for (int branch = 0; branch < count; ++branch) bytes += size_of(branches[branch].type);
+  return (bytes + count - 1) / count;
+}
+
+}  // namespace neurocuda::cuda

@@ -1,0 +1,61 @@
+"""Layers whose sums are the vendor's library's, in float32 unless less is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def tf32() -> bool:
+    """Whether float32 products on a GPU may round their operands to 11 bits (TF32): off until the user asks.
+
+    torch asks for it in two ways, in matrix products only on demand, in convolutions unless told otherwise. Here the
+    demand for products counts for both: `torch.set_float32_matmul_precision("high")`, or what else sets
+    `torch.backends.cuda.matmul.fp32_precision` (before torch 2.9, `allow_tf32`).
+    """
+    matmul = torch.backends.cuda.matmul
+    precision = getattr(matmul, "fp32_precision", None)
+    return bool(matmul.allow_tf32) if precision is None else precision == "tf32"
+
+
+def convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Cross-correlation of x [N, C_in, *space], one or two axes of space."""
+    if not x.is_cuda or torch.compiler.is_compiling():  # compiled code has flags of its own
+        convolve: Callable[..., Tensor] = functional.conv1d if x.dim() == 3 else functional.conv2d
+        return convolve(x, weight, bias, list(stride), list(padding), list(dilation), groups)
+    return _with_flags(x, weight, bias, list(stride), list(padding), list(dilation), groups)
+
+
+def _with_flags(
+    x: Tensor, weight: Tensor, bias: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int
+) -> Tensor:
+    """As torch calls it, but for the one flag, which stays as it is for others."""
+    cudnn = torch.backends.cudnn
+    deterministic = cudnn.deterministic or torch.are_deterministic_algorithms_enabled()
+    result: Tensor = torch.ops.aten._convolution.default(
+        x,
+        weight,
+        bias,
+        stride,
+        padding,
+        dilation,
+        False,
+        [0] * len(stride),
+        groups,
+        cudnn.benchmark,
+        deterministic,
+        cudnn.enabled,
+        tf32(),
+    )
+    return result

@@ -1,0 +1,60 @@
+"""Layers of the vendor's library: in float32 on a GPU too, unless TF32 is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch.nn import functional
+
+from neurocuda.ops import library
+
+
+@pytest.fixture
+def _flags() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def asks_by_precision() -> None:
+    torch.set_float32_matmul_precision("high")
+
+
+def asks_by_flag() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = True
+
+
+@pytest.mark.usefixtures("_flags")
+@pytest.mark.parametrize("ask", [asks_by_precision, asks_by_flag])
+def test_tf32_is_off_until_asked_for(ask: Callable[[], None]) -> None:
+    assert torch.backends.cudnn.allow_tf32  # as torch has it for convolutions
+    assert not library.tf32()
+    ask()
+    assert library.tf32()
+
+
+@pytest.mark.parametrize(("axes", "groups"), [(1, 1), (2, 1), (2, 2)])
+def test_the_call_is_that_of_torch(axes: int, groups: int) -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 4, *(9,) * axes, generator=g, requires_grad=True)
+    weight = torch.randn(6, 4 // groups, *(3,) * axes, generator=g, requires_grad=True)
+    bias = torch.randn(6, generator=g, requires_grad=True)
+    convolve = functional.conv1d if axes == 1 else functional.conv2d
+    owed = convolve(x, weight, bias, 2, 1, 1, groups)
+    found = library._with_flags(x, weight, bias, [2] * axes, [1] * axes, [1] * axes, groups)
+    assert torch.equal(found, owed)
+    gradients = [torch.autograd.grad(y.square().sum(), (x, weight, bias)) for y in (found, owed)]
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.cuda
+def test_gpu_convolutions_are_float32() -> None:
+    """TF32 would be wrong by some 1e-4 of the largest result."""
+    g = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(8, 64, 32, 32, generator=g), torch.randn(64, 64, 3, 3, generator=g)
+    owed = functional.conv2d(x.double(), weight.double())
+    found = library.convolution(x.cuda(), weight.cuda(), torch.zeros(64).cuda(), [1, 1], [0, 0], [1, 1], 1).cpu()
+    assert (found - owed).abs().max() < 1e-5 * owed.abs().max()
+    assert torch.backends.cudnn.allow_tf32

@@ -1,0 +1,82 @@
+"""Questions about the values of tensors: the same answers on every device, and on a GPU without waiting for them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from neurocuda.ops import backends, compiled, reference
+
+pytestmark = pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
+
+SIZES = (0, 1, 2, 7, 8, 255, 257, 5000, 100_003)
+
+
+def places(x: Tensor) -> list[int]:
+    return sorted({0, x.numel() // 2, x.numel() - 1}) if x.numel() else []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_every_number_that_is_not_finite_is_found(dtype: torch.dtype, device: torch.device) -> None:
+    for size in SIZES:
+        x = torch.linspace(-3, 3, size).to(device, dtype)
+        x[: size // 2] = torch.finfo(dtype).max
+        assert compiled.all_finite(x)
+        assert size == 0 or reference.all_finite(x)
+        for place in places(x):
+            for wrong in (math.nan, math.inf, -math.inf):
+                y = x.clone()
+                y[place] = wrong
+                assert not compiled.all_finite(y), (size, place, wrong)
+                assert not compiled.all_finite(y[place:]), (size, place, wrong)
+                assert compiled.all_finite(y[place + 1 :])
+
+
+def test_strides_hide_nothing_and_show_nothing_else(device: torch.device) -> None:
+    x = torch.ones(6, 7, 8, device=device)
+    x[:, :, 3] = math.nan
+    assert not compiled.all_finite(x.transpose(0, 2))
+    assert compiled.all_finite(x[..., ::2])
+    assert not compiled.all_finite(x[..., 1::2])
+    assert not compiled.all_finite(x[0, 0, 3].expand(5, 5))
+
+
+def test_several_signals_are_asked_about_at_once(device: torch.device) -> None:
+    fine = [torch.ones(n, device=device) for n in (1, 30, 400)]
+    assert compiled.ask_finite(fine)()
+    assert compiled.ask_finite([])()
+    wrong = torch.full((3,), math.inf, device=device)
+    for place in range(4):
+        assert not compiled.ask_finite([*fine[:place], wrong, *fine[place:]])()
+    answers = [compiled.ask_finite([x]) for x in (*fine, wrong, *fine)]
+    assert [answer() for answer in answers] == [True, True, True, False, True, True, True]
+    assert [answers[3]() for _ in range(3)] == [False] * 3, "it may be asked for again"
+    compiled.ask_finite([wrong])  # nobody waits for it
+
+
+def test_bits_are_compared_wherever_they_lie(device: torch.device) -> None:
+    from neurocuda import _C
+
+    for size in SIZES:
+        for dtype in (torch.float32, torch.uint8, torch.float64):
+            memory = torch.arange(size + 3).to(device, dtype)
+            for start in (0, 1, 3):
+                a = memory[start:]
+                assert _C.same_bits([a, a], [a.clone(), a])
+                for place in places(a):
+                    b = a.clone()
+                    b[place] += 1
+                    assert not _C.same_bits([a], [b]), (size, dtype, start, place)
+                    assert not _C.same_bits([a] * 70 + [a], [a.clone() for _ in range(70)] + [b])
+    zero, nan = torch.zeros(3, device=device), torch.full((3,), math.nan, device=device)
+    assert not _C.same_bits([zero], [-zero]), "equal, but other bits"
+    assert _C.same_bits([nan], [nan.clone()])
+    assert not _C.same_bits([zero], [zero.double()])
+    assert not _C.same_bits([zero], [zero[:2]])
+    assert not _C.same_bits([zero], [])
+    square = torch.rand(3, 3, device=device)
+    assert _C.same_bits([square.T], [square.clone().T])
+    assert not _C.same_bits([square.T], [square.T.contiguous()])
