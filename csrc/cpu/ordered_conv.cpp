@@ -421,10 +421,6 @@ void run_frames(const OrderedConv& layer, std::int64_t begin, std::int64_t end) 
 
 }  // namespace
 
-void pack_conv(const float* weight, float* packed, std::int64_t groups, std::int64_t out, std::int64_t taps) {
-  pack_linear(weight, packed, groups, out / groups, taps);
-}
-
 void ordered_conv(const OrderedConv& layer, std::int64_t begin, std::int64_t end) {
   const KeepSubnormals keep;
   if (layer.bytes)

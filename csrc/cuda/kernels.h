@@ -1,6 +1,8 @@
 // The operators on CUDA devices: each launches its kernels on a stream of the current device and returns.
 #pragma once
 
+#include <cstddef>
+
 #include "calls/branch_sum.h"
 #include "calls/neuron.h"
 #include "calls/neuron_backward.h"
@@ -24,6 +26,7 @@ void neuron(const NeuronCall& call, Stream stream);
 void neuron_backward(const NeuronBackwardCall& call, Stream stream);
 void shared_sum(const SharedSumCall& call, Stream stream);
 void recurrent_neuron(const RecurrentCall& call, Stream stream);
+std::size_t recurrent_scratch(const RecurrentCall& call);  // bytes of the call's scratch memory
 void branch_sum(const BranchSumCall& call, Stream stream);
 void pack_spikes(const PackCall& call, Stream stream);
 void unpack_spikes(const PackCall& call, Stream stream);

@@ -165,6 +165,11 @@ c10::SymIntArrayRef output_strides(at::TensorList branches) {
 
 void mark_written(const at::Tensor& tensor) { tensor.unsafeGetTensorImpl()->bump_version(); }
 
+void check_device(const char* op, const char* name, const at::Tensor& tensor, c10::Device device) {
+  TORCH_CHECK_VALUE(tensor.device() == device, op, ": expected ", name, " on ", device, ", found it on ",
+                    tensor.device());
+}
+
 void check_branches(const char* op, at::TensorList branches) {
   TORCH_CHECK_VALUE(!branches.empty() && branches.size() <= kMaxBranches, op, ": expected 1 to ",
                     kMaxBranches, " branches, found ", branches.size());

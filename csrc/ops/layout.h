@@ -56,6 +56,9 @@ c10::SymIntArrayRef output_strides(at::TensorList branches);
 // Tells autograd that a tensor was written in place: what saved it for backward must not use it any more.
 void mark_written(const at::Tensor& tensor);
 
+// Raises ValueError unless the tensor is on that device.
+void check_device(const char* op, const char* name, const at::Tensor& tensor, c10::Device device);
+
 // Raises ValueError unless there are 1 to 8 branches of one shape [T, B, *shape], on one device, of readable
 // types.
 void check_branches(const char* op, at::TensorList branches);

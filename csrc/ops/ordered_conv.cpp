@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "ops/layout.h"
+#include "ops/on_device.h"
 #include "ops/route.h"
 
 namespace neurocuda {
@@ -64,22 +65,21 @@ c10::SymDimVector output_shape(const Tensor& x, const Tensor& weight, Numbers st
                       " elements with padding in axis of space ", axis, ", found ", width);
     shape.push_back((width - reach) / stride[axis] + 1);
   }
+  check_device("ordered_conv", "weight", weight, x.device());
   return shape;
 }
 
-void check_out(c10::SymIntArrayRef shape, const Tensor& out) {
+void check_out(c10::SymIntArrayRef shape, const Tensor& x, const Tensor& out) {
   TORCH_CHECK_VALUE(out.sym_sizes() == shape && out.scalar_type() == at::kFloat && out.is_contiguous(),
                     "out: expected contiguous float32 ", shape, ", found ", out.scalar_type(), " ",
                     out.sym_sizes());
+  check_device("ordered_conv", "out", out, x.device());
 }
 
 Tensor pack(const Tensor& weight, std::int64_t groups) {
   check_weight(weight, groups);
-  const Tensor dense = weight.contiguous();
   const std::int64_t out = weight.size(0), taps = weight.numel() / out;
-  Tensor packed = at::empty({groups, taps, padded_features(out / groups)}, weight.options());
-  cpu::pack_conv(dense.const_data_ptr<float>(), packed.mutable_data_ptr<float>(), groups, out, taps);
-  return packed;
+  return packed_weight(weight, groups, out / groups, taps);
 }
 
 Tensor pack_meta(const Tensor& weight, std::int64_t groups) {
@@ -98,24 +98,33 @@ ConvAxis axis_of(const Tensor& x, const Tensor& weight, const Tensor& out, std::
 void compute_into(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Numbers stride,
                   Numbers pads, Numbers dilation, std::int64_t groups, const OptionalTensor& packed,
                   c10::string_view route, const Tensor& out) {
-  check_out(output_shape(x, weight, stride, pads, dilation, groups), out);
-  TORCH_CHECK_VALUE(
-      x.numel() / std::max<std::int64_t>(1, x.size(0)) < std::numeric_limits<std::int32_t>::max(),
-      "x: expected fewer than 2^31 elements in a frame, found ", x.sizes());
+  check_out(output_shape(x, weight, stride, pads, dilation, groups), x, out);
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+  TORCH_CHECK_VALUE(x.numel() / std::max<std::int64_t>(1, x.size(0)) < kMost,
+                    "x: expected fewer than 2^31 elements in a frame, found ", x.sizes());
+  for (std::size_t axis = 0; axis + 2 < static_cast<std::size_t>(x.dim()); ++axis) {
+    const std::int64_t most = kMost - x.size(axis + 2);
+    TORCH_CHECK_VALUE(pads[2 * axis] < most && pads[2 * axis + 1] < most - pads[2 * axis] &&
+                          stride[axis] < kMost && dilation[axis] < kMost,
+                      "x: expected fewer than 2^31 elements with padding in axis of space ", axis,
+                      ", and smaller strides");
+  }
   if (out.numel() == 0) return;
   const Tensor input = as_float_or_bytes(x).contiguous();
-  const Tensor weights = packed.has_value() ? *packed : pack(weight, groups);
+  const Tensor weights = aligned(packed.has_value() ? *packed : pack(weight, groups));
   const std::int64_t taps = weight.numel() / weight.size(0),
                      padded = padded_features(weight.size(0) / groups);
   TORCH_CHECK_VALUE(weights.is_contiguous() && weights.scalar_type() == at::kFloat &&
                         weights.sizes() == at::IntArrayRef({groups, taps, padded}),
                     "packed: expected the result of ordered_conv_pack(weight, groups), found ",
                     weights.sizes());
+  check_device("ordered_conv", "packed", weights, x.device());
   Tensor offset;
   if (bias.has_value()) {
     TORCH_CHECK_VALUE(bias->scalar_type() == at::kFloat && bias->dim() <= 1,
                       "bias: expected float32 [C_out] or one ", "value, found ", bias->scalar_type(), " ",
                       bias->sizes());
+    check_device("ordered_conv", "bias", *bias, x.device());
     offset = bias->expand({weight.size(0)}).contiguous();
   }
   const std::size_t last = weight.dim() - 3;
@@ -132,9 +141,12 @@ void compute_into(const Tensor& x, const Tensor& weight, const OptionalTensor& b
       last ? axis_of(x, weight, out, 0, stride, pads, dilation) : ConvAxis{1, 1, 1, 1, 0, 1},
       axis_of(x, weight, out, last, stride, pads, dilation),
       route_named(route)};
-  const std::int64_t work = out.numel() / out.size(0) * taps / 16;  // cycles a frame, roughly, if dense
-  at::parallel_for(0, x.size(0), std::max<std::int64_t>(1, (1 << 16) / std::max<std::int64_t>(1, work)),
-                   [&](std::int64_t begin, std::int64_t end) { cpu::ordered_conv(layer, begin, end); });
+  const auto on_cpu = [&] {
+    const std::int64_t work = out.numel() / out.size(0) * taps / 16;  // cycles a frame, roughly, if dense
+    at::parallel_for(0, layer.frames, std::max<std::int64_t>(1, (1 << 16) / std::max<std::int64_t>(1, work)),
+                     [&](std::int64_t begin, std::int64_t end) { cpu::ordered_conv(layer, begin, end); });
+  };
+  on_device(out, [&](cuda::Stream stream) { cuda::ordered_conv(layer, stream); }, on_cpu);
 }
 
 void compute_out(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Numbers stride,
@@ -162,7 +174,7 @@ Tensor meta(const Tensor& x, const Tensor& weight, const OptionalTensor&, Number
 void meta_into(const Tensor& x, const Tensor& weight, const OptionalTensor&, Numbers stride, Numbers pads,
                Numbers dilation, std::int64_t groups, const OptionalTensor&, c10::string_view,
                const Tensor& out) {
-  check_out(output_shape(x, weight, stride, pads, dilation, groups), out);
+  check_out(output_shape(x, weight, stride, pads, dilation, groups), x, out);
 }
 
 Tensor below_autograd(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Numbers stride,
@@ -240,11 +252,13 @@ TORCH_LIBRARY_FRAGMENT(neurocuda, m) {
       "*, Tensor? packed=None, str route='measured', Tensor(a!) out) -> ()");
 }
 
-TORCH_LIBRARY_IMPL(neurocuda, CPU, m) {
+void implement(torch::Library& m) {
   m.impl("ordered_conv_pack", pack);
   m.impl("ordered_conv", compute);
   m.impl("ordered_conv.out", compute_out);
 }
+
+NEUROCUDA_IMPLEMENT(implement)
 
 TORCH_LIBRARY_IMPL(neurocuda, Meta, m) {
   m.impl("ordered_conv_pack", pack_meta);

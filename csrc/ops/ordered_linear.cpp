@@ -12,6 +12,7 @@
 #include <string>
 
 #include "ops/layout.h"
+#include "ops/on_device.h"
 #include "ops/route.h"
 
 namespace neurocuda {
@@ -33,6 +34,7 @@ void check_shapes(const Tensor& x, const Tensor& weight) {
     TORCH_CHECK_VALUE(x.sym_size(axis + 1) == weight.sym_size(axis), "x: expected ", weight.sym_size(axis),
                       " in batch axis ", axis, ", found ", x.sym_size(axis + 1));
   }
+  check_device("ordered_linear", "weight", weight, x.device());
 }
 
 c10::SymDimVector output_shape(const Tensor& x, const Tensor& weight) {
@@ -48,18 +50,16 @@ void check_out(const Tensor& x, const Tensor& weight, const Tensor& out) {
       out.sym_sizes() == c10::SymIntArrayRef(shape) && out.scalar_type() == at::kFloat && out.is_contiguous(),
       "out: expected contiguous float32 ", c10::SymIntArrayRef(shape), ", found ", out.scalar_type(), " ",
       out.sym_sizes());
+  check_device("ordered_linear", "out", out, x.device());
 }
 
 Tensor pack(const Tensor& weight) {
   TORCH_CHECK_VALUE(weight.dim() >= 2 && weight.scalar_type() == at::kFloat,
                     "weight: expected float32 [*batch, out, in], found ", weight.scalar_type(), " ",
                     weight.sizes());
-  const Tensor dense = weight.contiguous();
   const std::int64_t out = weight.size(-2), in = weight.size(-1);
   const std::int64_t batch = c10::multiply_integers(weight.sizes().slice(0, weight.dim() - 2));
-  Tensor packed = at::empty({batch, in, padded_features(out)}, weight.options());
-  cpu::pack_linear(dense.const_data_ptr<float>(), packed.mutable_data_ptr<float>(), batch, out, in);
-  return packed;
+  return packed_weight(weight, batch, out, in);
 }
 
 Tensor pack_meta(const Tensor& weight) {
@@ -73,17 +73,19 @@ void compute_into(const Tensor& x, const Tensor& weight, const OptionalTensor& b
                   const OptionalTensor& packed, c10::string_view route, const Tensor& out) {
   check_out(x, weight, out);
   const Tensor input = as_float_or_bytes(x).contiguous();
-  const Tensor weights = packed.has_value() ? *packed : pack(weight);
+  const Tensor weights = aligned(packed.has_value() ? *packed : pack(weight));
   const std::int64_t in = weight.size(-1), features = weight.size(-2);
   const std::int64_t batch = c10::multiply_integers(weight.sizes().slice(0, weight.dim() - 2));
   const std::int64_t padded = padded_features(features);
   TORCH_CHECK_VALUE(weights.is_contiguous() && weights.scalar_type() == at::kFloat &&
                         weights.sizes() == at::IntArrayRef({batch, in, padded}),
                     "packed: expected the result of ordered_linear_pack(weight), found ", weights.sizes());
+  check_device("ordered_linear", "packed", weights, x.device());
   Tensor offset;
   if (bias.has_value()) {
     TORCH_CHECK_VALUE(bias->scalar_type() == at::kFloat, "bias: expected float32, found ",
                       bias->scalar_type());
+    check_device("ordered_linear", "bias", *bias, x.device());
     offset = bias->expand(weight.sizes().slice(0, weight.dim() - 1)).contiguous();
   }
   const OrderedLinear layer{input.const_data_ptr(),
@@ -96,16 +98,19 @@ void compute_into(const Tensor& x, const Tensor& weight, const OptionalTensor& b
                             in,
                             features,
                             route_named(route)};
-  const std::int64_t rows = x.size(0);
-  const std::int64_t grain =
-      std::max<std::int64_t>(1, (1 << 16) / std::max<std::int64_t>(1, in * padded / 16));
-  at::parallel_for(0, batch * rows, grain, [&](std::int64_t begin, std::int64_t end) {
-    while (begin < end) {
-      const std::int64_t matrix = begin / rows, stop = std::min(end, (matrix + 1) * rows);
-      cpu::ordered_linear(layer, matrix, begin - matrix * rows, stop - matrix * rows);
-      begin = stop;
-    }
-  });
+  const auto on_cpu = [&] {
+    const std::int64_t rows = layer.rows;
+    const std::int64_t grain =
+        std::max<std::int64_t>(1, (1 << 16) / std::max<std::int64_t>(1, in * padded / 16));
+    at::parallel_for(0, batch * rows, grain, [&](std::int64_t begin, std::int64_t end) {
+      while (begin < end) {
+        const std::int64_t matrix = begin / rows, stop = std::min(end, (matrix + 1) * rows);
+        cpu::ordered_linear(layer, matrix, begin - matrix * rows, stop - matrix * rows);
+        begin = stop;
+      }
+    });
+  };
+  on_device(out, [&](cuda::Stream stream) { cuda::ordered_linear(layer, stream); }, on_cpu);
 }
 
 void compute_out(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
@@ -182,11 +187,13 @@ TORCH_LIBRARY_FRAGMENT(neurocuda, m) {
       "Tensor(a!) out) -> ()");
 }
 
-TORCH_LIBRARY_IMPL(neurocuda, CPU, m) {
+void implement(torch::Library& m) {
   m.impl("ordered_linear_pack", pack);
   m.impl("ordered_linear", compute);
   m.impl("ordered_linear.out", compute_out);
 }
+
+NEUROCUDA_IMPLEMENT(implement)
 
 TORCH_LIBRARY_IMPL(neurocuda, Meta, m) {
   m.impl("ordered_linear_pack", pack_meta);

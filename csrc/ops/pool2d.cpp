@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "ops/layout.h"
+#include "ops/on_device.h"
 
 namespace neurocuda {
 namespace {
@@ -78,11 +79,14 @@ void pool_out(const Tensor& x, Numbers kernel, Numbers stride, Numbers padding, 
                    axis(0),
                    axis(1),
                    mean ? static_cast<float>(kernel[0] * kernel[1]) : 1.0f};
-  const std::int64_t rows = job.planes * job.rows.out;
-  const std::int64_t work = out.numel() / rows * kernel[0] * kernel[1];  // additions of a row
-  constexpr std::int64_t kWorthAThread = 1 << 16;
-  at::parallel_for(0, rows, std::max<std::int64_t>(1, kWorthAThread / work),
-                   [&](std::int64_t first, std::int64_t last) { cpu::pool2d(job, first, last); });
+  const auto on_cpu = [&] {
+    const std::int64_t rows = job.planes * job.rows.out;
+    const std::int64_t work = out.numel() / rows * kernel[0] * kernel[1];  // additions of a row
+    constexpr std::int64_t kWorthAThread = 1 << 16;
+    at::parallel_for(0, rows, std::max<std::int64_t>(1, kWorthAThread / work),
+                     [&](std::int64_t first, std::int64_t last) { cpu::pool2d(job, first, last); });
+  };
+  on_device(out, [&](cuda::Stream stream) { cuda::pool2d(job, stream); }, on_cpu);
   mark_written(out);
 }
 
@@ -156,7 +160,7 @@ void implement(torch::Library& m) {
   m.impl("avg_pool2d.out", pool_out<true>);
 }
 
-TORCH_LIBRARY_IMPL(neurocuda, CPU, m) { implement(m); }
+NEUROCUDA_IMPLEMENT(implement)
 TORCH_LIBRARY_IMPL(neurocuda, Meta, m) { implement(m); }
 
 TORCH_LIBRARY_IMPL(neurocuda, Autograd, m) {

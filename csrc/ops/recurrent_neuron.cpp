@@ -10,8 +10,8 @@
 #include <algorithm>
 #include <tuple>
 
-#include "cpu/ordered_linear.h"
 #include "cpu/recurrent_neuron.h"
+#include "ops/on_device.h"
 
 namespace neurocuda {
 
@@ -31,6 +31,10 @@ void Recurrence::check(const char* op) const {
   TORCH_CHECK_VALUE(spikes.sym_sizes() == sizes.slice(1) && readable(spikes.scalar_type()), op,
                     ": expected spikes of shape ", sizes.slice(1), ", found ", spikes.scalar_type(), " ",
                     spikes.sym_sizes());
+  const c10::Device device = branches[0].device();
+  check_device(op, "weight", weight, device);
+  if (bias) check_device(op, "bias", *bias, device);
+  check_device(op, "spikes", spikes, device);
 }
 
 namespace {
@@ -70,6 +74,7 @@ void run(const Recurrence& r, const MaybeTensor& packed, const Results& results)
                                .findSchemaOrThrow("neurocuda::ordered_linear_pack", "")
                                .typed<Tensor(const Tensor&)>();
   const Tensor weights = packed ? *packed : pack.call(r.weight);
+  check_device("recurrent_neuron", "packed", weights, r.weight.device());
   TORCH_CHECK_VALUE(
       weights.is_contiguous() && weights.scalar_type() == at::kFloat &&
           weights.sizes() == at::IntArrayRef({matrices, neurons, padded_features(neurons)}),
@@ -100,15 +105,25 @@ void run(const Recurrence& r, const MaybeTensor& packed, const Results& results)
   if (results.trace_i != nullptr) call.trace_i = signal_of(*results.trace_i, true, order);
   if (results.trace_recurrent != nullptr)
     call.trace_recurrent = signal_of(*results.trace_recurrent, true, order);
-  constexpr std::int64_t kWorthAThread = 1 << 14;  // updates of a neuron
-  const std::int64_t grain = std::max<std::int64_t>(1, kWorthAThread / (call.steps * neurons));
-  at::parallel_for(0, call.samples, grain,
-                   [&](std::int64_t first, std::int64_t last) { cpu::recurrent_neuron(call, first, last); });
+  const auto on_cuda = [&](cuda::Stream stream) {
+    const auto bytes = static_cast<std::int64_t>(cuda::recurrent_scratch(call));
+    const Tensor scratch = at::empty({bytes}, results.v.options().dtype(at::kByte));
+    call.scratch = scratch.mutable_data_ptr();
+    cuda::recurrent_neuron(call, stream);
+  };
+  const auto on_cpu = [&] {
+    constexpr std::int64_t kWorthAThread = 1 << 14;  // updates of a neuron
+    const std::int64_t grain = std::max<std::int64_t>(1, kWorthAThread / (call.steps * neurons));
+    at::parallel_for(0, call.samples, grain, [&](std::int64_t first, std::int64_t last) {
+      cpu::recurrent_neuron(call, first, last);
+    });
+  };
+  on_device(results.v, on_cuda, on_cpu);
 }
 
 }  // namespace
 
-// The operator, on CPU tensors and, without the values, on Meta tensors. The surrogate is for autograd alone.
+// The operator, and, without the values, on Meta tensors. The surrogate is for autograd alone.
 RecurrentOutputs recurrent_neuron(at::TensorList branches, std::int64_t place, const Tensor& weight,
                                   const MaybeTensor& bias, const Tensor& v, const MaybeTensor& i,
                                   const Tensor& spikes, const Tensor& decay_v, const Tensor& gain_v,
@@ -187,6 +202,9 @@ void recurrent_neuron_out(at::TensorList branches, std::int64_t place, const Ten
                       op, ": expected traces in float32 of shape ", sizes);
   }
   TORCH_CHECK_VALUE(!trace_i || population.has_synapse(), op, ": there is no current to trace");
+  check_device(op, "out", out, v.device());
+  for (const MaybeTensor* trace : {&trace_v, &trace_i, &trace_recurrent})
+    if (trace->has_value()) check_device(op, "traces", **trace, v.device());
   if (v.is_meta()) return;
   const Results results{
       out, v, pointer(i), spikes, pointer(trace_v), pointer(trace_i), pointer(trace_recurrent)};
@@ -226,15 +244,13 @@ TORCH_LIBRARY_FRAGMENT(neurocuda, m) {
       "Tensor(g!)? trace_recurrent=None) -> ()");
 }
 
-TORCH_LIBRARY_IMPL(neurocuda, CPU, m) {
+void implement(torch::Library& m) {
   m.impl("recurrent_neuron", recurrent_neuron);
   m.impl("recurrent_neuron.out", recurrent_neuron_out);
 }
 
-TORCH_LIBRARY_IMPL(neurocuda, Meta, m) {
-  m.impl("recurrent_neuron", recurrent_neuron);
-  m.impl("recurrent_neuron.out", recurrent_neuron_out);
-}
+NEUROCUDA_IMPLEMENT(implement)
+TORCH_LIBRARY_IMPL(neurocuda, Meta, m) { implement(m); }
 
 }  // namespace
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cpu/denormals.h"
+#include "ops/on_device.h"
 #include "ops/recurrent_neuron.h"
 
 namespace neurocuda {
@@ -358,9 +359,10 @@ TORCH_LIBRARY_FRAGMENT(neurocuda, m) {
       "Tensor to_decay_i, Tensor to_gain_i, Tensor to_threshold, Tensor to_v_reset)");
 }
 
-TORCH_LIBRARY_IMPL(neurocuda, CPU, m) { m.impl("recurrent_neuron_backward", recurrent_neuron_backward); }
+void implement(torch::Library& m) { m.impl("recurrent_neuron_backward", recurrent_neuron_backward); }
 
-TORCH_LIBRARY_IMPL(neurocuda, Meta, m) { m.impl("recurrent_neuron_backward", recurrent_neuron_backward); }
+NEUROCUDA_IMPLEMENT(implement)
+TORCH_LIBRARY_IMPL(neurocuda, Meta, m) { implement(m); }
 
 TORCH_LIBRARY_IMPL(neurocuda, Autograd, m) {
   m.impl("recurrent_neuron", recurrent_neuron_with_gradient);

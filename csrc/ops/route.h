@@ -7,6 +7,8 @@
 #include <initializer_list>
 
 #include "calls/ordered_linear.h"
+#include "cpu/ordered_linear.h"
+#include "ops/on_device.h"
 
 namespace neurocuda {
 
@@ -22,6 +24,29 @@ inline c10::SymInt padded_features(const c10::SymInt& features) {
   if (!features.is_symbolic()) return padded_features(features.expect_int());
   if (features <= 8) return features <= 4 ? 4 : 8;
   return (features + 15) / 16 * 16;
+}
+
+// [batch, out, in] of any shape to [batch, in, padded_features(out)], zeros at the end.
+inline at::Tensor packed_weight(const at::Tensor& weight, std::int64_t batch, std::int64_t out,
+                                std::int64_t in) {
+  const std::int64_t padded = padded_features(out);
+  at::Tensor packed;
+  const auto on_cuda = [&](cuda::Stream) {
+    packed = at::zeros({batch, in, padded}, weight.options());
+    packed.narrow(2, 0, out).copy_(weight.reshape({batch, out, in}).transpose(1, 2));
+  };
+  const auto on_cpu = [&] {
+    const at::Tensor dense = weight.contiguous();
+    packed = at::empty({batch, in, padded}, weight.options());
+    cpu::pack_linear(dense.const_data_ptr<float>(), packed.mutable_data_ptr<float>(), batch, out, in);
+  };
+  on_device(weight, on_cuda, on_cpu);
+  return packed;
+}
+
+// Packed weights where the kernels can read four at once.
+inline at::Tensor aligned(const at::Tensor& packed) {
+  return reinterpret_cast<std::uintptr_t>(packed.const_data_ptr()) % 16 == 0 ? packed : packed.clone();
 }
 
 // `out` is written while the others, null where there are none, are read.

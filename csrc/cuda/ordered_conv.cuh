@@ -1,0 +1,155 @@
+// Convolutions summed in ascending order of input channel, kernel row, kernel column. A row of sums is an
+// output position of a frame, a term an input channel and a kernel element, a matrix a group of channels.
+#pragma once
+
+#include "calls/ordered_conv.h"
+#include "cuda/ordered_sum.cuh"
+
+namespace neurocuda::cuda {
+
+// One axis of space, in the numbers that the device counts with: the operator refuses larger ones.
+struct DeviceAxis {
+  int in, out, kernel, stride, pad, dilation;
+  explicit DeviceAxis(const ConvAxis& axis)
+      : in(static_cast<int>(axis.in)),
+        out(static_cast<int>(axis.out)),
+        kernel(static_cast<int>(axis.kernel)),
+        stride(static_cast<int>(axis.stride)),
+        pad(static_cast<int>(axis.pad)),
+        dilation(static_cast<int>(axis.dilation)) {}
+};
+
+template <class X>
+struct ConvLayer {
+  using Value = X;
+  static constexpr bool kRowsFirst = true;
+
+  std::int64_t rows, columns, terms, matrices, padded, column_stride;
+  const float* packed;
+  const float* bias;
+  Route route;
+  const Value* x;  // [frames, matrices * channels, down.in, across.in]
+  float* y;        // [frames, matrices * columns, down.out, across.out]
+  std::int64_t positions, plane;
+  int channels;  // of a group
+  DeviceAxis down, across;
+
+  explicit ConvLayer(const OrderedConv& call)
+      : rows(call.frames * call.rows.out * call.columns.out),
+        columns(call.out / call.groups),
+        terms(call.in / call.groups * call.rows.kernel * call.columns.kernel),
+        matrices(call.groups),
+        padded(padded_features(columns)),
+        column_stride(call.rows.out * call.columns.out),
+        packed(call.packed),
+        bias(call.bias),
+        route(call.route),
+        x(static_cast<const Value*>(call.x)),
+        y(call.y),
+        positions(call.rows.out * call.columns.out),
+        plane(call.rows.in * call.columns.in),
+        channels(static_cast<int>(call.in / call.groups)),
+        down(call.rows),
+        across(call.columns) {}
+
+  // Where the inputs of an output position begin: the first may lie in the padding.
+  struct Window {
+    const Value* frame;  // the channels of a group
+    int top, left;
+  };
+  __device__ __forceinline__ Window window(std::int64_t matrix, std::int64_t row) const {
+    const std::int64_t frame = row / positions, position = row % positions;
+    return {x + (frame * matrices + matrix) * channels * plane,
+            static_cast<int>(position / across.out) * down.stride - down.pad,
+            static_cast<int>(position % across.out) * across.stride - across.pad};
+  }
+  __device__ __forceinline__ Value read(const Window& at, int channel, int kernel_row,
+                                        int kernel_column) const {
+    const int row = at.top + kernel_row * down.dilation, column = at.left + kernel_column * across.dilation;
+    const bool inside = static_cast<unsigned>(row) < static_cast<unsigned>(down.in) &&
+                        static_cast<unsigned>(column) < static_cast<unsigned>(across.in);
+    if (!inside) return Value(0);
+    return at.frame[channel * plane + static_cast<std::int64_t>(row) * across.in + column];
+  }
+  __device__ __forceinline__ float value(std::int64_t matrix, std::int64_t row, std::int64_t term) const {
+    const std::int64_t line = term / across.kernel;
+    return static_cast<float>(read(window(matrix, row), static_cast<int>(line / down.kernel),
+                                   static_cast<int>(line % down.kernel),
+                                   static_cast<int>(term % across.kernel)));
+  }
+  __device__ __forceinline__ float* place(std::int64_t matrix, std::int64_t row) const {
+    const std::int64_t frame = row / positions, position = row % positions;
+    return y + (frame * matrices + matrix) * columns * positions + position;
+  }
+
+  // Lanes are output positions, whose inputs are neighbours in memory. A thread keeps its position, and goes
+  // from term to term as an odometer does.
+  template <class Shape>
+  class Tile {
+   public:
+    __device__ Tile(const ConvLayer& layer, std::int64_t matrix, std::int64_t first_row)
+        : layer_(layer), window_{nullptr, 0, 0}, channel_(layer.channels), kernel_row_(0), kernel_column_(0) {
+      const int row = static_cast<int>(threadIdx.x) % Shape::kRows;
+      const int width = layer.across.kernel, height = layer.down.kernel;
+      columns_ = kStep % width;
+      rows_ = kStep / width % height;
+      channels_ = kStep / width / height;
+      if (first_row + row >= layer.rows) return;  // as if there were no channel
+      window_ = layer.window(matrix, first_row + row);
+      const int first = static_cast<int>(threadIdx.x) / Shape::kRows;
+      kernel_column_ = first % width;
+      kernel_row_ = first / width % height;
+      channel_ = first / width / height;
+    }
+
+    __device__ __forceinline__ void load(Value (&to)[Shape::kLoads]) {
+#pragma unroll
+      for (int n = 0; n < Shape::kLoads; ++n) {
+        to[n] = channel_ < layer_.channels ? layer_.read(window_, channel_, kernel_row_, kernel_column_)
+                                           : Value(0);
+        advance();
+      }
+    }
+
+    __device__ __forceinline__ void put(const Value (&from)[Shape::kLoads],
+                                        float (&x)[kTerms][Shape::kRows + 1], unsigned* masks) const {
+      const int row = static_cast<int>(threadIdx.x) % Shape::kRows;
+      const int first = static_cast<int>(threadIdx.x) / Shape::kRows;
+      unsigned mask = 0;
+#pragma unroll
+      for (int n = 0; n < Shape::kLoads; ++n) {
+        const float value = static_cast<float>(from[n]);
+        x[first + n * kStep][row] = value;
+        mask |= static_cast<unsigned>(value != 0.0f) << (first + n * kStep);
+      }
+      if (mask != 0) atomicAdd(masks + row, mask);  // bits that no other thread has
+    }
+
+   private:
+    static constexpr int kStep = kTileThreads / Shape::kRows;
+
+    __device__ __forceinline__ void advance() {
+      kernel_column_ += columns_;
+      int carry = kernel_column_ >= layer_.across.kernel;
+      kernel_column_ -= carry ? layer_.across.kernel : 0;
+      kernel_row_ += rows_ + carry;
+      carry = kernel_row_ >= layer_.down.kernel;
+      kernel_row_ -= carry ? layer_.down.kernel : 0;
+      if (channel_ < layer_.channels) channel_ += channels_ + carry;
+    }
+
+    const ConvLayer& layer_;
+    Window window_;
+    int channel_, kernel_row_, kernel_column_;
+    int channels_, rows_, columns_;  // kStep terms, in each of the three
+  };
+};
+
+inline void launch_ordered_conv(const OrderedConv& call, Stream stream) {
+  if (call.bytes)
+    launch_ordered(ConvLayer<std::uint8_t>(call), stream);
+  else
+    launch_ordered(ConvLayer<float>(call), stream);
+}
+
+}  // namespace neurocuda::cuda

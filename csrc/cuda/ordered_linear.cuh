@@ -1,0 +1,89 @@
+// Matrix products summed in ascending order of the input feature.
+#pragma once
+
+#include "cuda/ordered_sum.cuh"
+
+namespace neurocuda::cuda {
+
+template <class X>
+struct LinearLayer {
+  using Value = X;
+  static constexpr bool kRowsFirst = false;
+
+  std::int64_t rows, columns, terms, matrices, padded, column_stride;
+  const float* packed;
+  const float* bias;
+  Route route;
+  const Value* x;  // [rows, matrices, terms]
+  float* y;        // [rows, matrices, columns]
+
+  explicit LinearLayer(const OrderedLinear& call)
+      : rows(call.rows),
+        columns(call.out),
+        terms(call.in),
+        matrices(call.batch),
+        padded(padded_features(call.out)),
+        column_stride(1),
+        packed(call.packed),
+        bias(call.bias),
+        route(call.route),
+        x(static_cast<const Value*>(call.x)),
+        y(call.y) {}
+
+  __device__ __forceinline__ float value(std::int64_t matrix, std::int64_t row, std::int64_t term) const {
+    return static_cast<float>(x[(row * matrices + matrix) * terms + term]);
+  }
+  __device__ __forceinline__ float* place(std::int64_t matrix, std::int64_t row) const {
+    return y + (row * matrices + matrix) * columns;
+  }
+
+  // Lanes are terms, neighbours in memory; a warp takes every eighth row.
+  template <class Shape>
+  class Tile {
+   public:
+    __device__ Tile(const LinearLayer& layer, std::int64_t matrix, std::int64_t first_row)
+        : pitch_(layer.matrices * layer.terms),
+          rows_(layer.rows - first_row),
+          terms_(layer.terms),
+          term_(threadIdx.x % kTerms),
+          row_(static_cast<int>(threadIdx.x) / kTerms),
+          x_(layer.x + (first_row * layer.matrices + matrix) * layer.terms) {}
+
+    __device__ __forceinline__ void load(Value (&to)[Shape::kLoads]) {
+#pragma unroll
+      for (int n = 0; n < Shape::kLoads; ++n) {
+        const int row = row_ + n * kRowsAtOnce;
+        to[n] = row < rows_ && term_ < terms_ ? x_[row * pitch_ + term_] : Value(0);
+      }
+      term_ += kTerms;
+    }
+
+    __device__ __forceinline__ void put(const Value (&from)[Shape::kLoads],
+                                        float (&x)[kTerms][Shape::kRows + 1], unsigned* masks) const {
+      const int lane = static_cast<int>(threadIdx.x) % kTerms;
+#pragma unroll
+      for (int n = 0; n < Shape::kLoads; ++n) {
+        const int row = row_ + n * kRowsAtOnce;
+        const float value = static_cast<float>(from[n]);
+        x[lane][row] = value;
+        const unsigned mask = __ballot_sync(kWholeWarp, value != 0.0f);
+        if (lane == 0) masks[row] = mask;
+      }
+    }
+
+   private:
+    static constexpr int kRowsAtOnce = kTileThreads / kTerms;
+    std::int64_t pitch_, rows_, terms_, term_;
+    int row_;
+    const Value* x_;
+  };
+};
+
+inline void launch_ordered_linear(const OrderedLinear& call, Stream stream) {
+  if (call.bytes)
+    launch_ordered(LinearLayer<std::uint8_t>(call), stream);
+  else
+    launch_ordered(LinearLayer<float>(call), stream);
+}
+
+}  // namespace neurocuda::cuda
