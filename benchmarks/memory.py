@@ -4,6 +4,7 @@ Allocators keep what was freed, so a second candidate measured in the same proce
 """
 
 import ctypes
+import importlib
 import multiprocessing
 import os
 import re
@@ -13,6 +14,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+
+from neurocuda.ops.backends import AVAILABLE, backends
 
 MiB = 2**20
 
@@ -57,6 +60,7 @@ def _peak(build: Build, threads: int, compiles: bool) -> float:
     with torch.no_grad():
         run = build()
         _touch_common_code()
+        _empty_pool()
         _trim()
         before = _anonymous()
         run()
@@ -75,6 +79,12 @@ def _touch_common_code() -> None:
     x = torch.rand(4, 8, 16, 16)
     torch.relu(torch.nn.functional.conv2d(x, torch.rand(8, 8, 3, 3)))
     (x.flatten(1) @ torch.rand(2048, 16)).sum()
+
+
+def _empty_pool() -> None:
+    """The fork has what was free in our pool from its parent."""
+    if backends()["cpu"] == AVAILABLE:
+        importlib.import_module("neurocuda._C").release_memory()
 
 
 def _trim() -> None:

@@ -51,19 +51,22 @@ WALL = Wall()
 def side_by_side(candidates: Mapping[str, Callable[[], object]], repeats: int, clock: Clock = WALL) -> dict[str, Times]:
     """The times of `repeats` rounds, each running every candidate once; a first round is not counted.
 
-    Python's cyclic garbage is collected between rounds, never inside a run.
+    Each round begins with another candidate, for what ran just before leaves its traces in the caches. Python's cyclic
+    garbage is collected between rounds, never inside a run.
     """
     runs: dict[str, list[float]] = {name: [] for name in candidates}
     collecting = gc.isenabled()
     gc.disable()
     try:
-        for _ in range(repeats + 1):
+        names = list(candidates)
+        for number in range(repeats + 1):
             gc.collect()
             marks = {}
-            for name, candidate in candidates.items():
+            first = number % max(1, len(names))
+            for name in names[first:] + names[:first]:
                 clock.prepare()
                 begin = clock.mark()
-                result = candidate()
+                result = candidates[name]()
                 marks[name] = (begin, clock.mark())
                 del result
             for name, (begin, end) in marks.items():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -277,3 +279,21 @@ def test_what_others_watch_is_not_recorded() -> None:
             assert not recordable([x])
         assert not torch.vmap(lambda t: t * 0 + recordable([t]))(x).any()
     assert not recordable([x])
+
+
+def test_a_recording_imports_nothing() -> None:
+    """Torch would import its compiler for a mode like ours: seconds, and as much memory as many networks take."""
+    program = (
+        "import sys, nir, numpy, torch, neurocuda\n"
+        "one = numpy.ones(3)\n"
+        "nodes = {'input': nir.Input(numpy.array([3])), 'output': nir.Output(numpy.array([3])),\n"
+        "         'lif': nir.LIF(tau=one, r=one, v_leak=one, v_threshold=one)}\n"
+        "net = neurocuda.load(nir.NIRGraph(nodes, [('input', 'lif'), ('lif', 'output')]))\n"
+        "before = set(sys.modules)\n"
+        "with torch.no_grad():\n"
+        "    for _ in range(3): net(torch.ones(2, 1, 3))\n"
+        "assert any(net._recorder._programs.values())\n"
+        "print(*sorted(set(sys.modules) - before))\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <vector>
 
 #include "cpu/denormals.h"
@@ -25,17 +26,14 @@ struct Copy {
   std::int64_t from, to, count;
 };
 
-struct DensePlan {
-  std::int64_t height, pitch;        // rows and columns of one remainder of a padded channel
-  std::int64_t channel;              // floats of a padded channel
-  std::vector<std::int64_t> taps;    // where in a channel the terms of output 0 stand, by kernel element
-  std::vector<std::int64_t> starts;  // where a vector of outputs starts, in a channel
-  std::int64_t row_vectors;          // vectors of one output row; 0: vectors run on from row to row
-  std::int64_t width;                // floats of `sums` for one output channel
-  std::vector<Copy> copies;          // of an input row, one for each remainder of its columns
-  std::vector<float> input, sums;
+struct DenseShape {
+  std::int64_t height, pitch;  // rows and columns of one remainder of a padded channel
+  std::int64_t channel;        // floats of a padded channel
+  std::int64_t vectors;        // of one output channel
+  std::int64_t row_vectors;    // of one output row; 0: vectors run on from row to row
+  std::int64_t width;          // floats of `sums` for one output channel
 
-  DensePlan(const OrderedConv& layer, int lanes) {
+  DenseShape(const OrderedConv& layer, int lanes) {
     const ConvAxis &rows = layer.rows, &columns = layer.columns;
     const auto extent = [](const ConvAxis& axis) {  // elements that outputs read, by remainder
       const std::int64_t reach = (axis.out - 1) * axis.stride + (axis.kernel - 1) * axis.dilation + 1;
@@ -43,6 +41,22 @@ struct DensePlan {
     };
     height = extent(rows), pitch = extent(columns);
     channel = rows.stride * columns.stride * height * pitch;
+    const std::int64_t by_row = rows.out * ((columns.out + lanes - 1) / lanes);
+    const std::int64_t run_on = ((rows.out - 1) * pitch + columns.out + lanes - 1) / lanes;
+    row_vectors = by_row <= run_on ? (columns.out + lanes - 1) / lanes : 0;
+    vectors = std::min(by_row, run_on);
+    width = vectors * lanes;
+  }
+};
+
+struct DensePlan : DenseShape {
+  std::vector<std::int64_t> taps;    // where in a channel the terms of output 0 stand, by kernel element
+  std::vector<std::int64_t> starts;  // where a vector of outputs starts, in a channel
+  std::vector<Copy> copies;          // of an input row, one for each remainder of its columns
+  std::vector<float> input, sums;
+
+  DensePlan(const OrderedConv& layer, const DenseShape& shape, int lanes) : DenseShape(shape) {
+    const ConvAxis &rows = layer.rows, &columns = layer.columns;
     for (std::int64_t y = 0; y < rows.kernel; ++y) {
       for (std::int64_t x = 0; x < columns.kernel; ++x) {
         const std::int64_t at_y = y * rows.dilation, at_x = x * columns.dilation;
@@ -59,12 +73,8 @@ struct DensePlan {
       copies.push_back({first * columns.stride - behind, remainder * height * pitch + first,
                         std::max<std::int64_t>(0, end - first)});
     }
-    const std::int64_t by_row = rows.out * ((columns.out + lanes - 1) / lanes);
-    const std::int64_t run_on = ((rows.out - 1) * pitch + columns.out + lanes - 1) / lanes;
-    row_vectors = by_row <= run_on ? (columns.out + lanes - 1) / lanes : 0;
-    for (std::int64_t v = 0; v < std::min(by_row, run_on); ++v)
+    for (std::int64_t v = 0; v < vectors; ++v)
       starts.push_back(row_vectors ? v / row_vectors * pitch + v % row_vectors * lanes : v * lanes);
-    width = std::int64_t(starts.size()) * lanes;
     // Vectors reach beyond the last output.
     input.assign(layer.in / layer.groups * channel + kWidest * 2, 0.0f);
     sums.resize(kTile * width);
@@ -320,11 +330,11 @@ class Frames {
         lanes_(instructions() == Instructions::kAvx512 ? 16
                : instructions() == Instructions::kAvx2 ? 8
                                                        : 4),
-        dense_(layer, lanes_),
+        shape_(layer, lanes_),
         events_(layer, padded_) {
     // In cycles, roughly.
     const std::int64_t tiles = (outputs_ + kTile - 1) / kTile;
-    dense_cost_ = 1.2 * double(channels_) * taps_ * dense_.width / 16 * tiles * kTile;
+    dense_cost_ = 1.2 * double(channels_) * taps_ * shape_.width / 16 * tiles * kTile;
     const double vectors = double(padded_) / 16;
     reached_cost_ = 10 + double(taps_) / (layer.rows.stride * layer.columns.stride) * 3.5 * vectors;
     unload_cost_ = double(layer.rows.out * layer.columns.out) * vectors * 3;
@@ -359,13 +369,14 @@ class Frames {
   }
 
   void dense(const Value* x, const float* weight, const float* bias, float* y) {
-    copy_padded(layer_, x, dense_);
+    if (!dense_) dense_.emplace(layer_, shape_, lanes_);
+    copy_padded(layer_, x, *dense_);
     for (std::int64_t o = 0; o < outputs_; o += kTile) {
-      run_best<Dense>(Dense{dense_.input.data(), weight + o, padded_, channels_, dense_.channel, taps_,
-                            std::int64_t(dense_.starts.size()), dense_.width, dense_.taps.data(),
-                            dense_.starts.data(), dense_.sums.data()},
-                      lanes_);
-      unload(layer_, dense_, lanes_, std::min<std::int64_t>(kTile, outputs_ - o), bias ? bias + o : nullptr,
+      run_best<Dense>(
+          Dense{dense_->input.data(), weight + o, padded_, channels_, dense_->channel, taps_, dense_->vectors,
+                dense_->width, dense_->taps.data(), dense_->starts.data(), dense_->sums.data()},
+          lanes_);
+      unload(layer_, *dense_, lanes_, std::min<std::int64_t>(kTile, outputs_ - o), bias ? bias + o : nullptr,
              y + o * layer_.rows.out * layer_.columns.out);
     }
   }
@@ -396,7 +407,8 @@ class Frames {
   const OrderedConv& layer_;
   std::int64_t channels_, outputs_, taps_, padded_;  // of one group
   int lanes_;
-  DensePlan dense_;
+  DenseShape shape_;
+  std::optional<DensePlan> dense_;  // made when a frame needs it: single steps seldom do
   EventPlan events_;
   double dense_cost_, reached_cost_, unload_cost_;
 };

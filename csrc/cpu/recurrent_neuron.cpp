@@ -182,6 +182,10 @@ void expand(const RecurrentCall& call, std::int64_t first, const Sample& sample,
     rows.values[name] = to;
     std::fill_n(to, sample.padded, 1.0f);
     if (c.values == nullptr) continue;
+    if (c.count == 1) {
+      std::fill_n(to, sample.neurons, c.values[0]);
+      continue;
+    }
     for (std::int64_t k = 0; k < sample.neurons; ++k) to[k] = c.values[(first + k) / c.inner % c.count];
   }
 }

@@ -142,12 +142,13 @@ NeuronOutputs allocate(at::TensorList branches, const Population& population, at
   const c10::SymIntArrayRef strides = packed ? c10::SymIntArrayRef() : output_strides(branches);
   const Tensor output = packed ? fresh(packed_shape(sizes), {}, options.dtype(at::kByte))
                                : reused(spare.output, sizes, strides, options.dtype(type));
-  const auto trace = [&](bool wanted) { return wanted ? fresh(sizes, strides, floats) : nothing(floats); };
+  const auto absent = [&] { return spare.undefined ? Tensor() : nothing(floats); };
+  const auto trace = [&](bool wanted) { return wanted ? fresh(sizes, strides, floats) : absent(); };
   const auto state = [&](const Tensor& before) {
     return reused(before, sizes.slice(1), strides.empty() ? strides : strides.slice(1), floats);
   };
   const bool synapse = population.has_synapse();
-  return {output, state(spare.v), synapse ? state(spare.i) : nothing(floats), trace(trace_v),
+  return {output, state(spare.v), synapse ? state(spare.i) : absent(), trace(trace_v),
           trace(trace_i && synapse)};
 }
 
@@ -206,9 +207,9 @@ NeuronOutputs neuron(at::TensorList branches, const Tensor& v, const MaybeTensor
                      bool reaching, bool subtract, bool previous, bool many,
                      std::optional<at::ScalarType> dtype, bool packed, bool trace_v, bool trace_i,
                      c10::string_view surrogate, double slope) {
-  return recorded_neuron({}, branches, v, i, decay_v, gain_v, bias_v, decay_i, gain_i, threshold, v_reset,
-                         reaching, subtract, previous, many, dtype, packed, trace_v, trace_i, surrogate,
-                         slope);
+  return recorded_neuron({{}, {}, {}, nullptr, false}, branches, v, i, decay_v, gain_v, bias_v, decay_i,
+                         gain_i, threshold, v_reset, reaching, subtract, previous, many, dtype, packed,
+                         trace_v, trace_i, surrogate, slope);
 }
 
 NeuronOutputs recorded_neuron(const Recorded& recorded, at::TensorList branches, const Tensor& v,

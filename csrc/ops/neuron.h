@@ -77,6 +77,7 @@ NeuronOutputs neuron(at::TensorList branches, const at::Tensor& v, const MaybeTe
 struct Recorded {
   at::Tensor output, v, i;
   std::atomic<bool>* finite = nullptr;
+  bool undefined = true;  // so is what was not asked for, instead of empty
 };
 NeuronOutputs recorded_neuron(const Recorded& recorded, at::TensorList branches, const at::Tensor& v,
                               const MaybeTensor& i, const at::Tensor& decay_v, const at::Tensor& gain_v,

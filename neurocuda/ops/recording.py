@@ -164,6 +164,10 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.alive: list[Tensor] = list(inputs)  # so that no id is given twice
         self.possible = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is recorded while torch.compile traces; otherwise torch imports all of it here
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
