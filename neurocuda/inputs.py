@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -50,14 +50,37 @@ def check_inputs(graph: Graph, x: Signals, device: torch.device | None) -> dict[
 
 def check_finite(signals: Mapping[str, Tensor]) -> None:
     """Raises `ArgumentError` at the first number that is not finite."""
-    if torch.compiler.is_compiling():  # a graph cannot stop at a value
-        return
-    for name, signal in signals.items():
-        if signal.is_cuda and torch.cuda.is_current_stream_capturing():  # nor can this one
+    ask_finite(signals)()
+
+
+def ask_finite(signals: Mapping[str, Tensor]) -> Callable[[], None]:
+    """Looks at the values of the inputs; what it returns raises `ArgumentError` at the first that is not finite.
+
+    The CPU looks at once. A GPU looks when it has done what was launched before, and more can be launched meanwhile:
+    a network asks, launches all that it computes, and then waits for that look. So the host runs at most one call ahead
+    of a GPU, and the GPU need not stand still. Whole numbers are not looked at, and nothing is while a graph is made
+    (torch.compile, a capture), which cannot stop at a value.
+    """
+    floats = {name: signal.detach() for name, signal in signals.items() if signal.is_floating_point()}
+    if torch.compiler.is_compiling() or not floats:
+        return _nothing_to_say
+    device = next(iter(floats.values())).device
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return _nothing_to_say
+    finite = operators(device).ask_finite(list(floats.values()))
+
+    def check() -> None:
+        if finite():
             return
-        if signal.is_floating_point() and signal.numel() and not operators(signal.device).all_finite(signal.detach()):
-            at = tuple(int(i) for i in (~signal.isfinite()).nonzero()[0])
-            raise ArgumentError(f"input {name!r}: expected finite numbers, found {signal[at].item()} at index {at}")
+        for name, signal in floats.items():
+            for place in (~signal.isfinite()).nonzero()[:1].tolist():
+                found = f"{signal[tuple(place)].item()} at index {tuple(place)}"
+                raise ArgumentError(f"input {name!r}: expected finite numbers, found {found}")
+
+    return check
+
+
+def _nothing_to_say() -> None: ...
 
 
 def check_out(graph: Graph, out: Signals, like: Tensor) -> list[Tensor]:

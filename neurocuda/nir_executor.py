@@ -23,7 +23,7 @@ from neurocuda.discretization import (
 )
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning, raise_problems
 from neurocuda.graph import NEURONS, Graph, Node, align, from_nir
-from neurocuda.inputs import Signals, check_finite, check_inputs, check_out, quantities
+from neurocuda.inputs import Signals, ask_finite, check_finite, check_inputs, check_out, quantities
 from neurocuda.io import read
 from neurocuda.lowering import How, LoweredSchedule, lower
 from neurocuda.ops import Surrogate, compiled, reference
@@ -203,11 +203,14 @@ class Executor(nn.Module):
             check_state(state, self._state_shapes(batch), first.device)
         targets = check_out(self.graph, out, first) if out is not None else []
         given = [*inputs.values(), *(state.tensors[name] for name in self._entries)]
-        if self.cuda_graph and capturable(given) and operators(first.device) is not reference:
-            check_finite(inputs)
+        graph = self.cuda_graph and capturable(given) and operators(first.device) is not reference
+        finite = ask_finite(inputs) if graph or first.is_cuda else None
+        if graph:
             results = self._graphs.run(tuple(asked), partial(self._whole, asked), given, self._sources(), targets)
         else:
-            results = into(self._whole(asked, given, checked=False), targets)
+            results = into(self._whole(asked, given, checked=finite is not None), targets)
+        if finite is not None:
+            finite()
         count = len(self.graph.outputs) + len(asked)
         signals, carry = results[:count], results[count:]
         outputs = dict(zip(self.graph.outputs, signals, strict=False))

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from captured import captured
+from stateful import busy, drive, network
 from torch import Tensor
 
+from neurocuda.errors import ArgumentError
 from neurocuda.ops import backends, compiled, reference
 
 pytestmark = pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
@@ -80,3 +85,42 @@ def test_bits_are_compared_wherever_they_lie(device: torch.device) -> None:
     square = torch.rand(3, 3, device=device)
     assert _C.same_bits([square.T], [square.clone().T])
     assert not _C.same_bits([square.T], [square.T.contiguous()])
+
+
+@pytest.mark.parametrize("graph", [True, False])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_a_network_refuses_what_is_not_finite(gradients: bool, graph: bool, device: torch.device) -> None:
+    net, x = network(busy(), chunk=7), drive(20)
+    net.cuda_graph = graph
+    with torch.set_grad_enabled(gradients):
+        for _ in range(3):
+            owed, state = net(x)
+        wrong = x.clone()
+        wrong[11, 2, 1] = -math.inf
+        for given in (None, state):
+            with pytest.raises(ArgumentError, match=r"input 'in': expected finite numbers, found -inf at.*11, 2, 1"):
+                net(wrong, given)
+        assert torch.equal(net(x)[0], owed)
+
+
+def test_a_gpu_is_waited_for_after_everything_is_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU is pretended: the network asks, launches all that it computes, and then waits for the answer."""
+    order: list[str] = []
+    net = network(busy())
+    graphs = captured(net, monkeypatch)
+    replay = graphs.replay
+
+    def ask(signals: list[Tensor]) -> Callable[[], bool]:
+        order.append("asked")
+        return lambda: order.append("waited") is None
+
+    def launch(*how: Any) -> None:
+        order.append("launched")
+        replay(*how)
+
+    monkeypatch.setattr(compiled, "ask_finite", ask)
+    monkeypatch.setattr(graphs, "replay", launch)
+    with torch.no_grad():
+        for _ in range(3):
+            net.run(drive(20))
+    assert order[-3:] == ["asked", "launched", "waited"]
