@@ -49,6 +49,20 @@ def test_the_executor_captures_and_carries_its_state(monkeypatch: pytest.MonkeyP
 
 
 @needs_compiled
+def test_what_is_not_finite_is_refused_by_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = network(busy(), chunk=7)
+    device, x = captured(net, monkeypatch), drive()
+    wrong = x.clone()
+    wrong[3, 2, 1] = float("nan")
+    with torch.no_grad():
+        for call in range(4):
+            with pytest.raises(ArgumentError, match=r"finite numbers, found nan at index \(3, 2, 1\)"):
+                net(wrong)
+            assert device.replays == call
+        assert torch.equal(net(x)[0], run(network(busy(), chunk=7), x))
+
+
+@needs_compiled
 def test_what_others_watch_goes_past_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     net = network(busy(), chunk=7)
     device, x = captured(net, monkeypatch), drive()

@@ -182,7 +182,8 @@ def test_a_round_waits_for_no_candidate() -> None:
             return float(end - begin)
 
     times = side_by_side({name: lambda name=name: said.append(name) for name in "ab"}, 1, Noting())
-    assert said == ["flush", "mark", "a", "mark", "flush", "mark", "b", "mark", "ask", "ask"] * 2
+    a, b = (["flush", "mark", name, "mark"] for name in "ab")
+    assert said == [*a, *b, "ask", "ask", *b, *a, "ask", "ask"]
     assert {name: t.median for name, t in times.items()} == {"a": 2, "b": 2}
 
 
