@@ -147,7 +147,7 @@ at::Tensor nothing(const at::TensorOptions& options) {
 }
 
 void copy_state(const at::Tensor& from, const at::Tensor& to) {
-  if (from.numel() == 0) return;  // there may be no memory at all
+  if (from.numel() == 0) return;                        // there may be no memory at all
   constexpr std::size_t kSmall = std::size_t{1} << 14;  // bytes; the way to a faster copy costs more
   const bool alike = from.is_cpu() && to.is_cpu() && from.scalar_type() == to.scalar_type() &&
                      from.nbytes() <= kSmall && from.is_contiguous() && to.is_contiguous();
