@@ -10,11 +10,11 @@ import numpy as np
 
 from neurocuda.convert import views
 from neurocuda.convert.layers import frames, tuple_of
+from neurocuda.convert.resample import AXES
 from neurocuda.convert.values import Call, Part, Signal, numbered, weighted
 from neurocuda.graph import Shape
 
 Size = int | Sequence[int]
-_AXES = {1: ("x",), 2: ("y", "x")}
 
 
 def average(
@@ -67,7 +67,7 @@ def adaptive_average(space: int, call: Call, x: Signal, output_size: Any = None)
     if len(regular) < len(windows):
         parameters = {
             name: _averages(size, count)
-            for name, size, count in zip(_AXES[space], x.shape[1:], call.shape[2:], strict=True)
+            for name, size, count in zip(AXES[space], x.shape[1:], call.shape[2:], strict=True)
         }
         parts = []
         for suffix, part in numbered(x):
@@ -138,7 +138,7 @@ def _maximum(call: Call, x: Signal, space: int, axis: int, offsets: list[int], s
     """The maximum over windows along one axis."""
     parts = []
     for suffix, part in numbered(x):
-        name = f"{suffix}.{_AXES[space][axis]}"
+        name = f"{suffix}.{AXES[space][axis]}"
         steps = [step if other == axis else 1 for other in range(space)]
         counts = [count if other == axis else part.shape[1 + other] for other in range(space)]
 

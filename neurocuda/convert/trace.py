@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from neurocuda.convert.fold import fold, prune
+from neurocuda.convert import resample
+from neurocuda.convert.editing import prune
+from neurocuda.convert.fold import fold
 from neurocuda.convert.operations import of_function, of_module
 from neurocuda.convert.recording import Recorder, record
 from neurocuda.convert.values import Builder, Call, Part, Signal, whole
@@ -37,7 +39,7 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
     builder = Builder()
     _Walk(recorder, builder, ((_BATCH,),), tuple(example.shape[1:])).run(calls)
     graph = Graph(builder.nodes, tuple(builder.edges), source=type(model).__name__)
-    return fold(prune(graph))
+    return resample.lower(fold(prune(graph)))
 
 
 def _check(model: object, example: object) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from neurocuda.convert.editing import fresh
 from neurocuda.errors import UnsupportedModuleError, raise_problems
 from neurocuda.graph import Node, Shape
 from neurocuda.graph.fields import PRIMITIVES, Value, check_fields
@@ -59,7 +60,7 @@ class Builder:
         self, name: str, kind: str, parameters: Mapping[str, object], sources: Sequence[str], shape: Shape
     ) -> tuple[str, Shape]:
         """Add a node that takes signals of `shape`; its name, with a number if it was taken, and what it gives."""
-        name = self._fresh(name)
+        name = fresh(name, self.nodes)
         checked: dict[str, Value] = {}
         given = shape
         if kind in PRIMITIVES:
@@ -79,13 +80,6 @@ class Builder:
         """Add this node, whose name is free."""
         self.nodes[node.name] = node
         self.edges.extend((source, node.name) for source in sources)
-
-    def _fresh(self, name: str) -> str:
-        number, free = 1, name
-        while free in self.nodes:
-            number += 1
-            free = f"{name}#{number}"
-        return free
 
 
 @dataclass(frozen=True)
