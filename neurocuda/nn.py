@@ -187,7 +187,7 @@ class Neuron(nn.Module):
         if value.numel() != 1 and not (value.dim() <= len(shape) and all(own in (1, size) for own, size in sizes)):
             raise ArgumentError(
                 f"{self.kind}, {name}: expected one number, or axes that are the leading ones of a signal "
-                f"[T, B, *{shape}], found shape {tuple(value.shape)}"
+                f"[T, B{''.join(f', {size}' for size in shape)}], found shape {tuple(value.shape)}"
             )
 
     def _aligned(self, x: Tensor) -> Any:
