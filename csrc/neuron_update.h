@@ -5,6 +5,8 @@
 //   s = u > threshold                             or >=; many: max(0, floor(u / threshold))
 //   v = s ? v_reset : u                           or u - s * threshold
 //
+// or, where spikes come back as current (a soft reset as NIR writes it), v = u and i = s.
+//
 // float32, each operation rounded by itself: host code is compiled with -ffp-contract=off, device code says
 // so in every operation. Equal bits with neurocuda/ops/reference.py are the contract.
 #pragma once
@@ -17,7 +19,16 @@ namespace neurocuda {
 
 enum class Synapse { kNone, kUpdated, kPrevious };      // previous: u uses the current of the step before
 enum class Fires { kNever, kAbove, kReaching, kMany };  // never: the membrane potential is the output
-enum class Reset { kToValue, kSubtract };
+enum class Reset {
+  kToValue,
+  kSubtract,
+  kFeedback
+};  // feedback: with Synapse::kUpdated, spikes are the next i
+
+// The kinds whose spikes may come back as current.
+template <Synapse synapse, Fires fires>
+constexpr bool may_feed_back =
+    synapse == Synapse::kUpdated && (fires == Fires::kAbove || fires == Fires::kReaching);
 
 struct NeuronKind {
   Synapse synapse;
@@ -66,9 +77,10 @@ NEUROCUDA_HOST_DEVICE float updated_potential(float v, float current, const Neur
   return add(multiply(v, c.decay_v), add(multiply(current, c.gain_v), c.bias_v));
 }
 
-// The membrane potential after the reset.
+// The membrane potential after the reset; feedback leaves it to the current of the next step.
 template <Reset reset>
 NEUROCUDA_HOST_DEVICE float after_reset(float u, float spikes, const NeuronCoefficients& c) {
+  if (reset == Reset::kFeedback) return u;
   if (reset == Reset::kSubtract) return subtract(u, multiply(spikes, c.threshold));
   return spikes > 0.0f ? c.v_reset : u;
 }
@@ -91,6 +103,7 @@ NEUROCUDA_HOST_DEVICE float update_neuron(float x, const NeuronCoefficients& c, 
   }
   const float spikes = spikes_of<fires>(u, c.threshold);
   state.v = after_reset<reset>(u, spikes, c);
+  if (reset == Reset::kFeedback) state.i = spikes;
   return spikes;
 }
 

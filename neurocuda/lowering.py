@@ -9,9 +9,9 @@ from typing import Literal
 
 from neurocuda.errors import ArgumentError
 from neurocuda.graph import SPIKING, WEIGHTED, Graph, Node, shape_text
-from neurocuda.schedule import Schedule, Stage
+from neurocuda.schedule import Edge, Schedule, Stage
 
-How = Literal["ordered", "library", "neuron", "recurrent", "direct"]
+How = Literal["ordered", "library", "neuron", "recurrent", "soft reset", "direct"]
 
 ORDERED_LIMIT = 2**20
 """Multiply-adds of one step of one sample up to which a layer is summed in the defined order."""
@@ -29,7 +29,8 @@ class LoweredNode:
 
     ordered: a sum in the defined order, the same bits everywhere. library: the vendor's convolution or
     matrix product, whose last bit may depend on batch and chunk. neuron: the fused sum and update. recurrent:
-    half of a neuron and its weight, run as one operator. direct: one elementwise operation, pool or copy.
+    half of a neuron and its weight, run as one operator. soft reset: part of an integrator, its threshold and the scale
+    that takes spikes off it, run as one operator. direct: one elementwise operation, pool or copy.
 
     On the CPU, a library convolution lays out its frames with the channels last or not, and computes its channels in
     slices, as the library copies the weights of each call.
@@ -52,11 +53,16 @@ class LoweredNode:
 
 @dataclass(frozen=True)
 class LoweredStage:
-    """A stage of the schedule; `recurrence` names the neuron and the weight of a fused cycle of the two."""
+    """A stage of the schedule; what is fused has the names of its parts.
+
+    recurrence: the neuron and the weight of a cycle of the two. soft_reset: the integrator, the threshold and the
+    scale of a cycle of the three; it runs as such where gradients or records ask for more than the spikes and v.
+    """
 
     nodes: tuple[LoweredNode, ...]
     cyclic: bool
     recurrence: tuple[str, str] | None = None
+    soft_reset: tuple[str, str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ class LoweredSchedule:
     @property
     def layered(self) -> bool:
         """Whether signals stand between the inputs and the outputs, which chunks of time keep small."""
-        return sum(entry.node.type not in ("Input", "Output") for stage in self.stages for entry in stage.nodes) > 1
+        return sum(stage.nodes[0].node.type not in ("Input", "Output") for stage in self.stages) > 1
 
     def rows(self) -> list[tuple[str, ...]]:
         """One row for each node, under a first row of titles."""
@@ -128,6 +134,12 @@ def _stage(
     graph: Graph, schedule: Schedule, stage: Stage, readers: Mapping[str, list[str]], force: Mapping[str, How]
 ) -> LoweredStage:
     nodes = tuple(_node(graph.nodes[name], force) for name in stage.nodes)
+    loop = _soft_reset(graph, schedule, stage, readers)
+    if loop is not None:
+        why = f"soft reset of {loop[0]!r}, sum and update in one pass"
+        return LoweredStage(
+            tuple(LoweredNode(graph.nodes[name], "soft reset", why) for name in stage.nodes), True, None, loop
+        )
     pair = _recurrence(graph, schedule, stage, nodes, readers)
     if pair is None:
         return LoweredStage(nodes, stage.cyclic)
@@ -183,3 +195,26 @@ def _recurrence(
         and not from_itself
     )
     return (neuron, weight) if fused else None
+
+
+def _soft_reset(
+    graph: Graph, schedule: Schedule, stage: Stage, readers: Mapping[str, list[str]]
+) -> tuple[str, str, str] | None:
+    """The I, Threshold and Scale of a cycle of just these, whose spikes come back one step late.
+
+    What comes back is the last term of the sum into the I, or one of two, whose order is of no account.
+    """
+    by_type = {graph.nodes[name].type: name for name in stage.nodes}
+    if not stage.cyclic or len(stage.nodes) != 3 or set(by_type) != {"I", "Threshold", "Scale"}:
+        return None
+    integrator, level, scale = by_type["I"], by_type["Threshold"], by_type["Scale"]
+    terms = schedule.edges[integrator]
+    fused = (
+        [(edge.source, edge.delayed) for edge in schedule.edges[scale]] == [(level, True)]
+        and [(edge.source, edge.delayed) for edge in schedule.edges[level]] == [(integrator, False)]
+        and readers[scale] == [integrator]
+        and readers[integrator] == [level]
+        and [edge for edge in schedule.delayed if edge.source == level] == [Edge(level, scale, True)]
+        and Edge(scale, integrator, False) in (terms[-1:] if len(terms) > 2 else terms)
+    )
+    return (integrator, level, scale) if fused else None

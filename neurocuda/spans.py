@@ -7,6 +7,7 @@ its output is better run over many frames at once, for it reads all its weights 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from neurocuda.graph import Node
@@ -24,14 +25,18 @@ class Span:
     steps: int
 
 
-def spans(lowered: LoweredSchedule, batch: int, steps: int) -> tuple[Span, ...]:
-    """The stages of a chunk of `steps` steps of `batch` samples, span by span."""
+def spans(lowered: LoweredSchedule, batch: int, steps: int, fused: Collection[int] = frozenset()) -> tuple[Span, ...]:
+    """The stages of a chunk of `steps` steps of `batch` samples, span by span.
+
+    `fused` are the numbers of cycles that run as one operator, which carries its state from piece to piece.
+    """
     if not lowered.layered:
         return (Span(range(len(lowered.stages)), steps),)
     late = {name for edge in lowered.schedule.delayed for name in (edge.source, edge.target)}
     found: list[Span] = []
     for number, stage in enumerate(lowered.stages):
-        whole = stage.cyclic or any(entry.node.name in late for entry in stage.nodes)
+        late_or_cyclic = stage.cyclic or any(entry.node.name in late for entry in stage.nodes)
+        whole = late_or_cyclic and number not in fused
         own = steps if whole else _piece(stage, batch, steps)
         joined = min(own, found[-1].steps) if found else own
         if found and found[-1].steps < steps and not whole and _frames_wanted(stage) <= joined * batch:

@@ -68,7 +68,8 @@ def run_chunk(lowered: LoweredSchedule, tensors: Tensors, inputs: Mapping[str, T
     # The pieces fit a CPU's caches; gradients keep every signal anyway.
     cut = chunk.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
     whole = (Span(range(len(lowered.stages)), chunk.steps),)
-    for span in spans(lowered, chunk.batch, chunk.steps) if cut else whole:
+    fused = {n for n, stage in enumerate(lowered.stages) if stage.soft_reset and _fuses(stage.soft_reset, chunk)}
+    for span in spans(lowered, chunk.batch, chunk.steps, fused) if cut else whole:
         if span.steps < chunk.steps:
             _run_pieces(lowered, span, tensors, inputs, chunk)
         else:
@@ -105,6 +106,8 @@ def _run_stages(
         stage = lowered.stages[number]
         if stage.recurrence is not None:
             _run_recurrence(lowered, stage, stage.recurrence, tensors, chunk)
+        elif stage.soft_reset is not None and _fuses(stage.soft_reset, chunk):
+            _run_soft_reset(lowered, stage.soft_reset, tensors, chunk)
         elif stage.cyclic:
             _run_cycle(lowered, stage, tensors, chunk)
         else:
@@ -229,6 +232,49 @@ def _run_recurrence(
     chunk.record(neuron, "spikes", output)
     chunk.record(neuron, "output", output)
     chunk.signals[neuron], chunk.previous[f"{neuron}.previous"] = output, last
+
+
+def _fuses(loop: tuple[str, str, str], chunk: Chunk) -> bool:
+    """Whether the spikes and the potential are all that is asked of a soft reset."""
+    integrator, level, scale = loop
+    asked = chunk.quantities(scale) or chunk.quantities(level) - {"spikes", "output"}
+    return not (torch.is_grad_enabled() or asked or chunk.quantities(integrator) - {"v", "output"})
+
+
+def _run_soft_reset(lowered: LoweredSchedule, loop: tuple[str, str, str], tensors: Tensors, chunk: Chunk) -> None:
+    """An I whose Threshold takes spikes off it through a Scale: the arithmetic of the three, in one pass."""
+    integrator, level, scale = loop
+    branches = [_signal(edge, chunk) for edge in lowered.schedule.edges[integrator] if edge.source != scale]
+    previous = chunk.carry[f"{level}.previous"]
+    branches = branches or [_silence(chunk, previous.shape[1:], chunk.steps)]
+    c = tensors.coefficients[integrator]
+    threshold = tensors.weights[level, "threshold"]
+    population = replace(
+        c,
+        decay_i=tensors.weights[scale, "scale"],
+        gain_i=c.decay_v,  # one
+        threshold=threshold,
+        spike_when=tensors.spike_when,
+        reset="feedback",
+        synapse="updated",
+        spikes_per_step="one",
+    )
+    asked = chunk.quantities(integrator)
+    spikes, state, traces = tensors.operators.neuron(
+        branches,
+        population,
+        NeuronState(chunk.carry[f"{integrator}.v"], previous),
+        tensors.surrogate,
+        {"v"} if asked else (),
+    )
+    for quantity in asked:
+        chunk.record(integrator, quantity, traces["v"])
+    for quantity in chunk.quantities(level):
+        chunk.record(level, quantity, spikes)
+    assert state.i is not None
+    chunk.carry[f"{integrator}.v"] = state.v
+    chunk.carry[f"{level}.previous"] = chunk.previous[f"{level}.previous"] = state.i  # nothing else reads it late
+    chunk.signals[level] = spikes
 
 
 def _neuron_state(name: str, chunk: Chunk) -> NeuronState:

@@ -44,17 +44,23 @@ def by_output(net: Executor, output: Any) -> dict[str, torch.Tensor]:
 
 
 def recorded(net: Executor, x: Mapping[str, np.ndarray]) -> Recordings:
-    """Everything that the executor computes for x on the device of the test, with its outputs under 'result'."""
+    """Everything that the executor computes for x on the device of the test.
+
+    Its outputs stand under 'result' as a call gives them that records nothing, and so fuses what it can.
+    """
     x_there = {name: signal.to(here()) for name, signal in tensors(x).items()}
     net_there = net if here().type == "cpu" else copy.deepcopy(net).to(here())
     with torch.no_grad():
         result = net_there.run(x_there, record=record_all(net))
+        output, state = net_there(x_there)
+    for name, value in state.tensors.items():
+        assert torch.equal(value, result.state.tensors[name]), f"state {name}\n{net}"
     found = {
         (node, quantity): values.cpu().numpy()
         for node, quantities in result.recordings.items()
         for quantity, values in quantities.items()
     }
-    return found | {(name, "result"): value.cpu().numpy() for name, value in by_output(net, result.output).items()}
+    return found | {(name, "result"): value.cpu().numpy() for name, value in by_output(net, output).items()}
 
 
 def told(expected: oracle.OracleResult) -> Recordings:

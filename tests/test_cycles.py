@@ -60,6 +60,28 @@ CYCLES = {
         "input>i i>t t>s s>i t>output",
         i=neuron("I", 4, r=np.full(4, 1e4)), t=threshold(0.5), s=scale(-1.0), **ENDS,
     ),
+    "soft reset of channels, two branches, read twice": graph(
+        "input>i input>w w>i i>t t>z z>i t>f t>output f>output",
+        input=input_(2, 3, 4), i={"type": "I", "r": np.array([9e3, 1.1e4])}, w=conv2d(2, 2, (3, 3), padding="same"),
+        t=threshold([0.5, 0.7]), z=scale([-1.0, -0.8]), f=scale(0.5), output=output(2, 3, 4),
+    ),
+    "soft reset, spikes back before two branches": graph(
+        "input>i input>w w>i i>t t>a a>i t>output",
+        i=neuron("I", 4, r=np.full(4, 1e4)), w=affine(4, 4), t=threshold(0.5), a=scale(-1.0), **ENDS,
+    ),
+    "soft reset without input": graph(
+        "i>t t>s s>i t>output", i=neuron("I", 4, r=np.full(4, 1e4)), t=threshold(-0.5), s=scale(-1.0), **ENDS
+    ),
+    "soft reset whose potential others read": graph(
+        "input>i i>t t>s s>i i>output t>output",
+        i=neuron("I", 4, r=np.full(4, 1e4)), t=threshold(0.5), s=scale(-1.0), **ENDS,
+    ),
+    "soft reset whose feedback others read": graph(
+        "input>i i>t t>s s>i s>output", i=neuron("I", 4, r=np.full(4, 1e4)), t=threshold(0.5), s=scale(-1.0), **ENDS
+    ),
+    "soft reset, spikes back twice": graph(
+        "input>i i>t t>s s>i s>i t>output", i=neuron("I", 4, r=np.full(4, 1e4)), t=threshold(0.5), s=scale(-1.0), **ENDS
+    ),
     "spiking in one, membrane in another": graph(
         "input>l l>f f>w w>l l>s s>l f>output",
         l=neuron("LI", 4), f=neuron("IF", 4), w=affine(4, 4), s=scale(-0.25), **ENDS,
@@ -127,6 +149,15 @@ def test_fused_recurrence_is_chosen_by_the_shape_of_the_graph() -> None:
         "weight after two branches and before one",
         "weight without a bias",
         "nothing else reaches the cycle",
+    }
+
+
+def test_fused_soft_reset_is_chosen_by_the_shape_of_the_graph() -> None:
+    fused = {name for name, raw in CYCLES.items() if any(s.soft_reset for s in Executor(graph_of(raw)).schedule.stages)}
+    assert fused == {
+        "integrator and spikes",
+        "soft reset of channels, two branches, read twice",
+        "soft reset without input",
     }
 
 

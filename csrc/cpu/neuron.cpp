@@ -58,10 +58,12 @@ NEUROCUDA_INLINE void update(const Row& row, const Segment& segment) {
 template <Synapse synapse, Fires fires>
 NEUROCUDA_INLINE void update(const NeuronKind& kind, const Row& row, const Segment& segment) {
   if (fires == Fires::kNever || kind.reset == Reset::kToValue) {
-    update<synapse, fires, Reset::kToValue>(row, segment);
-  } else {
-    update<synapse, fires, Reset::kSubtract>(row, segment);
+    return update<synapse, fires, Reset::kToValue>(row, segment);
   }
+  if constexpr (may_feed_back<synapse, fires>) {
+    if (kind.reset == Reset::kFeedback) return update<synapse, fires, Reset::kFeedback>(row, segment);
+  }
+  update<synapse, fires, Reset::kSubtract>(row, segment);
 }
 
 template <Synapse synapse>

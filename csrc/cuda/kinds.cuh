@@ -15,8 +15,12 @@ struct KindOf {
 template <Synapse synapse, Fires fires, class Call>
 void with_kind_of(Reset reset, const Call& call) {
   if (fires == Fires::kNever || reset == Reset::kToValue) {
-    call(KindOf<synapse, fires, Reset::kToValue>());
-  } else if constexpr (fires != Fires::kNever) {
+    return call(KindOf<synapse, fires, Reset::kToValue>());
+  }
+  if constexpr (may_feed_back<synapse, fires>) {
+    if (reset == Reset::kFeedback) return call(KindOf<synapse, fires, Reset::kFeedback>());
+  }
+  if constexpr (fires != Fires::kNever) {
     call(KindOf<synapse, fires, Reset::kSubtract>());
   }
 }
@@ -35,7 +39,8 @@ void with_kind_of(const NeuronKind& kind, const Call& call) {
   }
 }
 
-// Calls call(KindOf<...>()): of 3 * 7, as the reset of a neuron that never fires is of no account.
+// Calls call(KindOf<...>()): of 3 * 7, as the reset of a neuron that never fires is of no account, and the
+// two whose spikes come back.
 template <class Call>
 void with_kind(const NeuronKind& kind, const Call& call) {
   switch (kind.synapse) {

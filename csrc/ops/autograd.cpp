@@ -163,11 +163,14 @@ NeuronOutputs neuron_with_gradient(at::TensorList branches, const Tensor& v, con
   for (const MaybeTensor* tensor : {&i, &decay_i, &gain_i, &threshold, &v_reset}) {
     if (tensor->has_value()) tensors.push_back(**tensor);
   }
-  const bool whole =
-      i.has_value() == s.synapse && decay_i.has_value() == s.synapse && v_reset.has_value() == s.fires;
   const bool needed =
       at::GradMode::is_enabled() &&
       std::any_of(tensors.begin(), tensors.end(), [](const Tensor& t) { return t.requires_grad(); });
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      !needed || !s.fires || v_reset.has_value(),
+      "neuron: spikes that come back as current have no gradient here; run the cycle");
+  const bool whole =
+      i.has_value() == s.synapse && decay_i.has_value() == s.synapse && v_reset.has_value() == s.fires;
   if (!needed || !whole) {  // what is not whole is refused below
     return call_neuron(branches, v, i, decay_v, gain_v, bias_v, decay_i, gain_i, threshold, v_reset, s);
   }

@@ -22,7 +22,7 @@ NeuronKind Population::kind() const {
                       : many         ? Fires::kMany
                       : reaching     ? Fires::kReaching
                                      : Fires::kAbove;
-  return {synapse, fires, subtract ? Reset::kSubtract : Reset::kToValue};
+  return {synapse, fires, feeds_back() ? Reset::kFeedback : subtract ? Reset::kSubtract : Reset::kToValue};
 }
 
 const at::Tensor* Population::coefficient(int name) const {
@@ -49,8 +49,10 @@ void Population::check(const char* op, at::TensorList branches) const {
   check_branches(op, branches);
   TORCH_CHECK_VALUE(decay_i.has_value() == gain_i.has_value() && i.has_value() == gain_i.has_value(), op,
                     ": expected i, decay_i and gain_i, or none of them");
-  TORCH_CHECK_VALUE(threshold.has_value() == v_reset.has_value(), op,
-                    ": expected threshold and v_reset, or none of them");
+  TORCH_CHECK_VALUE(threshold.has_value() || !v_reset.has_value(), op, ": expected a threshold with v_reset");
+  TORCH_CHECK_VALUE(!feeds_back() || (has_synapse() && !previous && !many), op,
+                    ": expected v_reset, or i, decay_i and gain_i as the spikes that come back, with neither "
+                    "previous nor many");
   const auto shape = branches[0].sym_sizes().slice(1);
   const auto check = [&](const char* name, const at::Tensor& tensor) {
     TORCH_CHECK_VALUE(tensor.scalar_type() == at::kFloat, op, ": expected ", name, " in float32, found ",

@@ -33,6 +33,8 @@ struct Population {
   const MaybeTensor& v_reset;
   bool reaching, subtract, previous, many;
 
+  // Spikes come back as the current of the next step: they need no value to reset to.
+  bool feeds_back() const { return fires() && !v_reset.has_value(); }
   bool has_synapse() const { return decay_i.has_value(); }
   bool fires() const { return threshold.has_value(); }
   NeuronKind kind() const;

@@ -162,6 +162,7 @@ NeuronGradients neuron_backward(at::TensorList branches, const Tensor& v, const 
   const Population population{v,         i,       decay_v,  gain_v,   bias_v,   decay_i, gain_i,
                               threshold, v_reset, reaching, subtract, previous, many};
   population.check("neuron_backward", branches);
+  TORCH_CHECK_VALUE(!population.feeds_back(), "neuron_backward: expected v_reset, found none");
   const auto kind = surrogate_of(surrogate, slope);
   const Arriving arriving{of_output, of_v, of_i, of_trace_v, of_trace_i};
   arriving.check(branches);

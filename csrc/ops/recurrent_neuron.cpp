@@ -17,6 +17,7 @@ namespace neurocuda {
 
 void Recurrence::check(const char* op) const {
   population.check(op, branches);
+  TORCH_CHECK_VALUE(!population.feeds_back(), op, ": expected v_reset, found none");
   const auto sizes = branches[0].sym_sizes();
   TORCH_CHECK_VALUE(sizes.size() >= 3, op, ": expected branches [T, B, *batch, N], found ", sizes);
   TORCH_CHECK_VALUE(0 <= place && place <= std::int64_t(branches.size()), op, ": expected place from 0 to ",

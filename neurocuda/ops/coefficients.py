@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 SpikeWhen = Literal["above", "reaching"]
-Reset = Literal["to-value", "subtract"]
+Reset = Literal["to-value", "subtract", "feedback"]
 Synapse = Literal["updated", "previous"]
 SpikesPerStep = Literal["one", "many"]
 
@@ -18,7 +18,8 @@ class NeuronCoefficients:
     """The update of one population for one step. Tensors are float32 and broadcast against [B, *shape].
 
     `decay_i` and `gain_i` are None for neurons without a synaptic current; `threshold` and `v_reset` are None
-    for those that emit their membrane potential instead of spikes.
+    for those that emit their membrane potential instead of spikes. With `reset` "feedback" nothing is reset (v_reset is
+    None): the spikes are the `i` of the next step and come back as current, with weight `decay_i`, once per neuron.
     """
 
     decay_v: Tensor

@@ -55,6 +55,8 @@ def neuron_step(
         s = u > threshold                             or >=; many: max(0, floor(u / threshold))
         v = s ? v_reset : u                           or u - s * threshold
 
+    or, where spikes come back as current, v = u and i = s.
+
     Forward Euler or exact integration of the NIR equations, by the coefficients (Pedersen et al. 2024,
     Table 1). Without a threshold the neuron emits u and keeps it.
     """
@@ -64,9 +66,11 @@ def neuron_step(
         synapse = state.i * c.decay_i + x * c.gain_i
         current = synapse if c.synapse == "updated" else state.i
     u = state.v * c.decay_v + (current * c.gain_v + c.bias_v)
-    if c.threshold is None or c.v_reset is None:
+    if c.threshold is None:
         return u, NeuronState(u, synapse)
     s = spike(u, c.threshold, c.spike_when, c.spikes_per_step, surrogate)
+    if c.v_reset is None:
+        return s, NeuronState(u, s)
     fired = s.detach()
     v = torch.where(fired > 0, c.v_reset, u) if c.reset == "to-value" else u - fired * c.threshold
     return s, NeuronState(v, synapse)

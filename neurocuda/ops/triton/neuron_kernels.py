@@ -6,7 +6,16 @@ import triton
 import triton.language as tl
 
 from neurocuda.ops.triton.signals import coefficients_at, even, read, sum_at, write
-from neurocuda.ops.triton.update import MANY, NEVER, NO_SYNAPSE, UPDATED, after_reset, spikes_of, update_neuron
+from neurocuda.ops.triton.update import (
+    MANY,
+    NEVER,
+    NO_SYNAPSE,
+    SUBTRACT,
+    UPDATED,
+    after_reset,
+    spikes_of,
+    update_neuron,
+)
 
 STAGES = tl.constexpr(4)
 """Steps that are loaded before the first of them is used."""
@@ -44,10 +53,10 @@ def emit(output, emitted, t, n, size, first, mask, OUTPUT: tl.constexpr, BLOCK: 
 @triton.jit
 def step(
     x, v, i, c, t, n, size, first, mask, output, trace_v, trace_i, trace_u,
-    SYNAPSE: tl.constexpr, FIRES: tl.constexpr, SUBTRACT: tl.constexpr, OUTPUT: tl.constexpr, BLOCK: tl.constexpr,
+    SYNAPSE: tl.constexpr, FIRES: tl.constexpr, RESET: tl.constexpr, OUTPUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Update neurons n by step t, and write what is asked for; their state after it."""
-    emitted, v, i, u = update_neuron(x, v, i, c, SYNAPSE, FIRES, SUBTRACT)
+    emitted, v, i, u = update_neuron(x, v, i, c, SYNAPSE, FIRES, RESET)
     at = t * size + n
     if output is not None:
         emit(output, emitted, t, n, size, first, mask, OUTPUT, BLOCK)
@@ -64,7 +73,7 @@ def step(
 def neuron_kernel(
     branches, strides, v_before, i_before, coefficients, inners, counts,
     output, v_after, i_after, trace_v, trace_i, trace_u, units: tl.int64, steps,
-    SYNAPSE: tl.constexpr, FIRES: tl.constexpr, SUBTRACT: tl.constexpr, OUTPUT: tl.constexpr,
+    SYNAPSE: tl.constexpr, FIRES: tl.constexpr, RESET: tl.constexpr, OUTPUT: tl.constexpr,
     UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A block of neurons over all steps. What is None is not there, or not asked for."""
@@ -84,11 +93,11 @@ def neuron_kernel(
             xs = xs + (sum_at(branches, strides, start + k, n, mask, UNIT),)  # type: ignore[assignment] # noqa: RUF005
         for k in tl.static_range(STAGES):
             v, i = step(xs[k], v, i, c, start + k, n, size, first, mask, output, trace_v, trace_i, trace_u,
-                        SYNAPSE, FIRES, SUBTRACT, OUTPUT, BLOCK)  # fmt: skip
+                        SYNAPSE, FIRES, RESET, OUTPUT, BLOCK)  # fmt: skip
     for t in range(whole, steps):
         x = sum_at(branches, strides, t, n, mask, UNIT)
         v, i = step(x, v, i, c, t, n, size, first, mask, output, trace_v, trace_i, trace_u,
-                    SYNAPSE, FIRES, SUBTRACT, OUTPUT, BLOCK)  # fmt: skip
+                    SYNAPSE, FIRES, RESET, OUTPUT, BLOCK)  # fmt: skip
     if v_after is not None:
         tl.store(v_after + n, v, mask=mask)
     if i_after is not None:
@@ -127,7 +136,7 @@ def neuron_backward_kernel(
     branches, strides, v_before, i_before, coefficients, inners, counts, us, currents,
     of_output, of_v, of_i, of_trace_v, of_trace_i, of_strides, to_branches, to_v, to_i, to_coefficients,
     units: tl.int64, steps, scale,
-    SYNAPSE: tl.constexpr, FIRES: tl.constexpr, SUBTRACT: tl.constexpr, SURROGATE: tl.constexpr,
+    SYNAPSE: tl.constexpr, FIRES: tl.constexpr, RESET: tl.constexpr, SURROGATE: tl.constexpr,
     UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The reverse of `neuron_kernel`. Sums stand in the order in which autograd adds them, those over time too.
@@ -161,7 +170,7 @@ def neuron_backward_kernel(
             spikes_then = u_then
             if FIRES != NEVER:
                 spikes_then = spikes_of(u_then, threshold, FIRES)
-            v = after_reset(u_then, spikes_then, threshold, v_reset, FIRES, SUBTRACT)
+            v = after_reset(u_then, spikes_then, threshold, v_reset, FIRES, RESET)
         else:
             v = tl.load(v_before + n, mask=mask, other=0)
         arriving = nothing
@@ -179,7 +188,7 @@ def neuron_backward_kernel(
             if of_output is not None:  # 0 * NaN is not 0
                 slope = arriving * derivative(u - nearest_threshold(u, threshold, FIRES), scale, SURROGATE)
             through = to_trace_v + dv
-            if SUBTRACT:
+            if RESET == SUBTRACT:
                 du = slope + through
                 to_threshold += -through * spikes
             else:

@@ -171,6 +171,8 @@ def run_neuron(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     branches, *rest = inputs
+    if Population(*rest[:13]).feeds_back:
+        raise NotImplementedError("neuron: spikes that come back as current have no gradient here; run the cycle")
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*branches, *rest[:9])
     ctx.branches, ctx.flags, ctx.surrogate = len(branches), rest[9:13], rest[17:]

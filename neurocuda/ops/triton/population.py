@@ -44,14 +44,20 @@ class Population(NamedTuple):
         return self.threshold is not None
 
     @property
+    def feeds_back(self) -> bool:
+        """Spikes come back as the current of the next step: they need no value to reset to."""
+        return self.fires and self.v_reset is None
+
+    @property
     def constants(self) -> dict[str, int]:
         """Which update the kernels are compiled for."""
         synapse = update.PREVIOUS if self.previous else update.UPDATED
         fires = update.MANY if self.many else update.REACHING if self.reaching else update.ABOVE
+        reset = update.FEEDBACK if self.feeds_back else update.SUBTRACT if self.subtract else update.TO_VALUE
         return {
             "SYNAPSE": (synapse if self.gain_i is not None else update.NO_SYNAPSE).value,
             "FIRES": (fires if self.fires else update.NEVER).value,
-            "SUBTRACT": self.subtract and self.fires,
+            "RESET": reset.value if self.fires else update.TO_VALUE.value,
         }
 
     def coefficients(self, order: Order) -> tuple[tuple[Tensor, ...], tuple[int, ...], tuple[int, ...]]:
@@ -68,7 +74,12 @@ class Population(NamedTuple):
         check_branches(op, branches)
         there = [tensor is not None for tensor in (self.i, self.decay_i, self.gain_i)]
         _expect(all(there) or not any(there), f"{op}: expected i, decay_i and gain_i, or none of them")
-        _expect(self.fires == (self.v_reset is not None), f"{op}: expected threshold and v_reset, or none of them")
+        _expect(self.fires or self.v_reset is None, f"{op}: expected a threshold with v_reset")
+        _expect(
+            not self.feeds_back or (all(there) and not self.previous and not self.many),
+            f"{op}: expected v_reset, or i, decay_i and gain_i as the spikes that come back, with neither previous "
+            "nor many",
+        )
         shape = branches[0].shape[1:]
         for name, tensor in zip(("v", "i", *COEFFICIENTS), self[:9], strict=True):
             if tensor is None:

@@ -26,7 +26,7 @@ _SIZES = ["neurons", "groups", "size", "steps"]
 def recurrent_kernel(
     branches, strides, weight, bias, v_before, i_before, previous, coefficients, inners, counts,
     output, v_after, i_after, trace_v, trace_i, trace_recurrent, neurons: tl.int64, groups: tl.int64, size: tl.int64,
-    steps, PLACE: tl.constexpr, SYNAPSE: tl.constexpr, FIRES: tl.constexpr, SUBTRACT: tl.constexpr,
+    steps, PLACE: tl.constexpr, SYNAPSE: tl.constexpr, FIRES: tl.constexpr, RESET: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """All steps of the neurons that one matrix connects, of one sample. weight [groups, in, out]."""
@@ -64,7 +64,7 @@ def recurrent_kernel(
                     x = x + current
             else:
                 x = x + value
-        emitted, v, i, _u = update_neuron(x, v, i, c, SYNAPSE, FIRES, SUBTRACT)
+        emitted, v, i, _u = update_neuron(x, v, i, c, SYNAPSE, FIRES, RESET)
         at = t * size + n
         tl.store(output + size + at, emitted, mask=mask)
         if trace_v is not None:
@@ -167,6 +167,8 @@ def _shapes(
 ) -> tuple[Tensor, ...]:
     p, traced = Population(*rest[:13]), rest[13:16]
     p.check("recurrent_neuron", branches)
+    if p.feeds_back:
+        raise ArgumentError("recurrent_neuron: expected v_reset, found none")
     if not 0 <= place <= len(branches):
         raise ArgumentError(f"recurrent_neuron: expected place from 0 to {len(branches)}, found {place}")
     shape = branches[0].shape[1:]

@@ -5,6 +5,8 @@
     s = u > threshold                             or >=; many: max(0, floor(u / threshold))
     v = s ? v_reset : u                           or u - s * threshold
 
+or, where spikes come back as current, v = u and i = s.
+
 float32, each operation rounded by itself: every launch says enable_fp_fusion=False, and the division is IEEE's.
 """
 
@@ -21,6 +23,11 @@ NEVER = tl.constexpr(0)  # the membrane potential is the output
 ABOVE = tl.constexpr(1)
 REACHING = tl.constexpr(2)
 MANY = tl.constexpr(3)
+
+
+TO_VALUE = tl.constexpr(0)
+SUBTRACT = tl.constexpr(1)
+FEEDBACK = tl.constexpr(2)  # with UPDATED: the spikes are the next i
 
 
 @triton.jit
@@ -41,11 +48,11 @@ def spikes_of(u, threshold, FIRES: tl.constexpr):
 
 
 @triton.jit
-def after_reset(u, spikes, threshold, v_reset, FIRES: tl.constexpr, SUBTRACT: tl.constexpr):
+def after_reset(u, spikes, threshold, v_reset, FIRES: tl.constexpr, RESET: tl.constexpr):
     """The membrane potential after the reset."""
-    if FIRES == NEVER:
+    if FIRES == NEVER or RESET == FEEDBACK:
         v = u
-    elif SUBTRACT:
+    elif RESET == SUBTRACT:
         v = u - spikes * threshold
     else:
         v = tl.where(spikes > 0.0, v_reset, u)
@@ -53,7 +60,7 @@ def after_reset(u, spikes, threshold, v_reset, FIRES: tl.constexpr, SUBTRACT: tl
 
 
 @triton.jit
-def update_neuron(x, v, i, c, SYNAPSE: tl.constexpr, FIRES: tl.constexpr, SUBTRACT: tl.constexpr):
+def update_neuron(x, v, i, c, SYNAPSE: tl.constexpr, FIRES: tl.constexpr, RESET: tl.constexpr):
     """One step: what the neuron emits, its state v and i, and u, the potential before the reset.
 
     `c` are the coefficients in the order of `NeuronCoefficients`.
@@ -66,4 +73,6 @@ def update_neuron(x, v, i, c, SYNAPSE: tl.constexpr, FIRES: tl.constexpr, SUBTRA
         current = after if SYNAPSE == UPDATED else i
     u = v * decay_v + (current * gain_v + bias_v)
     emitted = u if FIRES == NEVER else spikes_of(u, threshold, FIRES)
-    return emitted, after_reset(u, emitted, threshold, v_reset, FIRES, SUBTRACT), after, u
+    if RESET == FEEDBACK:
+        after = emitted
+    return emitted, after_reset(u, emitted, threshold, v_reset, FIRES, RESET), after, u
