@@ -26,6 +26,7 @@ from neurocuda.convert.snn import SNN
 from neurocuda.ops import backends
 
 TESTS = Path(__file__).parent
+pytestmark = pytest.mark.filterwarnings("ignore:channels that gave nothing:neurocuda.NeuroCUDAWarning")
 
 
 def bits(network: nn.Module) -> dict[str, bytes]:
@@ -35,17 +36,17 @@ def bits(network: nn.Module) -> dict[str, bytes]:
 def test_few_steps_are_enough_afterwards() -> None:
     model, (x, y, _, _) = trained(), digits()
     before = bits(model)
-    converted = neurocuda.convert(model, x[:400], timesteps=2, readout_delay=0, report=False)
-    snn = finetune(model, (x, y), 4, 2, rate=2e-3)
+    converted = neurocuda.convert(model, x[:400], timesteps=4, readout_delay=0, report=False)
+    snn = finetune(model, (x, y), 4, 4, rate=2e-3)
     assert isinstance(snn, SNN)
-    assert (snn.timesteps, snn.readout_delay) == (2, 0)
-    assert accuracy(model) > 96
-    assert accuracy(converted) < accuracy(model) - 3
-    assert accuracy(snn) > accuracy(model) - 1.5
+    assert (snn.timesteps, snn.readout_delay) == (4, 0)
+    assert accuracy(model) > 98
+    assert accuracy(converted) < accuracy(model) - 0.8
+    assert accuracy(snn) > accuracy(model) - 0.5
     assert snn.report is not None
-    agreement = snn.report.at(2).agreement
+    agreement = snn.report.at(4).agreement
     assert agreement is not None
-    assert agreement > 0.97
+    assert agreement > 0.98
     assert bits(model) == before
 
 
@@ -59,8 +60,9 @@ def test_quantised_training_brings_rectifiers_near_their_levels() -> None:
     for one in (converted, snn):
         net = Trainable(one.rectified, one.thresholds, neurocuda.Surrogate())
         with torch.no_grad():
-            errors.append(float((net.levels(x, 2) - model(x)).square().mean()))
-    assert errors[1] < errors[0] / 3
+            scores = net.levels(x, 2).log_softmax(1), model(x).log_softmax(1)
+            errors.append(float(nn.functional.kl_div(*scores, reduction="batchmean", log_target=True)))
+    assert errors[1] < errors[0] / 2
 
 
 def test_it_repeats_itself_and_leaves_the_callers_random_numbers_alone() -> None:
@@ -136,7 +138,7 @@ def test_values_are_learned_where_there_are_no_classes() -> None:
     model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 1))
     x = torch.rand(512, 4)
     converted = neurocuda.convert(model, x, timesteps=2, readout_delay=0, report=False)
-    snn = finetune(model, x, 8, 2, rate=3e-3, report=False)
+    snn = finetune(model, x, 20, 2, rate=3e-3, report=False)
     with torch.no_grad():
         errors = [float((one(x) - model(x)).square().mean()) for one in (converted, snn)]
     assert errors[1] < errors[0] / 2

@@ -219,7 +219,10 @@ def _step(
     phase: _Phase, optimizer: torch.optim.Optimizer, original: Trainable, item: Any, loss: Loss | None, where: str
 ) -> None:
     x, labels = _batch(item, where)
-    device = next(original.parameters()).device
+    graph, device = original.source, next(original.parameters()).device
+    shape = graph.nodes[graph.inputs[0]].output_shape
+    if tuple(x.shape[1:]) != shape or len(x) == 0:
+        raise ArgumentError(f"{where}: expected samples [B, {', '.join(map(str, shape))}], found {tuple(x.shape)}")
     x = x.to(device).float()
     y = phase.run(x)
     if loss is None:
