@@ -1,4 +1,4 @@
-"""Fine-tuning: what it gains, that it repeats itself and goes on after a kill, to the bit; what does not fit is named."""
+"""Fine-tuning: what it gains; that it repeats itself, and goes on after a kill, to the bit; what it refuses."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_it_repeats_itself_and_leaves_the_callers_random_numbers_alone() -> None
     assert drawn[0] != drawn[1]
 
 
-# Samples read before the end: within the first epoch, at a checkpoint, in the second way of training, in its last epoch.
+# Samples read before the end: in the first epoch, at a checkpoint, in the second way of training, in its last epoch.
 KILLS = (300, 256 + 96 + 1, 2 * 256 + 200, 3 * 256 + 230)
 
 

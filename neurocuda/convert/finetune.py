@@ -200,7 +200,6 @@ def _train(
 
 def _batches(loader: Any) -> Iterator[Any]:
     """The batches of an epoch; as many as the loader has said."""
-    assert isinstance(loader, Sized)
     count = 0
     for item in loader:
         count += 1
@@ -236,7 +235,7 @@ def _step(
     if not bool(value.isfinite()):
         raise ArgumentError(f"{where}: expected a finite loss, found {value.item()}; a lower rate may help")
     optimizer.zero_grad(set_to_none=True)
-    value.backward()
+    torch.autograd.backward(value)
     optimizer.step()
 
 

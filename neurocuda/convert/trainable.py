@@ -171,7 +171,7 @@ class Trainable(nn.Module):
         if node.type in ("Conv1d", "Conv2d"):
             if x.scale is not None:
                 groups = node.number("groups")
-                by_group = weight.unflatten(0, (groups, -1))  # [groups, out, in, *kernel]
+                by_group = weight.reshape(groups, -1, *weight.shape[1:])  # [groups, out, in, *kernel]
                 scale = x.scale.expand(node.input_shape[0]).reshape(groups, 1, -1, *[1] * (weight.dim() - 2))
                 weight = (by_group * scale).flatten(0, 1)
             return Signal(_convolution(node, x.frames, weight, bias), None, x.steady)
@@ -255,7 +255,7 @@ def _over_time(x: Signal, timesteps: int, batch: int) -> Tensor:
     frames = x.whole()
     if x.steady:
         return frames.unsqueeze(0).expand(timesteps, *frames.shape)
-    return frames.unflatten(0, (timesteps, batch))
+    return frames.reshape(timesteps, batch, *frames.shape[1:])
 
 
 def _flatten(node: Node, x: Signal) -> Signal:
