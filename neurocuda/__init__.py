@@ -1,5 +1,6 @@
 """NeuroCUDA runs spiking neural networks described in NIR."""
 
+from neurocuda import nn
 from neurocuda.discretization import Discretization
 from neurocuda.errors import (
     AlgebraicLoopError,
@@ -42,6 +43,7 @@ __all__ = [
     "backends",
     "from_nir",
     "load",
+    "nn",
     "read",
     "use_backend",
     "write",
