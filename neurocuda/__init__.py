@@ -1,5 +1,6 @@
 """NeuroCUDA runs spiking neural networks described in NIR."""
 
+from neurocuda import nn
 from neurocuda.discretization import Discretization
 from neurocuda.errors import (
     AlgebraicLoopError,
@@ -9,6 +10,7 @@ from neurocuda.errors import (
     NeuroCUDAError,
     NeuroCUDAWarning,
     ShapeError,
+    UnsupportedModuleError,
 )
 from neurocuda.graph import Graph, Node, from_nir
 from neurocuda.io import read, write
@@ -37,9 +39,11 @@ __all__ = [
     "ShapeError",
     "State",
     "Surrogate",
+    "UnsupportedModuleError",
     "backends",
     "from_nir",
     "load",
+    "nn",
     "read",
     "use_backend",
     "write",

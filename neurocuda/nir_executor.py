@@ -314,6 +314,10 @@ class Executor(nn.Module):
                 after.grad = None if gradient is None else gradient.to(after.device)
         return self
 
+    def parameter_name(self, node: str, field: str) -> str | None:
+        """The name of the parameter or buffer that holds a field of a node; None if there is none of it."""
+        return self._weights.get((node, field), self._exact.get((node, field)))
+
     def _sources(self) -> list[Tensor]:
         """All parameters and buffers."""
         return [t for t in (*self._parameters.values(), *self._buffers.values()) if t is not None]

@@ -1,0 +1,202 @@
+"""`convert`: a trained network of rectifiers becomes a spiking one, without training.
+
+Thresholds are percentiles of what each channel gives on some samples (Rueckauer et al. 2017), the percentile the one
+with which the spiking network agrees best with the original; neurons start half way to their threshold
+(Bu et al. 2022), and the result is read once rates have settled.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor, nn
+from torch.nn import functional
+
+from neurocuda.convert.rectified import evaluate, rectifiers
+from neurocuda.convert.report import difference, is_classes, measure
+from neurocuda.convert.samples import Samples, take
+from neurocuda.convert.snn import SNN, whole
+from neurocuda.convert.thresholds import ChannelHistograms, thresholds
+from neurocuda.convert.trace import trace
+from neurocuda.errors import ArgumentError, NeuroCUDAWarning
+from neurocuda.graph import Graph
+
+PERCENTILES = (98.0, 99.0, 99.5, 99.9, 99.99)
+_TOLERANCE = 1e-3
+
+
+def convert(
+    model: nn.Module,
+    data: Any,
+    *,
+    timesteps: int = 32,
+    readout_delay: int = 8,
+    samples: int | None = 400,
+    percentile: float | Sequence[float] = PERCENTILES,
+    dt: float = 1e-4,
+    report: bool = True,
+) -> SNN:
+    """The spiking network that computes what `model` computes, as far as `timesteps` steps allow.
+
+    data: what the network meets in use: a tensor [N, *shape], a pair (samples, labels), a dataset, a loader or any
+    iterable of batches; labels are not needed, and serve the report alone. The first `samples` of it are used (all for
+    None). percentile: thresholds are this percentile of each channel's activations; of several the one that
+    agrees best with the model after `timesteps` steps on these samples. dt: the step in seconds for which the graph is
+    written. report: whether to measure `snn.report` (72 steps of all samples).
+
+    The model is run in eval mode; its parameters, buffers and mode are afterwards what they were. The same model and
+    data give the same network, bit for bit. Raises `UnsupportedModuleError` for what has no meaning as a spiking
+    network, `ArgumentError` for data that do not fit; warns with `NeuroCUDAWarning` of channels that never fired.
+    """
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"model: expected a torch.nn.Module, found a {type(model).__name__}")
+    whole("timesteps", timesteps, 1)
+    whole("readout_delay", readout_delay, 0)
+    percentiles = _percentiles(percentile)
+    given = take(data, samples)
+    with _evaluated(model), torch.no_grad(), _progress() as progress:
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        given = replace(given, batches=tuple(x.to(device) for x in given.batches))
+        graph = trace(model, given.batches[0][:1])
+        _check_rectifiers(graph)
+        originals, histograms = _calibrate(model, graph, given, progress)
+        _warn_of_dead(histograms)
+        best: tuple[float, float, SNN] | None = None
+        candidates: dict[float, float] = {}
+        task = progress.add_task("choosing the percentile", total=len(percentiles) * len(given.batches))
+        for percent in percentiles:
+            theta = _thetas(graph, histograms, percent)
+            snn = SNN(graph, theta, timesteps=timesteps, readout_delay=readout_delay, dt=dt).to(device)
+            if len(percentiles) == 1:
+                best = (0.0, percent, snn)
+                break
+            results = []
+            for x in given.batches:
+                results.append(snn(x))
+                progress.advance(task)
+            score = candidates[percent] = _disagreement(torch.cat(results), torch.cat(originals))
+            if best is None or score < best[0]:
+                best = (score, percent, snn)
+        assert best is not None
+        _, percent, snn = best
+        if report:
+            measured = measure(snn, given, originals)
+            snn.report = replace(measured, percentile=percent, candidates=candidates)
+    return snn
+
+
+def _calibrate(
+    model: nn.Module, graph: Graph, given: Samples, progress: Progress
+) -> tuple[list[Tensor], dict[str, ChannelHistograms]]:
+    """What the model gives for each batch, and the histograms of its rectifiers."""
+    names = rectifiers(graph)
+    histograms: dict[str, ChannelHistograms] = {}
+    originals = []
+    for number, x in enumerate(progress.track(given.batches, description="calibrating")):
+        original = model(x)
+        if not isinstance(original, Tensor):
+            raise ArgumentError(f"model: expected it to return a tensor, found a {type(original).__name__}")
+        outputs, activations = evaluate(graph, x.float(), record=names)
+        for name in names:
+            _check_finite(name, activations[name], number)
+            histograms.setdefault(name, ChannelHistograms(activations[name].shape[1])).add(activations[name])
+        _check_same(original, outputs, number)
+        originals.append(original)
+    return originals, histograms
+
+
+def _check_rectifiers(graph: Graph) -> None:
+    if not rectifiers(graph):
+        raise ArgumentError("model: expected at least one ReLU, whose activations become spikes, found none")
+
+
+def _check_finite(name: str, activations: Tensor, number: int) -> None:
+    if not bool(activations.isfinite().all()):
+        raise ArgumentError(f"model, {name!r}: expected finite activations, found NaN or infinite ones in batch {number}")
+
+
+def _check_same(original: Tensor, traced: Tensor, number: int) -> None:
+    """A model whose trace computes something else (it decides by its data, say) must not pass in silence."""
+    if original.shape != traced.shape:
+        found = f"{tuple(traced.shape)} in place of {tuple(original.shape)}"
+        raise ArgumentError(f"model: expected its trace to return what it returns, found shape {found}")
+    if not bool(original.isfinite().all()):
+        raise ArgumentError(f"model: expected finite results, found NaN or infinite ones in batch {number}")
+    off = difference(traced.double(), original.double())
+    if off > _TOLERANCE:
+        raise ArgumentError(
+            f"model: expected its trace to compute what it computes, found a difference of {100 * off:.3g} % in batch "
+            f"{number}; what a model does must not depend on the values it is given"
+        )
+
+
+def _warn_of_dead(histograms: Mapping[str, ChannelHistograms]) -> None:
+    dead = {name: int(h.dead.sum()) for name, h in histograms.items() if bool(h.dead.any())}
+    if dead:
+        listed = ", ".join(f"{name!r} {n} of {len(histograms[name].dead)}" for name, n in list(dead.items())[:5])
+        more = f" and {len(dead) - 5} layers more" if len(dead) > 5 else ""
+        warnings.warn(
+            f"channels that gave nothing but zero on these samples take the median threshold of their layer: "
+            f"{listed}{more}",
+            NeuroCUDAWarning,
+            stacklevel=3,
+        )
+
+
+def _thetas(graph: Graph, histograms: Mapping[str, ChannelHistograms], percent: float) -> dict[str, np.ndarray]:
+    thetas = {}
+    for name, histogram in histograms.items():
+        cap = graph.nodes[name].parameters.get("cap")
+        limit = float(cap) if isinstance(cap, np.ndarray) else None
+        thetas[name] = thresholds(histogram, percent, limit).numpy()
+    return thetas
+
+
+def _disagreement(y: Tensor, original: Tensor) -> float:
+    """How far a result is from the original's, without labels: less is better.
+
+    Of class scores the Kullback-Leibler divergence of their softmax, for which few samples are enough; otherwise the
+    difference.
+    """
+    y, original = y.double(), original.double()
+    if not is_classes(original):
+        return difference(y, original)
+    found, wanted = y.log_softmax(1), original.log_softmax(1)
+    return float(functional.kl_div(found, wanted, reduction="batchmean", log_target=True))
+
+
+def _percentiles(percentile: float | Sequence[float]) -> tuple[float, ...]:
+    values = percentile if isinstance(percentile, Sequence) else (percentile,)
+    for value in values:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 100:
+            raise ArgumentError(f"percentile: expected numbers above 0 and at most 100, found {value!r}")
+    if not values:
+        raise ArgumentError("percentile: expected at least one, found none")
+    return tuple(dict.fromkeys(float(value) for value in values))
+
+
+@contextmanager
+def _evaluated(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; afterwards each of its modules in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _progress() -> Progress:
+    """A bar on a terminal, nothing elsewhere."""
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=not (console.is_terminal and sys.stderr.isatty()))

@@ -1,0 +1,181 @@
+"""`to_nir`: a converted network, an executor or a model of neuron modules as a NIR file."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import asdict, dataclass, replace
+
+import nir
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import neurocuda
+from neurocuda.convert.snn import SNN
+from neurocuda.convert.trace import trace
+from neurocuda.discretization import Discretization
+from neurocuda.errors import ArgumentError, NeuroCUDAWarning
+from neurocuda.graph import Graph, Node
+from neurocuda.graph.model import collapse
+from neurocuda.io import write
+from neurocuda.nir_executor import Executor
+
+RESETS = ("loop", "if")
+
+
+def to_nir(
+    network: nn.Module,
+    path: str | os.PathLike[str],
+    example_input: Tensor | None = None,
+    *,
+    reset: str = "loop",
+    dense_groups: bool = False,
+) -> Graph:
+    """Write a network as a NIR file, and return the graph that was written.
+
+    network: an `SNN`, an `Executor`, or a model of `neurocuda.nn` neurons and layers, which is traced on
+    `example_input` [T, B, *shape]. reset: "loop" writes a soft-reset neuron as integrator, threshold and a way back, in
+    standard NIR, without loss; "if" as `nir.IF`, for tools that reset by subtraction, with a warning of what that
+    assumes. dense_groups: grouped convolutions as dense ones with zeros; the nir package's check of types, which
+    others run when they read, refuses grouped ones.
+
+    Metadata hold dt, the discretization, versions and the steps of read-out. The same network gives the same bytes. Raises
+    `ArgumentError`, `UnsupportedModuleError` where the model cannot be traced, `FileError`.
+    """
+    if reset not in RESETS:
+        raise ArgumentError(f"reset: expected one of {', '.join(map(repr, RESETS))}, found {reset!r}")
+    graph, d, extra = _graph(network, example_input)
+    if reset == "if":
+        graph = _with_if(graph)
+    if dense_groups:
+        graph = replace(graph, nodes={name: _dense(node) for name, node in graph.nodes.items()})
+    graph = replace(graph, metadata=metadata(d) | extra | {"reset": reset})
+    write(graph, path)
+    return graph
+
+
+def metadata(d: Discretization) -> dict[str, object]:
+    """What a file says of its origin. Of all this `load` looks at dt alone, to warn where another is asked."""
+    versions = {"neurocuda": neurocuda.__version__, "torch": str(torch.__version__), "nir": str(nir.version)}
+    return {"dt": d.dt, "discretization": asdict(d), "versions": versions}
+
+
+def _graph(network: nn.Module, example_input: Tensor | None) -> tuple[Graph, Discretization, dict[str, object]]:
+    if isinstance(network, SNN):
+        steps: dict[str, object] = {"timesteps": network.timesteps, "readout_delay": network.readout_delay}
+        return current(network.network), network.network.discretization, steps
+    if isinstance(network, Executor):
+        return current(network), network.discretization, {}
+    if not isinstance(network, nn.Module):
+        raise ArgumentError(f"network: expected an SNN, an Executor or a module, found a {type(network).__name__}")
+    if not isinstance(example_input, Tensor):
+        found = "none" if example_input is None else f"a {type(example_input).__name__}"
+        raise ArgumentError(f"example_input: expected a tensor [T, B, *shape], to trace the model on, found {found}")
+    graph = trace(network, example_input)
+    rectifiers = [name for name, node in graph.nodes.items() if node.type == "ReLU"]
+    if rectifiers:
+        raise ArgumentError(
+            f"network, {rectifiers[0]!r}: expected spiking neurons, found a ReLU; "
+            "neurocuda.convert makes a spiking network of such a model"
+        )
+    return graph, _discretization(network), {}
+
+
+def _discretization(network: nn.Module) -> Discretization:
+    """That of the neuron modules, which must have one in common."""
+    found = {name: m.discretization for name, m in network.named_modules() if hasattr(m, "discretization")}
+    names = list(found)
+    for name in names[1:]:
+        if found[name] != found[names[0]]:
+            raise ArgumentError(
+                f"network: expected one discretization for all neurons, found {found[names[0]]} in {names[0]!r} "
+                f"and {found[name]} in {name!r}"
+            )
+    return found[names[0]] if names else Discretization()
+
+
+def current(net: Executor) -> Graph:
+    """The graph of an executor with its parameters as they are now, after training, say."""
+    nodes = {}
+    for name, node in net.graph.nodes.items():
+        fresh: dict[str, np.ndarray] = {}
+        for field, value in node.parameters.items():
+            key = net.parameter_name(name, field)
+            if key is None or not isinstance(value, np.ndarray):
+                continue
+            now = getattr(net, key).detach().cpu().numpy()
+            before = value.astype(now.dtype)
+            if now.size != before.size or not np.array_equal(now.reshape(-1), before.reshape(-1)):
+                weight = field in ("weight", "bias")
+                fresh[field] = now.copy() if weight else collapse(now, len(node.input_shape))
+        nodes[name] = replace(node, parameters={**node.parameters, **fresh}) if fresh else node
+    return replace(net.graph, nodes=nodes)
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """A soft-reset neuron as three nodes, and its threshold."""
+
+    integrator: str
+    threshold: str
+    back: str
+    theta: np.ndarray
+
+
+def _loops(graph: Graph) -> list[_Loop]:
+    into: dict[str, list[str]] = {name: [] for name in graph.nodes}
+    out_of: dict[str, list[str]] = {name: [] for name in graph.nodes}
+    for a, b in graph.edges:
+        into[b].append(a)
+        out_of[a].append(b)
+    found = []
+    for name, node in graph.nodes.items():
+        if node.type != "I" or len(out_of[name]) != 1:
+            continue
+        spikes = out_of[name][0]
+        for back in out_of[spikes]:
+            closes = into[back] == [spikes] and out_of[back] == [name] and into[spikes] == [name]
+            if closes and graph.nodes[spikes].type == "Threshold" and graph.nodes[back].type == "Scale":
+                found.append(_Loop(name, spikes, back, -graph.nodes[back].array("scale")))
+                break
+    return found
+
+
+def _with_if(graph: Graph) -> Graph:
+    """The same graph with `nir.IF` in place of loops."""
+    loops = _loops(graph)
+    nodes = dict(graph.nodes)
+    renamed = {}
+    for loop in loops:
+        node = nodes[loop.integrator]
+        theta = loop.theta.astype(np.float64)
+        parameters = {"r": node.array("r"), "v_threshold": theta, "v_reset": np.zeros_like(theta)}
+        nodes[loop.integrator] = replace(node, type="IF", parameters=parameters)
+        del nodes[loop.threshold], nodes[loop.back]
+        renamed[loop.threshold] = loop.integrator
+    gone = {loop.back for loop in loops}
+    inner = {(loop.integrator, loop.threshold) for loop in loops}
+    kept = [(a, b) for a, b in graph.edges if not {a, b} & gone and (a, b) not in inner]
+    warnings.warn(
+        f"reset='if': {len(loops)} neurons populations are written as nir.IF, which by NIR resets to v_reset; the file "
+        "is right only for a tool that subtracts the threshold in place of that, such as sinabs, or with "
+        "Discretization(reset='subtract'). It starts them at 0, not at half their threshold, so results settle later",
+        NeuroCUDAWarning,
+        stacklevel=3,
+    )
+    return replace(graph, nodes=nodes, edges=tuple((renamed.get(a, a), b) for a, b in kept))
+
+
+def _dense(node: Node) -> Node:
+    """A grouped convolution as one of a single group, its weights between groups zero."""
+    if node.type not in ("Conv1d", "Conv2d") or node.number("groups") == 1:
+        return node
+    groups, weight = node.number("groups"), node.array("weight")
+    out, each = weight.shape[0] // groups, weight.shape[1]
+    dense = np.zeros((weight.shape[0], each * groups, *weight.shape[2:]), weight.dtype)
+    for group in range(groups):
+        rows = slice(group * out, (group + 1) * out)
+        dense[rows, group * each : (group + 1) * each] = weight[rows]
+    return replace(node, parameters={**node.parameters, "weight": dense, "groups": 1})
+

@@ -1,0 +1,114 @@
+"""`SNN`: a converted network as a module that takes what the original took and returns what it returned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neurocuda.convert.spiking import spiking
+from neurocuda.discretization import Discretization
+from neurocuda.errors import ArgumentError
+from neurocuda.graph import Graph
+from neurocuda.nir_executor import Executor
+
+if TYPE_CHECKING:
+    from neurocuda.convert.report import Report
+
+_CHUNK = 32
+_VALUES = 2**28
+"""Values of all nodes that a run may make at a time: 1 GiB."""
+
+
+class SNN(nn.Module):
+    """A converted network: `y = snn(x)`, x [B, *shape] as the original took it, y as it returned it.
+
+    The input is a constant current over `readout_delay + timesteps` steps; y is the mean of the output over the last
+    `timesteps` of them. `network` is the `Executor` that runs it and `rectified` the network of ReLU nodes
+    that it approximates; `thresholds` holds theta by the name of the ReLU. `report` tells how well, where it came from
+    `convert`. Both numbers of steps can be set.
+    """
+
+    def __init__(
+        self,
+        rectified: Graph,
+        thresholds: Mapping[str, np.ndarray],
+        *,
+        timesteps: int,
+        readout_delay: int = 0,
+        dt: float = 1e-4,
+        initial: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.rectified = rectified
+        self.thresholds = {name: np.asarray(theta, np.float64) for name, theta in thresholds.items()}
+        self.timesteps = timesteps
+        self.readout_delay = readout_delay
+        graph = spiking(rectified, thresholds, dt=dt, initial=initial)
+        values = sum(math.prod(node.output_shape) for node in graph.nodes.values())
+        self._frames = max(1, _VALUES // values)
+        self.network = Executor(graph, Discretization(dt=dt), chunk=min(_CHUNK, self._frames))
+        self.report: Report | None = None
+
+    @property
+    def timesteps(self) -> int:
+        """The steps whose mean is the result."""
+        return self._timesteps
+
+    @timesteps.setter
+    def timesteps(self, value: int) -> None:
+        self._timesteps = whole("timesteps", value, 1)
+
+    @property
+    def readout_delay(self) -> int:
+        """The steps before them, in which the rates settle."""
+        return self._readout_delay
+
+    @readout_delay.setter
+    def readout_delay(self, value: int) -> None:
+        self._readout_delay = whole("readout_delay", value, 0)
+
+    @property
+    def graph(self) -> Graph:
+        """The NIR graph that runs."""
+        return self.network.graph
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the original would return for x [B, *shape]. Raises `ArgumentError` for another shape."""
+        return self.steps(x, self.readout_delay + self.timesteps)[self.readout_delay :].mean(0)
+
+    def steps(self, x: Tensor, number: int) -> Tensor:
+        """The output at each step, [number, B, *], of which a call returns the mean."""
+        signal = self.signal(x, number)
+        part = max(1, self._frames // min(self.network.chunk, number))
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or len(x) <= part:
+            return self._run(signal)
+        return torch.cat([self._run(samples) for samples in signal.split(part, 1)], 1)
+
+    def _run(self, signal: Tensor) -> Tensor:
+        output, _ = self.network(signal)
+        assert isinstance(output, Tensor)
+        return output
+
+    def signal(self, x: Tensor, number: int) -> Tensor:
+        """x as a constant current over so many steps, [number, B, *shape]; it takes no memory of its own."""
+        shape = self.graph.nodes[self.graph.inputs[0]].output_shape
+        if not isinstance(x, Tensor) or x.ndim == 0 or tuple(x.shape[1:]) != shape:
+            found = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            raise ArgumentError(f"x: expected samples [B, {', '.join(map(str, shape))}], found {found}")
+        x = x.float() if x.dtype == torch.float64 else x
+        return x.expand(number, *x.shape)
+
+    def extra_repr(self) -> str:
+        return f"timesteps={self.timesteps}, readout_delay={self.readout_delay}"
+
+
+def whole(name: str, value: object, least: int) -> int:
+    """The value, a whole number of steps. Raises `ArgumentError`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ArgumentError(f"{name}: expected a whole number of steps >= {least}, found {value!r}")
+    return value
