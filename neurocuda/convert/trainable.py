@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from neurocuda.errors import ArgumentError
 from neurocuda.graph import Graph, Node, align
-from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate
+from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, reference
 from neurocuda.ops.backends import operators
 
 _LEARNED = ("weight", "bias", "scale")
@@ -100,7 +100,10 @@ class Trainable(nn.Module):
 
         The neurons are those of `spiking`: gain 1 / theta, threshold 1, reset by subtraction, v = 1/2 at the start.
         """
-        batch = x.shape[0]
+        batch, ops, kind = x.shape[0], operators(x.device), x.device.type
+        # Under autocast in the type that the next layer takes: spikes are exact in it.
+        mixed = torch.is_autocast_enabled(kind) and ops is not reference
+        narrow = {"dtype": torch.get_autocast_dtype(kind)} if mixed else {}
 
         def rectify(node: Node, branches: list[Signal]) -> Signal:
             theta = self.log_thresholds[self._populations[node.name]].exp2()
@@ -117,7 +120,7 @@ class Trainable(nn.Module):
             )
             over_time = [_over_time(branch, timesteps, batch) for branch in branches]
             start = NeuronState((one / 2).expand(batch, *node.input_shape))
-            output, _, _ = operators(x.device).neuron(over_time, c, start, self.surrogate)
+            output, _, _ = ops.neuron(over_time, c, start, self.surrogate, **narrow)
             return Signal(output.flatten(0, 1), theta)
 
         return _over_time(self._output(Signal(x, steady=True), rectify), timesteps, batch)
