@@ -18,7 +18,7 @@ SANITIZED_TESTS := operators ordered_operators recurrent_operator pools subnorma
 SANITIZERS = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-name=libubsan.so)
 
 EMULATED := build/emulate
-EMULATED_TESTS := operators ordered_operators recurrent_operator pools gradients subnormals opcheck
+EMULATED_TESTS := operators ordered_operators recurrent_operator pools values gradients subnormals opcheck cycles
 
 .PHONY: help demo test test-full sanitize emulate cuda-check cuda-build bench bench-gpu bench-env lint format clean
 

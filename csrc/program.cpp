@@ -9,20 +9,11 @@
 #include <utility>
 
 #include "ops/neuron.h"
+#include "ready_call.h"
 #include "values.h"
 
 namespace neurocuda {
 namespace {
-
-// A tensor that the call is the last to read and that only its slot holds, or none.
-at::Tensor spare(const Call& call, const Argument& argument, const std::vector<at::Tensor>& slots) {
-  for (const int slot : argument.slots) {
-    const at::Tensor& tensor = slots[slot];
-    const bool last = std::find(call.spent.begin(), call.spent.end(), slot) != call.spent.end();
-    if (last && tensor.use_count() == 1 && tensor.storage().use_count() == 1) return tensor;
-  }
-  return {};
-}
 
 NeuronOutputs neuron_from(const Recorded& recorded, const std::vector<c10::IValue>& a) {
   const auto flag = [&](int at) { return a[at].toBool(); };
@@ -48,9 +39,23 @@ std::vector<Call>::iterator only_reader(int slot, std::vector<Call>& calls) {
 
 using Clock = std::chrono::steady_clock;
 
+bool fits(const ReadyCall& ready, const std::vector<at::Tensor>& slots) {
+  return ready.run && std::all_of(ready.contiguous.begin(), ready.contiguous.end(),
+                                  [&](int slot) { return slots[slot].is_contiguous(); });
+}
+
 bool must_look(const at::Tensor& tensor) { return tensor.is_floating_point() && tensor.numel() > 0; }
 
 }  // namespace
+
+at::Tensor spare(const Call& call, const Argument& argument, const std::vector<at::Tensor>& slots) {
+  for (const int slot : argument.slots) {
+    const at::Tensor& tensor = slots[slot];
+    const bool last = std::find(call.spent.begin(), call.spent.end(), slot) != call.spent.end();
+    if (last && tensor.use_count() == 1 && tensor.storage().use_count() == 1) return tensor;
+  }
+  return {};
+}
 
 int Program::new_slot() {
   constants_.emplace_back();
@@ -110,13 +115,19 @@ std::optional<std::vector<at::Tensor>> Program::run(
   for (const int slot : finite_) {
     if (must_look(inputs[slot]) && !all_finite(inputs[slot])) return std::nullopt;
   }
-  std::vector<at::Tensor> slots = constants_;
-  std::move(inputs.begin(), inputs.end(), slots.begin());
+  std::vector<at::Tensor> slots = filled(std::move(inputs));
   std::vector<c10::IValue> stack;
   std::atomic<bool> finite = true;
-  for (const Call& call : calls_) {
+  const bool ready = is_ready_;
+  for (std::size_t at = 0; at < calls_.size(); ++at) {
+    const Call& call = calls_[at];
     const auto start = times == nullptr ? Clock::time_point() : Clock::now();
-    step(call, slots, stack, finite);
+    if (ready && fits(ready_[at], slots)) {
+      ready_[at].run(slots, finite);
+    } else {
+      step(call, slots, stack, finite);
+    }
+    for (const int slot : call.spent) slots[slot].reset();
     if (!finite) return std::nullopt;
     if (times == nullptr) continue;
     const std::chrono::duration<double, std::nano> took = Clock::now() - start;
@@ -168,7 +179,27 @@ void Program::step(const Call& call, std::vector<at::Tensor>& slots, std::vector
       }
     }
   }
-  for (const int slot : call.spent) slots[slot].reset();
+}
+
+std::vector<at::Tensor> Program::filled(std::vector<at::Tensor> inputs) const {
+  std::vector<at::Tensor> slots = constants_;
+  std::move(inputs.begin(), inputs.end(), slots.begin());
+  return slots;
+}
+
+void Program::make_ready(std::vector<at::Tensor> inputs) const {
+  std::call_once(made_ready_, [&] {
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    std::vector<at::Tensor> slots = filled(std::move(inputs));
+    std::vector<c10::IValue> stack;
+    std::atomic<bool> finite = true;
+    for (const Call& call : calls_) {
+      ready_.push_back(ready_call(call, slots, constants_));
+      step(call, slots, stack, finite);
+      for (const int slot : call.spent) slots[slot].reset();
+    }
+    is_ready_ = true;
+  });
 }
 
 }  // namespace neurocuda

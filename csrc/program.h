@@ -7,6 +7,8 @@
 
 #include <atomic>
 #include <cstddef>
+#include <functional>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
@@ -35,6 +37,16 @@ struct Call {
   bool checks = false;  // a kNeuron finds out whether its only branch is finite
 };
 
+// A call of one of our operators whose sizes do not change: no argument is looked at again. Runs where the
+// tensors in `contiguous` are so, as they were.
+struct ReadyCall {
+  std::vector<int> contiguous;
+  std::function<void(std::vector<at::Tensor>& slots, std::atomic<bool>& finite)> run;
+};
+
+// A tensor that the call is the last to read and that only its slot holds, or none.
+at::Tensor spare(const Call& call, const Argument& argument, const std::vector<at::Tensor>& slots);
+
 // Slots 0 .. inputs - 1 hold what `run` is given. Every other slot holds a constant, or what one call leaves
 // there until the last call that reads it: memory goes back as early as it can.
 class Program {
@@ -54,11 +66,19 @@ class Program {
   std::optional<std::vector<at::Tensor>> run(
       std::vector<at::Tensor> inputs, std::vector<std::pair<std::string, double>>* times = nullptr) const;
 
+  // For calls of few and small tensors, which cost more to look at than to compute: later runs use a ready
+  // call for each that has one. Runs once with these inputs, and does nothing the next time.
+  void make_ready(std::vector<at::Tensor> inputs) const;
+
  private:
+  std::vector<at::Tensor> filled(std::vector<at::Tensor> inputs) const;
   void step(const Call& call, std::vector<at::Tensor>& slots, std::vector<c10::IValue>& stack,
             std::atomic<bool>& finite) const;
   void fill(const Call& call, const std::vector<at::Tensor>& slots, std::vector<c10::IValue>& stack) const;
 
+  mutable std::once_flag made_ready_;
+  mutable std::vector<ReadyCall> ready_;
+  mutable std::atomic<bool> is_ready_ = false;
   std::vector<at::Tensor> constants_;  // by slot; undefined where a slot is no constant
   std::vector<Call> calls_;
   std::vector<int> results_;

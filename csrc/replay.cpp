@@ -57,6 +57,7 @@ Replay::Replay(std::shared_ptr<const Program> program, const std::vector<at::Ten
   TORCH_CHECK(inputs.size() == names_.size() + 1, "expected a signal and ", names_.size(),
               " entries of the state, found ", inputs.size(), " tensors");
   for (const at::Tensor& input : inputs) kinds_.push_back(Kind::of(input));
+  program_->make_ready(inputs);
 }
 
 bool Replay::take_state(const py::object& state, std::vector<at::Tensor>& to) const {

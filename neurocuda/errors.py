@@ -19,6 +19,17 @@ class ArgumentError(NeuroCUDAError, ValueError):
     """An argument of a call that does not fit: an input signal, a state, a field, a name."""
 
 
+class UnsupportedModuleError(NeuroCUDAError):
+    """A part of a torch model that has no meaning as a spiking network. `path` is the path of its module."""
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+
+    def __reduce__(self) -> tuple[type[UnsupportedModuleError], tuple[str, str]]:
+        return type(self), (str(self), self.path)
+
+
 class GraphError(NeuroCUDAError):
     """A graph that has no meaning. `problems` holds everything that was found, in canonical order."""
 

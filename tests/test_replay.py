@@ -11,10 +11,13 @@ import nir
 import numpy as np
 import pytest
 import torch
+from comparison import assert_equal, by_output, graph_of, order_of, tensors, told
+from hypothesis import given
+from strategies import Case, cases
 from torch import Tensor
 
 import neurocuda
-from neurocuda import Executor, State
+from neurocuda import Discretization, Executor, State
 from neurocuda.ops import backends
 
 pytestmark = pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
@@ -244,3 +247,19 @@ def test_a_profile_names_the_operators_of_a_step() -> None:
         "neurocuda::neuron",
     ]
     assert all(nanoseconds > 0 for _, nanoseconds in found)
+
+
+@given(cases())
+def test_step_after_step_equals_the_oracle(case: Case) -> None:
+    """Of any graph: the first steps are recorded, the later ones made again, by ready calls where there are any."""
+    net = Executor(graph_of(case.raw), Discretization(**case.discretization))
+    x = tensors(case.x)
+    steps = next(iter(x.values())).shape[0]
+    state, found = None, []
+    with torch.no_grad():
+        for step in range(steps):
+            now = {name: signal[step : step + 1] for name, signal in x.items()}
+            y, state = net(now if len(now) > 1 else next(iter(now.values())), state)
+            found.append(by_output(net, y))
+    made = {(name, "result"): torch.cat([y[name] for y in found]).numpy() for name in found[0]} if found else {}
+    assert_equal(made, told(case.expected), order_of(net), f"{net}\n{net.graph}")

@@ -21,6 +21,10 @@ bool streams(const at::Tensor& tensor) {
 
 }  // namespace
 
+char* place_of(const at::Tensor& tensor) {
+  return static_cast<char*>(const_cast<void*>(tensor.const_data_ptr()));
+}
+
 Order order_of(at::IntArrayRef sizes, at::IntArrayRef strides) {
   Order order;
   for (int axis = 0; axis < static_cast<int>(sizes.size()); ++axis) {

@@ -23,6 +23,9 @@ struct Order {
 // The order in which `strides` go through memory, or, without them, that of the axes themselves.
 Order order_of(at::IntArrayRef sizes, at::IntArrayRef strides = {});
 
+// Where the memory of a tensor begins.
+char* place_of(const at::Tensor& tensor);
+
 // A tensor [T, B, *shape] (over time) or [B, *shape].
 Signal signal_of(const at::Tensor& tensor, bool over_time, const Order& order);
 

@@ -154,6 +154,13 @@ NeuronOutputs allocate(at::TensorList branches, const Population& population, at
           trace(trace_i && synapse)};
 }
 
+void run_on_cpu(const NeuronCall& call, std::atomic<bool>* finite) {
+  const std::int64_t units = (call.neurons + cpu::kNeuronGrain - 1) / cpu::kNeuronGrain;
+  at::parallel_for(0, units, grain(call.steps), [&](std::int64_t first, std::int64_t last) {
+    cpu::neuron(call, first * cpu::kNeuronGrain, std::min(last * cpu::kNeuronGrain, call.neurons), finite);
+  });
+}
+
 void run(at::TensorList branches, const Population& population, bool packed, const Tensor& output,
          const Tensor& v, const Tensor* i, const Tensor* trace_v, const Tensor* trace_i,
          std::atomic<bool>* finite = nullptr) {
@@ -192,11 +199,7 @@ void run(at::TensorList branches, const Population& population, bool packed, con
           *finite = all_finite(branches[0]);
           finite = nullptr;
         }
-        const std::int64_t units = (order.neurons + cpu::kNeuronGrain - 1) / cpu::kNeuronGrain;
-        at::parallel_for(0, units, grain(call.steps), [&](std::int64_t first, std::int64_t last) {
-          cpu::neuron(call, first * cpu::kNeuronGrain, std::min(last * cpu::kNeuronGrain, order.neurons),
-                      finite);
-        });
+        run_on_cpu(call, finite);
       });
 }
 
@@ -233,6 +236,44 @@ NeuronOutputs recorded_neuron(const Recorded& recorded, at::TensorList branches,
   run(branches, population, packed, output, new_v, i ? &new_i : nullptr, trace_v ? &all_v : nullptr,
       trace_i && i ? &all_i : nullptr, recorded.finite);
   return outputs;
+}
+
+std::optional<ReadyNeuron> ReadyNeuron::of(at::TensorList branches, const Population& population) {
+  population.check("neuron", branches);
+  const auto plain = [](const Tensor& t) {
+    return t.is_cpu() && t.scalar_type() == at::kFloat && t.is_contiguous();
+  };
+  if (!std::all_of(branches.begin(), branches.end(), plain) || !plain(population.v)) return {};
+  if (population.i && !plain(*population.i)) return {};
+  if (branches[0].numel() == 0) return {};
+  const Order order = order_of(population.v.sizes());
+  ReadyNeuron ready;
+  NeuronCall& call = ready.call_;
+  call.kind = population.kind();
+  call.steps = branches[0].size(0);
+  call.neurons = order.neurons;
+  call.branch_count = static_cast<int>(branches.size());
+  for (int branch = 0; branch < call.branch_count; ++branch) {
+    call.branches[branch] = signal_of(branches[branch], true, order);
+  }
+  const ReadCoefficients coefficients(population, order, call.coefficients);
+  if (coefficients.copied()) return {};
+  call.v = signal_of(population.v, false, order);
+  if (population.i) call.i = signal_of(*population.i, false, order);
+  call.packed = false;
+  call.output = call.branches[0];
+  return ready;
+}
+
+void ReadyNeuron::operator()(const std::vector<const Tensor*>& branches, const Tensor& output,
+                             const Tensor& v, const Tensor* i, std::atomic<bool>* finite) const {
+  NeuronCall call = call_;
+  for (std::size_t branch = 0; branch < branches.size(); ++branch)
+    call.branches[branch].data = place_of(*branches[branch]);
+  call.output.data = place_of(output);
+  call.v.data = place_of(v);
+  if (i != nullptr) call.i.data = place_of(*i);
+  run_on_cpu(call, finite);
 }
 
 namespace {

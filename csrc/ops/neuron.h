@@ -4,13 +4,17 @@
 #include <ATen/core/Tensor.h>
 #include <c10/util/string_view.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
+#include <iterator>
 #include <optional>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "calls/coefficients.h"
+#include "calls/neuron.h"
 #include "calls/neuron_backward.h"
 #include "neuron_update.h"
 #include "ops/layout.h"
@@ -50,6 +54,9 @@ struct Population {
 // The coefficients of a population, and the copies of those that cannot be read in place.
 struct ReadCoefficients {
   ReadCoefficients(const Population& population, const Order& order, Coefficient* to);
+  bool copied() const {
+    return std::any_of(std::begin(copies), std::end(copies), [](const at::Tensor& t) { return t.defined(); });
+  }
   at::Tensor copies[kCoefficients];
 };
 
@@ -88,6 +95,22 @@ NeuronOutputs recorded_neuron(const Recorded& recorded, at::TensorList branches,
                               bool subtract, bool previous, bool many, std::optional<at::ScalarType> dtype,
                               bool packed, bool trace_v, bool trace_i, c10::string_view surrogate,
                               double slope);
+
+// A population and branches whose sizes do not change: what the arguments say was looked at once. All float32
+// and contiguous on the CPU; one spike of a neuron is one element of the output.
+class ReadyNeuron {
+ public:
+  // The arguments as the operator takes them. Nothing if they are of another kind, or a coefficient would be
+  // copied.
+  static std::optional<ReadyNeuron> of(at::TensorList branches, const Population& population);
+
+  // Fills the output and brings v and i (where there is one) to the state after the last step.
+  void operator()(const std::vector<const at::Tensor*>& branches, const at::Tensor& output,
+                  const at::Tensor& v, const at::Tensor* i, std::atomic<bool>* finite) const;
+
+ private:
+  NeuronCall call_;
+};
 
 NeuronGradients neuron_backward(at::TensorList branches, const at::Tensor& v, const MaybeTensor& i,
                                 const at::Tensor& decay_v, const at::Tensor& gain_v, const at::Tensor& bias_v,

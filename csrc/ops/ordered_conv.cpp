@@ -15,7 +15,9 @@
 #include <vector>
 
 #include "ops/layout.h"
+#include "ops/memory.h"
 #include "ops/on_device.h"
+#include "ops/ready.h"
 #include "ops/route.h"
 
 namespace neurocuda {
@@ -95,9 +97,15 @@ ConvAxis axis_of(const Tensor& x, const Tensor& weight, const Tensor& out, std::
           stride[axis],     pads[2 * axis],     dilation[axis]};
 }
 
-void compute_into(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Numbers stride,
-                  Numbers pads, Numbers dilation, std::int64_t groups, const OptionalTensor& packed,
-                  c10::string_view route, const Tensor& out) {
+// What the kernels are asked, and the tensors that it points into.
+struct Job {
+  OrderedConv layer;
+  Tensor input, weights, offset;
+};
+
+Job job_of(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Numbers stride, Numbers pads,
+           Numbers dilation, std::int64_t groups, const OptionalTensor& packed, c10::string_view route,
+           const Tensor& out) {
   check_out(output_shape(x, weight, stride, pads, dilation, groups), x, out);
   constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
   TORCH_CHECK_VALUE(x.numel() / std::max<std::int64_t>(1, x.size(0)) < kMost,
@@ -109,7 +117,6 @@ void compute_into(const Tensor& x, const Tensor& weight, const OptionalTensor& b
                       "x: expected fewer than 2^31 elements with padding in axis of space ", axis,
                       ", and smaller strides");
   }
-  if (out.numel() == 0) return;
   const Tensor input = as_float_or_bytes(x).contiguous();
   const Tensor weights = aligned(packed.has_value() ? *packed : pack(weight, groups));
   const std::int64_t taps = weight.numel() / weight.size(0),
@@ -141,12 +148,25 @@ void compute_into(const Tensor& x, const Tensor& weight, const OptionalTensor& b
       last ? axis_of(x, weight, out, 0, stride, pads, dilation) : ConvAxis{1, 1, 1, 1, 0, 1},
       axis_of(x, weight, out, last, stride, pads, dilation),
       route_named(route)};
-  const auto on_cpu = [&] {
-    const std::int64_t work = out.numel() / out.size(0) * taps / 16;  // cycles a frame, roughly, if dense
-    at::parallel_for(0, layer.frames, std::max<std::int64_t>(1, (1 << 16) / std::max<std::int64_t>(1, work)),
-                     [&](std::int64_t begin, std::int64_t end) { cpu::ordered_conv(layer, begin, end); });
-  };
-  on_device(out, [&](cuda::Stream stream) { cuda::ordered_conv(layer, stream); }, on_cpu);
+  return {layer, input, weights, offset};
+}
+
+void run_on_cpu(const OrderedConv& layer) {
+  const std::int64_t taps = layer.in / layer.groups * layer.rows.kernel * layer.columns.kernel;
+  const std::int64_t work =
+      layer.out * layer.rows.out * layer.columns.out * taps / 16;  // cycles a frame, if dense
+  at::parallel_for(0, layer.frames, std::max<std::int64_t>(1, (1 << 16) / std::max<std::int64_t>(1, work)),
+                   [&](std::int64_t begin, std::int64_t end) { cpu::ordered_conv(layer, begin, end); });
+}
+
+void compute_into(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Numbers stride,
+                  Numbers pads, Numbers dilation, std::int64_t groups, const OptionalTensor& packed,
+                  c10::string_view route, const Tensor& out) {
+  const Job job = job_of(x, weight, bias, stride, pads, dilation, groups, packed, route, out);
+  if (out.numel() == 0) return;
+  on_device(
+      out, [&](cuda::Stream stream) { cuda::ordered_conv(job.layer, stream); },
+      [&] { run_on_cpu(job.layer); });
 }
 
 void compute_out(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Numbers stride,
@@ -239,6 +259,28 @@ Tensor with_gradient(const Tensor& x, const Tensor& weight, const OptionalTensor
   return Gradient::apply(x, weight, bias, stride.vec(), pads.vec(), dilation.vec(), groups, packed,
                          std::string(route));
 }
+
+}  // namespace
+
+ReadyLayer ready_conv(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Numbers stride,
+                      Numbers pads, Numbers dilation, std::int64_t groups, const OptionalTensor& packed,
+                      c10::string_view route) {
+  const Tensor out = fresh(output_shape(x, weight, stride, pads, dilation, groups), {}, weight.options());
+  Job job = job_of(x, weight, bias, stride, pads, dilation, groups, packed, route, out);
+  if (!x.is_cpu() || !job.input.is_same(x) || !packed || !job.weights.is_same(*packed)) return nullptr;
+  if (out.numel() == 0 || (bias && job.offset.const_data_ptr() != bias->const_data_ptr())) return nullptr;
+  job.input.reset();
+  return [job = std::move(job), shape = out.sizes().vec()](const Tensor& values) {
+    Tensor result = pooled(shape, {}, at::kFloat);
+    OrderedConv layer = job.layer;
+    layer.x = values.const_data_ptr();
+    layer.y = result.mutable_data_ptr<float>();
+    run_on_cpu(layer);
+    return result;
+  };
+}
+
+namespace {
 
 TORCH_LIBRARY_FRAGMENT(neurocuda, m) {
   m.def("ordered_conv_pack(Tensor weight, int groups) -> Tensor");

@@ -12,7 +12,9 @@
 #include <string>
 
 #include "ops/layout.h"
+#include "ops/memory.h"
 #include "ops/on_device.h"
+#include "ops/ready.h"
 #include "ops/route.h"
 
 namespace neurocuda {
@@ -69,8 +71,14 @@ Tensor pack_meta(const Tensor& weight) {
                           weight.options());
 }
 
-void compute_into(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                  const OptionalTensor& packed, c10::string_view route, const Tensor& out) {
+// What the kernels are asked, and the tensors that it points into.
+struct Job {
+  OrderedLinear layer;
+  Tensor input, weights, offset;
+};
+
+Job job_of(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& packed,
+           c10::string_view route, const Tensor& out) {
   check_out(x, weight, out);
   const Tensor input = as_float_or_bytes(x).contiguous();
   const Tensor weights = aligned(packed.has_value() ? *packed : pack(weight));
@@ -98,19 +106,27 @@ void compute_into(const Tensor& x, const Tensor& weight, const OptionalTensor& b
                             in,
                             features,
                             route_named(route)};
-  const auto on_cpu = [&] {
-    const std::int64_t rows = layer.rows;
-    const std::int64_t grain =
-        std::max<std::int64_t>(1, (1 << 16) / std::max<std::int64_t>(1, in * padded / 16));
-    at::parallel_for(0, batch * rows, grain, [&](std::int64_t begin, std::int64_t end) {
-      while (begin < end) {
-        const std::int64_t matrix = begin / rows, stop = std::min(end, (matrix + 1) * rows);
-        cpu::ordered_linear(layer, matrix, begin - matrix * rows, stop - matrix * rows);
-        begin = stop;
-      }
-    });
-  };
-  on_device(out, [&](cuda::Stream stream) { cuda::ordered_linear(layer, stream); }, on_cpu);
+  return {layer, input, weights, offset};
+}
+
+void run_on_cpu(const OrderedLinear& layer) {
+  const std::int64_t rows = layer.rows, work = layer.in * padded_features(layer.out) / 16;
+  const std::int64_t grain = std::max<std::int64_t>(1, (1 << 16) / std::max<std::int64_t>(1, work));
+  at::parallel_for(0, layer.batch * rows, grain, [&](std::int64_t begin, std::int64_t end) {
+    while (begin < end) {
+      const std::int64_t matrix = begin / rows, stop = std::min(end, (matrix + 1) * rows);
+      cpu::ordered_linear(layer, matrix, begin - matrix * rows, stop - matrix * rows);
+      begin = stop;
+    }
+  });
+}
+
+void compute_into(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+                  const OptionalTensor& packed, c10::string_view route, const Tensor& out) {
+  const Job job = job_of(x, weight, bias, packed, route, out);
+  on_device(
+      out, [&](cuda::Stream stream) { cuda::ordered_linear(job.layer, stream); },
+      [&] { run_on_cpu(job.layer); });
 }
 
 void compute_out(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
@@ -174,6 +190,27 @@ Tensor with_gradient(const Tensor& x, const Tensor& weight, const OptionalTensor
                      const OptionalTensor& packed, c10::string_view route) {
   return Gradient::apply(x, weight, bias, packed, std::string(route));
 }
+
+}  // namespace
+
+ReadyLayer ready_linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+                        const OptionalTensor& packed, c10::string_view route) {
+  const Tensor out = fresh(output_shape(x, weight), {}, weight.options());
+  Job job = job_of(x, weight, bias, packed, route, out);
+  if (!x.is_cpu() || !job.input.is_same(x) || !packed || !job.weights.is_same(*packed)) return nullptr;
+  if (bias && job.offset.const_data_ptr() != bias->const_data_ptr()) return nullptr;
+  job.input.reset();
+  return [job = std::move(job), shape = out.sizes().vec()](const Tensor& values) {
+    Tensor result = pooled(shape, {}, at::kFloat);
+    OrderedLinear layer = job.layer;
+    layer.x = values.const_data_ptr();
+    layer.y = result.mutable_data_ptr<float>();
+    run_on_cpu(layer);
+    return result;
+  };
+}
+
+namespace {
 
 TORCH_LIBRARY_FRAGMENT(neurocuda, m) {
   m.def("ordered_linear_pack(Tensor weight) -> Tensor");

@@ -8,6 +8,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <iterator>
 #include <tuple>
 
 #include "cpu/recurrent_neuron.h"
@@ -66,25 +67,33 @@ struct Results {
   const Tensor *trace_v, *trace_i, *trace_recurrent;  // null where not wanted
 };
 
-void run(const Recurrence& r, const MaybeTensor& packed, const Results& results) {
+// What the kernels are asked, and the tensors that it points into.
+struct Job {
+  RecurrentCall call;
+  Tensor weights, bias;
+  Tensor copies[kCoefficients];
+};
+
+// There are steps and neurons.
+Job job_of(const Recurrence& r, const MaybeTensor& packed, const Results& results) {
   const std::int64_t neurons = r.weight.size(-1);
   const std::int64_t matrices = r.weight.numel() / std::max<std::int64_t>(1, neurons * neurons);
   const Order order = order_of(results.v.sizes());
-  if (r.branches[0].size(0) == 0 || order.neurons == 0) return;
   static const auto pack = c10::Dispatcher::singleton()
                                .findSchemaOrThrow("neurocuda::ordered_linear_pack", "")
                                .typed<Tensor(const Tensor&)>();
-  const Tensor weights = packed ? *packed : pack.call(r.weight);
-  check_device("recurrent_neuron", "packed", weights, r.weight.device());
+  Job job;
+  job.weights = packed ? *packed : pack.call(r.weight);
+  check_device("recurrent_neuron", "packed", job.weights, r.weight.device());
   TORCH_CHECK_VALUE(
-      weights.is_contiguous() && weights.scalar_type() == at::kFloat &&
-          weights.sizes() == at::IntArrayRef({matrices, neurons, padded_features(neurons)}),
+      job.weights.is_contiguous() && job.weights.scalar_type() == at::kFloat &&
+          job.weights.sizes() == at::IntArrayRef({matrices, neurons, padded_features(neurons)}),
       "recurrent_neuron: expected packed to be the result of ordered_linear_pack(weight), found ",
-      weights.sizes());
+      job.weights.sizes());
   const auto widths = r.weight.sizes().slice(0, r.weight.dim() - 1);
-  const Tensor bias = r.bias ? r.bias->expand(widths).contiguous() : Tensor();
+  if (r.bias) job.bias = r.bias->expand(widths).contiguous();
 
-  RecurrentCall call;
+  RecurrentCall& call = job.call;
   call.kind = r.population.kind();
   call.steps = r.branches[0].size(0);
   call.samples = order.neurons / neurons;
@@ -95,9 +104,13 @@ void run(const Recurrence& r, const MaybeTensor& packed, const Results& results)
   for (int branch = 0; branch < call.branch_count; ++branch) {
     call.branches[branch] = signal_of(r.branches[branch], true, order);
   }
-  const ReadCoefficients coefficients(r.population, order, call.coefficients);
-  call.packed = weights.const_data_ptr<float>();
-  call.bias = r.bias ? bias.const_data_ptr<float>() : nullptr;
+  for (int name = 0; name < kCoefficients; ++name) {
+    const Tensor* tensor = r.population.coefficient(name);
+    if (tensor == nullptr) continue;
+    call.coefficients[name] = coefficient_of(*tensor, results.v.dim(), order, job.copies[name]);
+  }
+  call.packed = job.weights.const_data_ptr<float>();
+  call.bias = r.bias ? job.bias.const_data_ptr<float>() : nullptr;
   call.v = signal_of(results.v, false, order);
   if (results.i != nullptr) call.i = signal_of(*results.i, false, order);
   call.previous = signal_of(results.spikes, false, order);
@@ -106,20 +119,26 @@ void run(const Recurrence& r, const MaybeTensor& packed, const Results& results)
   if (results.trace_i != nullptr) call.trace_i = signal_of(*results.trace_i, true, order);
   if (results.trace_recurrent != nullptr)
     call.trace_recurrent = signal_of(*results.trace_recurrent, true, order);
+  return job;
+}
+
+void run_on_cpu(const RecurrentCall& call) {
+  constexpr std::int64_t kWorthAThread = 1 << 14;  // updates of a neuron
+  const std::int64_t grain = std::max<std::int64_t>(1, kWorthAThread / (call.steps * call.neurons));
+  at::parallel_for(0, call.samples, grain,
+                   [&](std::int64_t first, std::int64_t last) { cpu::recurrent_neuron(call, first, last); });
+}
+
+void run(const Recurrence& r, const MaybeTensor& packed, const Results& results) {
+  if (r.branches[0].size(0) == 0 || results.v.numel() == 0) return;
+  Job job = job_of(r, packed, results);
   const auto on_cuda = [&](cuda::Stream stream) {
-    const auto bytes = static_cast<std::int64_t>(cuda::recurrent_scratch(call));
+    const auto bytes = static_cast<std::int64_t>(cuda::recurrent_scratch(job.call));
     const Tensor scratch = at::empty({bytes}, results.v.options().dtype(at::kByte));
-    call.scratch = scratch.mutable_data_ptr();
-    cuda::recurrent_neuron(call, stream);
+    job.call.scratch = scratch.mutable_data_ptr();
+    cuda::recurrent_neuron(job.call, stream);
   };
-  const auto on_cpu = [&] {
-    constexpr std::int64_t kWorthAThread = 1 << 14;  // updates of a neuron
-    const std::int64_t grain = std::max<std::int64_t>(1, kWorthAThread / (call.steps * neurons));
-    at::parallel_for(0, call.samples, grain, [&](std::int64_t first, std::int64_t last) {
-      cpu::recurrent_neuron(call, first, last);
-    });
-  };
-  on_device(results.v, on_cuda, on_cpu);
+  on_device(results.v, on_cuda, [&] { run_on_cpu(job.call); });
 }
 
 }  // namespace
@@ -158,6 +177,37 @@ RecurrentOutputs recurrent_neuron(at::TensorList branches, std::int64_t place, c
       {output, new_v, synapse ? &new_i : nullptr, new_spikes, trace_v ? &all_v : nullptr,
        trace_i && synapse ? &all_i : nullptr, trace_recurrent ? &all_recurrent : nullptr});
   return outputs;
+}
+
+std::optional<ReadyRecurrence> ReadyRecurrence::of(const Recurrence& r, const MaybeTensor& packed) {
+  r.check("recurrent_neuron");
+  const Population& p = r.population;
+  const auto plain = [](const Tensor& t) {
+    return t.is_cpu() && t.scalar_type() == at::kFloat && t.is_contiguous();
+  };
+  if (!std::all_of(r.branches.begin(), r.branches.end(), plain) || !plain(p.v) || !plain(r.spikes)) return {};
+  if ((p.i && !plain(*p.i)) || !packed || r.branches[0].numel() == 0) return {};
+  const Job job =
+      job_of(r, packed, {r.branches[0], p.v, p.i ? &*p.i : nullptr, r.spikes, nullptr, nullptr, nullptr});
+  const bool copied =
+      std::any_of(std::begin(job.copies), std::end(job.copies), [](const Tensor& t) { return t.defined(); });
+  if (copied || (r.bias && job.bias.const_data_ptr() != r.bias->const_data_ptr())) return {};
+  ReadyRecurrence ready;
+  ready.call_ = job.call;
+  return ready;
+}
+
+void ReadyRecurrence::operator()(const std::vector<const Tensor*>& branches, const Tensor& output,
+                                 const Tensor& v, const Tensor* i, const Tensor& spikes) const {
+  RecurrentCall call = call_;
+  for (std::size_t branch = 0; branch < branches.size(); ++branch) {
+    call.branches[branch].data = place_of(*branches[branch]);
+  }
+  call.output.data = place_of(output);
+  call.v.data = place_of(v);
+  if (i != nullptr) call.i.data = place_of(*i);
+  call.previous.data = place_of(spikes);
+  run_on_cpu(call);
 }
 
 namespace {

@@ -7,7 +7,9 @@
 #include <cstdint>
 #include <optional>
 #include <tuple>
+#include <vector>
 
+#include "calls/recurrent_neuron.h"
 #include "ops/neuron.h"
 
 namespace neurocuda {
@@ -28,6 +30,19 @@ struct Recurrence {
 // output, v, i, spikes, traces of v, i and the recurrent current
 using RecurrentOutputs =
     std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+// A recurrence whose sizes do not change, as `ReadyNeuron`; `packed` is the weight's.
+class ReadyRecurrence {
+ public:
+  static std::optional<ReadyRecurrence> of(const Recurrence& recurrence, const MaybeTensor& packed);
+
+  // Fills the output and brings v, i (where there is one) and the spikes to the state after the last step.
+  void operator()(const std::vector<const at::Tensor*>& branches, const at::Tensor& output,
+                  const at::Tensor& v, const at::Tensor* i, const at::Tensor& spikes) const;
+
+ private:
+  RecurrentCall call_;
+};
 
 // The operator, as its schema has it.
 RecurrentOutputs recurrent_neuron(

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from neurocuda.convert.samples import Samples
 from neurocuda.convert.snn import SNN
-from neurocuda.convert.spiking import SPIKES
+from neurocuda.convert.spiking import SPIKES, in_order
 from neurocuda.errors import ArgumentError
 from neurocuda.graph import WEIGHTED, Node
 
@@ -68,8 +68,8 @@ class Synapses:
 class Report:
     """How a converted network does on `samples` samples, read out after `readout_delay` steps.
 
-    `accuracy` is that of the original, None without labels. `percentile` chose the thresholds, and
-    `candidates` says by what: the agreement (or, where there are no classes, the error) of each. Prints as tables.
+    `accuracy` is that of the original, None without labels. `percentile` is that of the thresholds, and
+    `candidates` how far the network was from the original with each that was tried. Prints as tables.
     """
 
     samples: int
@@ -212,7 +212,8 @@ class _Counters:
 
     def populations(self, steps: int) -> tuple[Population, ...]:
         result = []
-        for name, node in self.snn.rectified.nodes.items():
+        for name in in_order(self.snn.rectified):
+            node = self.snn.rectified.nodes[name]
             if node.type == "ReLU":
                 neurons = math.prod(node.output_shape)
                 rate = self.spikes[name + SPIKES] / (self.samples * steps * neurons)
@@ -222,7 +223,10 @@ class _Counters:
 
     def synapses(self, steps: int) -> tuple[Synapses, ...]:
         result = []
-        for name, arrivals in self.arrivals.items():
+        for name in in_order(self.snn.rectified):
+            if name not in self.arrivals:
+                continue
+            arrivals = self.arrivals[name]
             reached = _reached(self.snn.graph.nodes[name])
             operations = float((arrivals / (self.samples * steps) * reached).sum())
             result.append(Synapses(name, operations, int(reached.sum())))

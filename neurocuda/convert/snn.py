@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,10 @@ from neurocuda.nir_executor import Executor
 
 if TYPE_CHECKING:
     from neurocuda.convert.report import Report
+
+_CHUNK = 32
+_VALUES = 2**28
+"""Values of all nodes that a run may make at a time: 1 GiB."""
 
 
 class SNN(nn.Module):
@@ -43,7 +48,10 @@ class SNN(nn.Module):
         self.thresholds = {name: np.asarray(theta, np.float64) for name, theta in thresholds.items()}
         self.timesteps = timesteps
         self.readout_delay = readout_delay
-        self.network = Executor(spiking(rectified, thresholds, dt=dt, initial=initial), Discretization(dt=dt))
+        graph = spiking(rectified, thresholds, dt=dt, initial=initial)
+        values = sum(math.prod(node.output_shape) for node in graph.nodes.values())
+        self._frames = max(1, _VALUES // values)
+        self.network = Executor(graph, Discretization(dt=dt), chunk=min(_CHUNK, self._frames))
         self.report: Report | None = None
 
     @property
@@ -75,7 +83,14 @@ class SNN(nn.Module):
 
     def steps(self, x: Tensor, number: int) -> Tensor:
         """The output at each step, [number, B, *], of which a call returns the mean."""
-        output, _ = self.network(self.signal(x, number))
+        signal = self.signal(x, number)
+        part = max(1, self._frames // min(self.network.chunk, number))
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or len(x) <= part:
+            return self._run(signal)
+        return torch.cat([self._run(samples) for samples in signal.split(part, 1)], 1)
+
+    def _run(self, signal: Tensor) -> Tensor:
+        output, _ = self.network(signal)
         assert isinstance(output, Tensor)
         return output
 

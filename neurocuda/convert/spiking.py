@@ -43,6 +43,13 @@ def spiking(
     return _Writer(graph, thresholds, dt, initial).graph(metadata or {})
 
 
+def in_order(graph: Graph) -> tuple[str, ...]:
+    """The nodes of a graph without cycles, each after its sources; of those that could come next, the first by name."""
+    digraph = networkx.DiGraph(list(graph.edges))
+    digraph.add_nodes_from(graph.nodes)
+    return tuple(networkx.lexicographical_topological_sort(digraph))
+
+
 class _Writer:
     """Writes the graph node by node. Units: what 1 of a node's signal stands for, aligned with the signal."""
 
@@ -66,7 +73,7 @@ class _Writer:
         self.last = "~" if all(name < "~" for name in graph.nodes) else _LAST
 
     def graph(self, metadata: Mapping[str, object]) -> Graph:
-        order = list(networkx.lexicographical_topological_sort(self._digraph()))
+        order = in_order(self.source)
         for name in reversed(order):
             self.wanted[name] = self._wants(self.source.nodes[name])
         for name in order:
@@ -76,11 +83,6 @@ class _Writer:
         raise_problems(problems, self.source.source)
         assert graph is not None
         return graph
-
-    def _digraph(self) -> networkx.DiGraph:
-        digraph = networkx.DiGraph(list(self.source.edges))
-        digraph.add_nodes_from(self.source.nodes)
-        return digraph
 
     def _wants(self, node: Node) -> np.ndarray | None:
         """The units in which a node needs its input; None if it takes any."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_LOWEST, _HIGHEST = -20, 20
+_LOWEST, _HIGHEST = -30, 20
 _MANTISSA = 5
 _BINS = (_HIGHEST - _LOWEST << _MANTISSA) + 1
 _SHIFT = 23 - _MANTISSA
@@ -15,7 +15,7 @@ _FIRST = (_LOWEST + 127) << _MANTISSA
 class ChannelHistograms:
     """What one rectifier gave: for each channel a histogram, the maximum, the mean.
 
-    A bin holds the values whose exponent and first 5 bits of mantissa agree: 32 bins an octave from 2^-20 to 2^20,
+    A bin holds the values whose exponent and first 5 bits of mantissa agree: 32 bins an octave from 2^-30 to 2^20,
     one for all below, zero too. So the order and the sizes of batches change nothing, and no range is needed beforehand.
     """
 
@@ -54,6 +54,8 @@ class ChannelHistograms:
 
         Found to within a 32nd of itself, by interpolation within a bin; 0 of a dead channel.
         """
+        if percent == 100:
+            return self.highest.double()
         counts = torch.cat([torch.zeros_like(self.counts[:, :1]), self.counts[:, 1:]], 1)
         reached = counts.cumsum(1).double()
         wanted = reached[:, -1:] * (percent / 100)

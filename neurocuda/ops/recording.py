@@ -86,7 +86,7 @@ class Recorder:
         """Make what was recorded for these inputs ready for `replay`; all inputs but the first have names."""
         self._replay = None
         program = self._programs.get(_kind(key, inputs))
-        if program:
+        if program and recordable(inputs):
             watched = [*self._live.values(), *self._kept.values()]
             now, then = [list(tensors) for tensors in zip(*watched, strict=True)] if watched else ([], [])
             make = importlib.import_module("neurocuda._C").Replay
