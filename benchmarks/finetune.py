@@ -21,6 +21,7 @@ from torch import Tensor
 import neurocuda
 from benchmarks import machine
 from benchmarks.conversion import data, networks
+from neurocuda.convert.calibrate import convert
 
 CALIBRATION = 400
 
@@ -51,7 +52,7 @@ def main() -> None:
     steps = arguments.timesteps
     accuracy = _accuracy(networks.scores(original, test), answers)
     # Calibrated on the same images as all networks are, without labels.
-    converted = neurocuda.convert(original, images[:CALIBRATION], timesteps=steps, readout_delay=0, report=False)
+    converted = convert(original, images[:CALIBRATION], timesteps=steps, readout_delay=0, report=False)
     clock, processor = time.perf_counter(), time.process_time()
     tuned = neurocuda.finetune(
         converted,
