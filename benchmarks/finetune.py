@@ -61,6 +61,7 @@ def main() -> None:
         steps,
         quantized_epochs=arguments.quantized_epochs,
         rate=arguments.rate,
+        dtype=getattr(torch, arguments.dtype),
         report=False,
     )
     clock, processor = time.perf_counter() - clock, time.process_time() - processor
@@ -89,7 +90,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--quantized-epochs", type=int, default=0)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 
