@@ -10,6 +10,7 @@ from neurocuda.errors import (
     NeuroCUDAError,
     NeuroCUDAWarning,
     ShapeError,
+    UnsupportedModuleError,
 )
 from neurocuda.graph import Graph, Node, from_nir
 from neurocuda.io import read, write
@@ -38,6 +39,7 @@ __all__ = [
     "ShapeError",
     "State",
     "Surrogate",
+    "UnsupportedModuleError",
     "backends",
     "from_nir",
     "load",

@@ -38,6 +38,10 @@ class AlgebraicLoopError(GraphError):
     """A cycle without state: each of its nodes would need its own output of the same step."""
 
 
+class UnsupportedModuleError(NeuroCUDAError):
+    """A part of a torch model that has no meaning as a spiking network; the message names it and what to use instead."""
+
+
 class NeuroCUDAWarning(UserWarning):
     """Something that is run as asked, and is probably not what was meant."""
 

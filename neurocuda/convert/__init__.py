@@ -1,0 +1,1 @@
+"""From trained torch models to spiking networks: tracing, calibration, training, NIR files."""

@@ -1,0 +1,318 @@
+"""`trace`: a torch model as a graph, by `torch.fx`; its rectifiers as nodes of type ReLU, all else as NIR."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from neurocuda.convert.fold import fold
+from neurocuda.convert.operations import FUNCTIONS, IN_PLACE, METHODS, instead, layer
+from neurocuda.convert.values import BATCH, STEPS, Call, Part, Sketch, Value, fresh, unsupported
+from neurocuda.errors import ArgumentError, NeuroCUDAError
+from neurocuda.graph import Graph
+from neurocuda.nn import Neuron, PerStep
+
+_PATH = "neurocuda_path"
+_PLAIN = (int, float, bool, str, type(None))
+_INPUT = "input"
+
+
+def trace(model: nn.Module, example: Tensor) -> Graph:
+    """The graph of what `model` computes in eval mode.
+
+    example: a batch [B, *shape], or [T, B, *shape] where the model holds neurons of `neurocuda.nn`; its shape alone
+    counts. Nodes are NIR primitives with float64 weights, named after the modules, BatchNorm taken into the weights,
+    and `ReLU` nodes (`cap` is their upper bound, if they have one). Several results, as a tuple or a dict,
+    are the Outputs "output.0" or "output.<key>". The model, its parameters, buffers and mode, is left as it is.
+
+    Raises `UnsupportedModuleError`, which names the module and what to use instead, for what has no meaning in a
+    spiking network or cannot be followed by `torch.fx`, `ArgumentError` for an example that does not fit.
+    """
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"model: expected a torch.nn.Module, found a {type(model).__name__}")
+    neurons = any(isinstance(module, Neuron | PerStep) for module in model.modules())
+    lead = (STEPS, BATCH) if neurons else (BATCH,)
+    axes = "[T, B, *shape]" if neurons else "[B, *shape]"
+    if not isinstance(example, Tensor) or example.dim() <= len(lead):
+        found = f"shape {tuple(example.shape)}" if isinstance(example, Tensor) else f"a {type(example).__name__}"
+        raise ArgumentError(f"example: expected a tensor {axes}, found {found}")
+    shape = tuple(example.shape[len(lead) :])
+    if 0 in shape:
+        raise ArgumentError(f"example: expected a tensor {axes} with at least one element a sample, found {shape}")
+    sketch = Sketch()
+    x = Value((sketch.add(_INPUT, "Input", {}, Part((), shape)),), shape, lead)
+    result = _Walk(sketch, _copied(model)).run(x)
+    _write_outputs(sketch, result, lead)
+    fold(sketch)
+    return sketch.graph(type(model).__name__)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy of the model for the tracer to run, in eval mode and float64."""
+    try:
+        return copy.deepcopy(model).eval().double()
+    except Exception as error:
+        raise unsupported("", type(model).__name__, f"it cannot be copied ({error})", "modules that can be") from None
+
+
+class _Proxy(fx.Proxy):
+    """A proxy whose `x += y` changes x, as that of a tensor does."""
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+    def __isub__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+
+    def __imul__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+
+    def __itruediv__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+
+
+class _Tracer(fx.Tracer):
+    """fx's tracer; it stops at known layers, and knows in which module it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paths = [""]
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, Neuron | PerStep) or layer(m) is not None:
+            return True
+        return super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        self.paths.append(self.path_of_module(m))
+        result = super().call_module(m, forward, args, kwargs)
+        self.paths.pop()
+        return result
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        node.meta[_PATH] = self.paths[-1]
+        return node
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """Goes through a module call by call; `prefix` is the path of the module in the model."""
+
+    sketch: Sketch
+    root: nn.Module
+    prefix: str = ""
+
+    def run(self, x: Value) -> Any:
+        """What the module returns for x, Values in place of tensors."""
+        root = self.root
+        if isinstance(root, Neuron | PerStep) or layer(root) is not None:
+            root = nn.Sequential(root)
+        tracer = _Tracer()
+        try:
+            defaults = _defaults(root)
+            graph = tracer.trace(root, concrete_args=defaults)
+        except NeuroCUDAError:
+            raise
+        except Exception as error:
+            path = self._path(tracer.paths[-1])
+            module = root.get_submodule(tracer.paths[-1])
+            raise unsupported(
+                path,
+                type(module).__name__,
+                f"torch.fx cannot follow it ({_line(error)})",
+                "a forward whose course does not depend on the values or shapes of tensors, with its layers as attributes",
+            ) from error
+        env: dict[fx.Node, Any] = {}
+        order = {node: number for number, node in enumerate(graph.nodes)}
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                env[node] = x if not env else defaults.get(str(node.target).split("_1")[0])
+            elif node.op == "get_attr":
+                env[node] = operator.attrgetter(str(node.target))(root)
+            elif node.op == "output":
+                return fx.node.map_arg(node.args[0], env.__getitem__)
+            else:
+                self._call(node, root, env, order)
+        raise AssertionError("a graph of fx ends in an output")
+
+    def _path(self, path: str) -> str:
+        return ".".join(part for part in (self.prefix, path) if part)
+
+    def _call(self, node: fx.Node, root: nn.Module, env: dict[fx.Node, Any], order: Mapping[fx.Node, int]) -> None:
+        args = fx.node.map_arg(node.args, env.__getitem__)
+        kwargs = fx.node.map_arg(node.kwargs, env.__getitem__)
+        if node.op == "call_module":
+            module = root.get_submodule(str(node.target))
+            path = self._path(str(node.target))
+            call = Call(self.sketch, path, path, type(module).__name__)
+            in_place = bool(getattr(module, "inplace", False))
+            operation = self._layer(call, module)
+        else:
+            path = self._path(node.meta.get(_PATH, ""))
+            function = node.op == "call_function"
+            what = getattr(node.target, "__name__", str(node.target)) if function else str(node.target)
+            call = Call(self.sketch, self._path(node.name), path, what)
+            if not any(isinstance(value, Value) for value in _leaves([args, kwargs])):
+                env[node] = node.target(*args, **kwargs) if function else getattr(args[0], what)(*args[1:], **kwargs)
+                return
+            plain = what[:-1] if what.endswith("_") and not what.endswith("__") else what
+            found = FUNCTIONS.get(node.target) if function else METHODS.get(plain)
+            if found is None:
+                call.refuse("it has no meaning in a spiking network", instead(what))
+            operation = found
+            in_place = node.target in IN_PLACE if function else plain != what
+        result = self._result(call, operation, args, kwargs)
+        first = args[0] if args else None
+        if (in_place or kwargs.get("inplace") is True) and isinstance(first, Value) and isinstance(result, Value):
+            result = replace(result, storage=first.storage)
+            self._rebind(call, node, first, result, env, order)
+        env[node] = result
+
+    def _result(self, call: Call, operation: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        try:
+            return operation(call, *args, **kwargs)
+        except NeuroCUDAError:
+            raise
+        except TypeError as error:
+            raise unsupported(
+                call.path, call.what, f"it is called in an unknown way ({_line(error)})", "its plain form"
+            ) from error
+        except RuntimeError as error:
+            where = f"module {call.path!r}, {call.what}"
+            raise ArgumentError(
+                f"example: expected a shape that fits the model, found that {where} fails: {_line(error)}"
+            ) from error
+
+    def _rebind(
+        self,
+        call: Call,
+        node: fx.Node,
+        before: Value,
+        after: Value,
+        env: dict[fx.Node, Any],
+        order: Mapping[fx.Node, int],
+    ) -> None:
+        """All names of a tensor see what was done to it in place."""
+        for other, value in env.items():
+            if value is before:
+                env[other] = after
+            elif isinstance(value, Value) and value.storage is before.storage:
+                if any(order[user] > order[node] for user in other.users):
+                    call.refuse(
+                        "it changes in place a tensor of which a view is used later", "its form that is not in place"
+                    )
+
+    def _layer(self, call: Call, module: nn.Module) -> Callable[..., Any]:
+        """What a module does to Values."""
+        _run_hooks(call, module)
+        if isinstance(module, PerStep):
+            return lambda call, x: self._per_step(call, module, x)
+        if isinstance(module, Neuron):
+            return lambda call, x, *args, **kwargs: _neuron(call, module, x, *args, **kwargs)
+        operation = layer(module)
+        if operation is None:
+            call.refuse("it has no meaning in a spiking network", instead(call.what))
+        known = operation
+        return lambda call, *args, **kwargs: known(call, module, *args, **kwargs)
+
+    def _per_step(self, call: Call, module: PerStep, x: Value) -> Any:
+        if len(x.lead) != 2:
+            call.refuse("it takes a signal over time [T, B, ...], found frames", "the layer without PerStep")
+        frames = replace(x, lead=(x.lead[0] * x.lead[1],))
+        inner = module.module
+        if layer(inner) is not None:
+            y = self._result(call, self._layer(replace(call, what=type(inner).__name__), inner), (frames,), {})
+        else:
+            y = _Walk(self.sketch, inner, call.path).run(frames)
+        if not isinstance(y, Value) or y.lead != frames.lead:
+            call.refuse("its layer does not return one tensor of the same frames", "a layer that does")
+        return replace(y, lead=x.lead)
+
+
+def _neuron(call: Call, module: Neuron, x: Value, *args: Any, **kwargs: Any) -> Value:
+    if any(value is not None and value is not False for value in (*args, *kwargs.values())):
+        call.refuse("its state is passed by hand", "let it keep its own state (it starts at rest)")
+    if len(x.lead) != 2:
+        call.refuse("it takes a signal over time [T, B, ...], found frames", "leave neurons outside of PerStep")
+    x = call.whole(x)
+    node = module.node(call.sketch.unused(call.name), x.shape)
+    return fresh(x, [call.sketch.put(node, x.parts[0].sources)], x.shape)
+
+
+def _run_hooks(call: Call, module: nn.Module) -> None:
+    """Hooks of torch's own that compute weights are run; others could do anything."""
+    for hook in module._forward_pre_hooks.values():
+        if type(hook).__module__.startswith("torch.nn.utils"):
+            hook(module, ())
+        else:
+            call.refuse("it has a hook, which could do anything", "remove the hook")
+    if module._forward_hooks:
+        call.refuse("it has a hook, which could do anything", "remove the hook")
+
+
+def _defaults(root: nn.Module) -> dict[str, Any]:
+    """The defaults of all arguments of forward but the first."""
+    parameters = list(inspect.signature(root.forward).parameters.values())
+    defaults = {}
+    for parameter in parameters[1:]:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if not isinstance(parameter.default, _PLAIN):
+            raise ArgumentError(
+                f"model: expected a forward that takes one tensor, found the argument {parameter.name!r} too"
+            )
+        defaults[parameter.name] = parameter.default
+    return defaults
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _leaves(item)
+    elif isinstance(value, slice):
+        yield from (value.start, value.stop, value.step)
+    else:
+        yield value
+
+
+def _line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _write_outputs(sketch: Sketch, result: Any, lead: tuple[int, ...]) -> None:
+    for name, value in _named_outputs("output", result):
+        call = Call(sketch, name, "", f"the result {name!r}")
+        if not isinstance(value, Value):
+            call.refuse(
+                f"it is a {type(value).__name__} that does not depend on the input", "return tensors of it alone"
+            )
+        if value.lead != lead:
+            call.refuse("it does not have the axes of time and batch that the input has", "keep them the first axes")
+        sketch.add(name, "Output", {}, call.whole(value).parts[0])
+
+
+def _named_outputs(name: str, result: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(result, Mapping):
+        for key, value in result.items():
+            yield from _named_outputs(f"{name}.{key}", value)
+    elif isinstance(result, list | tuple):
+        for number, value in enumerate(result):
+            yield from _named_outputs(f"{name}.{number}", value)
+    else:
+        yield name, result
