@@ -39,7 +39,7 @@ class AlgebraicLoopError(GraphError):
 
 
 class UnsupportedModuleError(NeuroCUDAError):
-    """A part of a torch model that has no meaning as a spiking network; the message names it and what to use instead."""
+    """A part of a torch model that has no meaning as a spiking network; the message says what to use instead."""
 
 
 class NeuroCUDAWarning(UserWarning):

@@ -8,6 +8,7 @@ import numpy as np
 
 from neurocuda.convert.values import CHANNEL_AFFINE, Sketch
 from neurocuda.graph import WEIGHTED, Node, align
+from neurocuda.graph.fields import Value
 
 _CONVOLUTIONS = frozenset({"Conv1d", "Conv2d"})
 _MATRICES = frozenset({"Affine", "Linear"})
@@ -126,7 +127,7 @@ def _write(sketch: Sketch, node: Node, targets: dict[str, list[str]]) -> None:
     elif len(shape) in (2, 3) and _channelwise(scale) and _channelwise(shift):
         rank = len(shape) - 1
         weight = np.broadcast_to(scale.reshape(-1), shape[:1]).reshape(-1, 1, *(1,) * rank).copy()
-        parameters = {
+        parameters: dict[str, Value] = {
             "weight": weight,
             "bias": np.broadcast_to(shift.reshape(-1), shape[:1]).copy(),
             "stride": (1,) * rank,

@@ -198,10 +198,10 @@ def reshaped(call: Call, x: Value, shape: torch.Size) -> Value:
     """The same elements in the same order with other axes, of which the batch must stay the first."""
     total = math.prod(x.lead)
     leads = [x.lead, *([(total,)] if len(x.lead) == 2 else []), *_split(total)]
-    for lead in leads:
-        if tuple(shape[: len(lead)]) == lead:
-            return replace(x, shape=tuple(shape[len(lead) :]), lead=lead, view=call.name)
-    call.refuse("it merges the batch with other axes, or splits it", "keep the batch the first axis, x.flatten(1)")
+    lead = next((lead for lead in leads if tuple(shape[: len(lead)]) == lead), None)
+    if lead is None:
+        call.refuse("it merges the batch with other axes, or splits it", "keep the batch the first axis, x.flatten(1)")
+    return replace(x, shape=tuple(shape[len(lead) :]), lead=lead, view=call.name)
 
 
 def _split(total: int) -> list[Shape]:

@@ -54,7 +54,7 @@ def max_pool(
     return true_parts(x, parts)
 
 
-def adaptive_max_pool(call: Call, x: Value, rank: int, output_size: int | None | Sequence[int | None]) -> Value:
+def adaptive_max_pool(call: Call, x: Value, rank: int, output_size: int | Sequence[int | None] | None) -> Value:
     """The maximum over the windows that the traced size and the size asked for make."""
     x = frames(call, x, rank + 1)
     windows = adaptive_windows(x.shape[1:], output_size)

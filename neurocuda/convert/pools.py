@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from torch.nn import functional
@@ -90,13 +91,13 @@ def depthwise(
     return call.sketch.convolution(name, part, weight, stride=stride, padding=padding, groups=channels)
 
 
-def adaptive_avg_pool(call: Call, x: Value, rank: int, output_size: int | None | Sequence[int | None]) -> Value:
+def adaptive_avg_pool(call: Call, x: Value, rank: int, output_size: int | Sequence[int | None] | None) -> Value:
     """The mean over the windows that the traced size and the size asked for make."""
     x = frames(call, x, rank + 1)
     return window_mean(call, x, adaptive_windows(x.shape[1:], output_size))
 
 
-def adaptive_windows(shape: Shape, output_size: int | None | Sequence[int | None]) -> list[Windows]:
+def adaptive_windows(shape: Shape, output_size: int | Sequence[int | None] | None) -> list[Windows]:
     """Along each axis, the windows of torch's adaptive pools."""
     asked = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * len(shape)
     wanted = [size if n is None else n for n, size in zip(asked, shape, strict=True)]
@@ -106,7 +107,7 @@ def adaptive_windows(shape: Shape, output_size: int | None | Sequence[int | None
 def even(windows: Windows, size: int) -> tuple[int, int] | None:
     """Kernel and stride where windows are of one size and one distance, as a pool without padding has them."""
     lengths = {end - start for start, end in windows}
-    steps = {b[0] - a[0] for a, b in zip(windows, windows[1:], strict=False)}
+    steps = {b[0] - a[0] for a, b in pairwise(windows)}
     if len(lengths) != 1 or len(steps) > 1 or windows[0][0] != 0:
         return None
     kernel = lengths.pop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from graphlib import TopologicalSorter
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ def rectifiers(graph: Graph) -> tuple[str, ...]:
 
 def evaluate(
     graph: Graph, x: Tensor, record: Collection[str] = (), dtype: torch.dtype = torch.float32
-) -> tuple[Tensor | dict[str, Tensor], dict[str, Tensor]]:
+) -> tuple[Any, dict[str, Tensor]]:
     """What a graph from `trace` computes for frames x [B, *shape], in plain torch, and what some of its nodes gave.
 
     Weights are rounded to `dtype`, in which all is computed, on the device of x. The first of the results is a tensor

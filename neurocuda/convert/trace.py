@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
+from neurocuda.convert.advice import instead
 from neurocuda.convert.fold import fold
-from neurocuda.convert.operations import FUNCTIONS, IN_PLACE, METHODS, instead, layer
+from neurocuda.convert.functions import FUNCTIONS, IN_PLACE, METHODS
+from neurocuda.convert.modules import layer
 from neurocuda.convert.values import BATCH, STEPS, Call, Part, Sketch, Value, fresh, unsupported
 from neurocuda.errors import ArgumentError, NeuroCUDAError
 from neurocuda.graph import Graph
@@ -22,6 +23,13 @@ from neurocuda.nn import Neuron, PerStep
 _PATH = "neurocuda_path"
 _PLAIN = (int, float, bool, str, type(None))
 _INPUT = "input"
+_WRAPPERS = {
+    "DataParallel": "its `module`",
+    "DistributedDataParallel": "its `module`",
+    "OptimizedModule": "the model that was compiled",
+    "RecursiveScriptModule": "the model that was scripted",
+    "TopLevelTracedModule": "the model that was traced",
+}
 
 
 def trace(model: nn.Module, example: Tensor) -> Graph:
@@ -56,6 +64,9 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
 
 def _copied(model: nn.Module) -> nn.Module:
     """A copy of the model for the tracer to run, in eval mode and float64."""
+    for kind, inner in _WRAPPERS.items():
+        if type(model).__name__ == kind:
+            raise unsupported("", kind, "it wraps a model", inner)
     try:
         return copy.deepcopy(model).eval().double()
     except Exception as error:
@@ -109,15 +120,22 @@ class _Tracer(fx.Tracer):
 
 @dataclass(frozen=True)
 class _Walk:
-    """Goes through a module call by call; `prefix` is the path of the module in the model."""
+    """Goes through a module call by call.
+
+    `prefix` is the path of the module in the model, `borrowed` the storage of an input that others may use still.
+    """
 
     sketch: Sketch
     root: nn.Module
     prefix: str = ""
+    borrowed: object = None
 
     def run(self, x: Value) -> Any:
         """What the module returns for x, Values in place of tensors."""
         root = self.root
+        if "forward" in vars(root) or root._forward_hooks or root._forward_pre_hooks:
+            what = type(root).__name__
+            raise unsupported(self.prefix, what, "it has a hook or a forward of its own", "the model without")
         if isinstance(root, Neuron | PerStep) or layer(root) is not None:
             root = nn.Sequential(root)
         tracer = _Tracer()
@@ -133,13 +151,15 @@ class _Walk:
                 path,
                 type(module).__name__,
                 f"torch.fx cannot follow it ({_line(error)})",
-                "a forward whose course does not depend on the values or shapes of tensors, with its layers as attributes",
+                "layers that are attributes, and a forward whose course does not depend on values or shapes of tensors",
             ) from error
         env: dict[fx.Node, Any] = {}
         order = {node: number for number, node in enumerate(graph.nodes)}
+        given = iter([x, *defaults.values()])
         for node in graph.nodes:
             if node.op == "placeholder":
-                env[node] = x if not env else defaults.get(str(node.target).split("_1")[0])
+                rest: Any = {} if str(node.target).startswith("**") else ()
+                env[node] = rest if str(node.target).startswith("*") else next(given)
             elif node.op == "get_attr":
                 env[node] = operator.attrgetter(str(node.target))(root)
             elif node.op == "output":
@@ -153,27 +173,34 @@ class _Walk:
 
     def _call(self, node: fx.Node, root: nn.Module, env: dict[fx.Node, Any], order: Mapping[fx.Node, int]) -> None:
         args = fx.node.map_arg(node.args, env.__getitem__)
-        kwargs = fx.node.map_arg(node.kwargs, env.__getitem__)
+        kwargs = dict(fx.node.map_arg(node.kwargs, env.__getitem__))
+        if "input" in kwargs:
+            args = (kwargs.pop("input"), *args)
+        if "other" in kwargs:
+            args = (*args, kwargs.pop("other"))
         if node.op == "call_module":
             module = root.get_submodule(str(node.target))
             path = self._path(str(node.target))
             call = Call(self.sketch, path, path, type(module).__name__)
-            in_place = bool(getattr(module, "inplace", False))
+            in_place = bool(getattr(module.module if isinstance(module, PerStep) else module, "inplace", False))
             operation = self._layer(call, module)
         else:
             path = self._path(node.meta.get(_PATH, ""))
-            function = node.op == "call_function"
-            what = getattr(node.target, "__name__", str(node.target)) if function else str(node.target)
+            target = node.target if callable(node.target) else None
+            what = str(node.target) if target is None else getattr(target, "__name__", str(target))
             call = Call(self.sketch, self._path(node.name), path, what)
             if not any(isinstance(value, Value) for value in _leaves([args, kwargs])):
-                env[node] = node.target(*args, **kwargs) if function else getattr(args[0], what)(*args[1:], **kwargs)
+                env[node] = self._result(call, lambda _, *a, **k: _constant(target, what, *a, **k), args, kwargs)
+                return
+            if _holds(target, args):
+                env[node] = target(*args, **kwargs) if target else None
                 return
             plain = what[:-1] if what.endswith("_") and not what.endswith("__") else what
-            found = FUNCTIONS.get(node.target) if function else METHODS.get(plain)
+            found = METHODS.get(plain) if target is None else FUNCTIONS.get(target)
             if found is None:
                 call.refuse("it has no meaning in a spiking network", instead(what))
             operation = found
-            in_place = node.target in IN_PLACE if function else plain != what
+            in_place = plain != what if target is None else target in IN_PLACE
         result = self._result(call, operation, args, kwargs)
         first = args[0] if args else None
         if (in_place or kwargs.get("inplace") is True) and isinstance(first, Value) and isinstance(result, Value):
@@ -190,7 +217,7 @@ class _Walk:
             raise unsupported(
                 call.path, call.what, f"it is called in an unknown way ({_line(error)})", "its plain form"
             ) from error
-        except RuntimeError as error:
+        except (RuntimeError, LookupError, ValueError, AssertionError) as error:
             where = f"module {call.path!r}, {call.what}"
             raise ArgumentError(
                 f"example: expected a shape that fits the model, found that {where} fails: {_line(error)}"
@@ -207,13 +234,15 @@ class _Walk:
     ) -> None:
         """All names of a tensor see what was done to it in place."""
         for other, value in env.items():
-            if value is before:
-                env[other] = after
+            if any(leaf is before for leaf in _leaves(value)):
+                env[other] = fx.node.map_aggregate(value, lambda leaf: after if leaf is before else leaf)
             elif isinstance(value, Value) and value.storage is before.storage:
-                if any(order[user] > order[node] for user in other.users):
-                    call.refuse(
-                        "it changes in place a tensor of which a view is used later", "its form that is not in place"
-                    )
+                self._refuse_late_use(call, any(order[user] > order[node] for user in other.users))
+        self._refuse_late_use(call, before.storage is self.borrowed)
+
+    def _refuse_late_use(self, call: Call, late: bool) -> None:
+        if late:
+            call.refuse("it changes in place a tensor of which a view is used later", "its form that is not in place")
 
     def _layer(self, call: Call, module: nn.Module) -> Callable[..., Any]:
         """What a module does to Values."""
@@ -236,7 +265,7 @@ class _Walk:
         if layer(inner) is not None:
             y = self._result(call, self._layer(replace(call, what=type(inner).__name__), inner), (frames,), {})
         else:
-            y = _Walk(self.sketch, inner, call.path).run(frames)
+            y = _Walk(self.sketch, inner, call.path, x.storage).run(frames)
         if not isinstance(y, Value) or y.lead != frames.lead:
             call.refuse("its layer does not return one tensor of the same frames", "a layer that does")
         return replace(y, lead=x.lead)
@@ -276,6 +305,18 @@ def _defaults(root: nn.Module) -> dict[str, Any]:
             )
         defaults[parameter.name] = parameter.default
     return defaults
+
+
+def _constant(function: Callable[..., Any] | None, method: str, *args: Any, **kwargs: Any) -> Any:
+    """What a function or a method of the first argument gives for arguments that are no signals."""
+    return function(*args, **kwargs) if function else getattr(args[0], method)(*args[1:], **kwargs)
+
+
+def _holds(function: Callable[..., Any] | None, args: Any) -> bool:
+    """Whether a function puts signals into a tuple or takes one out of it."""
+    if isinstance(function, type) and issubclass(function, tuple):
+        return True
+    return function is operator.getitem and not isinstance(args[0], Value)
 
 
 def _leaves(value: Any) -> Iterator[Any]:

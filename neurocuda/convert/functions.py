@@ -1,7 +1,8 @@
-"""Which functions, methods and layers of torch the tracer knows, and what it says of those that it does not."""
+"""Which functions and methods of torch the tracer knows, and what they do to Values."""
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from neurocuda.convert import layers, pools
@@ -19,6 +20,7 @@ from neurocuda.convert.values import Call, Value
 Operation = Callable[..., Any]
 
 _WIDE = (torch.float32, torch.float64)
+_RESHAPING = ("flatten", "view", "reshape", "squeeze", "unsqueeze", "unflatten")
 
 
 def _relu(call: Call, x: Value, inplace: bool = False) -> Value:
@@ -30,10 +32,10 @@ def _relu6(call: Call, x: Value, inplace: bool = False) -> Value:
 
 
 def _hardtanh(call: Call, x: Value, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Value:
-    return _clamp(call, x, min_val, max_val)
+    return clamp(call, x, min_val, max_val)
 
 
-def _clamp(call: Call, x: Value, min: Any = None, max: Any = None) -> Value:
+def clamp(call: Call, x: Value, min: Any = None, max: Any = None) -> Value:
     if isinstance(min, Tensor | Value) or isinstance(max, Tensor | Value) or min is None or min != 0:
         call.refuse(f"it clamps at {min} from below", "clamp at 0, a ReLU")
     if max is not None and max <= 0:
@@ -48,7 +50,8 @@ def _constant(call: Call, x: Value, c: Any) -> np.ndarray:
     if not isinstance(c, Tensor):
         return np.array(float(c))
     shape = x.meta.shape
-    if c.dim() > len(shape) or torch.broadcast_shapes(shape, c.shape) != shape:
+    sizes = zip(reversed(c.shape), reversed(shape), strict=False)
+    if c.dim() > len(shape) or any(own not in (1, size) for own, size in sizes):
         call.refuse(f"a constant of shape {tuple(c.shape)} enlarges a signal {x.shape}", "a constant that fits")
     full = c.reshape((1,) * (len(shape) - c.dim()) + tuple(c.shape))
     lead = len(x.lead)
@@ -102,7 +105,7 @@ def _maximum(call: Call, x: Any, y: Any) -> Value:
     return layers.add(call, x, layers.rectifier(call, ahead))
 
 
-def _softmax(call: Call, x: Value, *args: Any, **kwargs: Any) -> Value:
+def softmax(call: Call, x: Value, *args: Any, **kwargs: Any) -> Value:
     call.refuse("it needs all of a layer at once", "remove it if it is the last: scores order the classes as it does")
 
 
@@ -116,7 +119,8 @@ def _conv(rank: int) -> Operation:
     def conv(call: Call, x: Value, weight: Tensor, *args: Any, **kwargs: Any) -> Value:
         if isinstance(weight, Value):
             call.refuse("its weights depend on the input", "weights that are parameters")
-        assert weight.dim() == rank + 2
+        if weight.dim() != rank + 2:
+            raise ValueError(f"a weight of {rank + 2} axes is needed, found {tuple(weight.shape)}")
         return layers.conv(call, x, weight, *args, **kwargs)
 
     return conv
@@ -130,7 +134,6 @@ def _linear(call: Call, x: Value, weight: Any, bias: Any = None) -> Value:
 
 def _ranked(pool: Operation, rank: int) -> Operation:
     def operation(call: Call, x: Value, *args: Any, **kwargs: Any) -> Value:
-        kwargs.pop("return_indices", None) if not kwargs.get("return_indices") else None
         result: Value = pool(call, x, rank, *args, **kwargs)
         return result
 
@@ -139,6 +142,8 @@ def _ranked(pool: Operation, rank: int) -> Operation:
 
 def _reshaping(name: str) -> Operation:
     def reshape(call: Call, x: Value, *args: Any, **kwargs: Any) -> Value:
+        if any(isinstance(value, torch.dtype) for value in args):
+            call.refuse("it reads the bits of a signal as another type", "its numbers")
         try:
             shape = getattr(x.meta, name)(*args, **kwargs).shape
         except RuntimeError:
@@ -155,6 +160,12 @@ def _reshaping(name: str) -> Operation:
 def _mean(call: Call, x: Value, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Value:
     axes = () if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
     return pools.mean(call, x, axes, keepdim)
+
+
+def _sum(call: Call, x: Value, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Value:
+    y = _mean(call, x, dim, keepdim)
+    number = math.prod(x.shape) // math.prod(y.shape)
+    return layers.affine(replace(call, name=f"{call.name}.number"), y, float(number))
 
 
 def _cat(call: Call, tensors: Sequence[Any], dim: int = 0, *, axis: int | None = None) -> Value:
@@ -197,11 +208,11 @@ def _getitem(call: Call, x: Value, index: Any) -> Value:
     call.refuse("it takes out a part of a signal", "a layer that computes just that part")
 
 
-METHODS: dict[str, Operation] = {
+METHODS: dict[str, Operation] = {name: _reshaping(name) for name in _RESHAPING} | {
     "relu": _relu,
-    "clamp": _clamp,
-    "clip": _clamp,
-    "clamp_min": _clamp,
+    "clamp": clamp,
+    "clip": clamp,
+    "clamp_min": clamp,
     "add": _add,
     "sub": _sub,
     "subtract": _sub,
@@ -213,8 +224,9 @@ METHODS: dict[str, Operation] = {
     "negative": _neg,
     "maximum": _maximum,
     "mean": _mean,
-    "softmax": _softmax,
-    "log_softmax": _softmax,
+    "sum": _sum,
+    "softmax": softmax,
+    "log_softmax": softmax,
     "size": _size,
     "dim": _dim,
     "contiguous": _same,
@@ -225,7 +237,7 @@ METHODS: dict[str, Operation] = {
     "clone": _copied,
     "to": _to,
     "__getitem__": _getitem,
-} | {name: _reshaping(name) for name in ("flatten", "view", "reshape", "squeeze", "unsqueeze", "unflatten")}
+}
 """Methods of a tensor, without the `_` of those that work in place."""
 
 FUNCTIONS: dict[Any, Operation] = {
@@ -245,7 +257,7 @@ FUNCTIONS: dict[Any, Operation] = {
     torch.concat: _cat,
     torch.concatenate: _cat,
     torch.relu_: _relu,
-    torch.clamp_: _clamp,
+    torch.clamp_: clamp,
     torch.conv1d: _conv(1),
     torch.conv2d: _conv(2),
     torch.dropout: _dropout,
@@ -262,8 +274,8 @@ FUNCTIONS: dict[Any, Operation] = {
     functional.relu6: _relu6,
     functional.hardtanh: _hardtanh,
     functional.hardtanh_: _hardtanh,
-    functional.softmax: _softmax,
-    functional.log_softmax: _softmax,
+    functional.softmax: softmax,
+    functional.log_softmax: softmax,
     functional.dropout: _dropout,
     functional.dropout1d: _dropout,
     functional.dropout2d: _dropout,
@@ -284,112 +296,3 @@ IN_PLACE = frozenset(
     | {functional.relu_, functional.hardtanh_}
 )
 """Functions that change their first argument."""
-
-
-def _batch_norm_layer(call: Call, m: Any, x: Value) -> Value:
-    rank = len(x.shape)
-    allowed = {nn.BatchNorm1d: (1, 2), nn.BatchNorm2d: (3,)}
-    for kind, ranks in allowed.items():
-        if isinstance(m, kind) and rank not in ranks:
-            call.refuse(f"it does not take axes {x.shape} behind the batch", "the layer for those axes")
-    return layers.batch_norm(call, x, m.running_mean, m.running_var, m.weight, m.bias, m.training, 0.0, m.eps)
-
-
-def _conv_layer(call: Call, m: Any, x: Value) -> Value:
-    if m.padding_mode != "zeros":
-        call.refuse(f"it pads with {m.padding_mode!r}", "padding_mode='zeros'")
-    return layers.conv(call, x, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups)
-
-
-def _max_pool_layer(rank: int) -> Operation:
-    def pool(call: Call, m: Any, x: Value) -> Value:
-        how = (m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices)
-        return max_pool(call, x, rank, *how)
-
-    return pool
-
-
-def _avg_pool_layer(rank: int) -> Operation:
-    def pool(call: Call, m: Any, x: Value) -> Value:
-        how = (m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad)
-        return pools.avg_pool(call, x, rank, *how, getattr(m, "divisor_override", None))
-
-    return pool
-
-
-def _adaptive_max_layer(rank: int) -> Operation:
-    def pool(call: Call, m: Any, x: Value) -> Value:
-        if m.return_indices:
-            call.refuse("it returns indices", "return_indices=False")
-        return adaptive_max_pool(call, x, rank, m.output_size)
-
-    return pool
-
-
-def _softmax_layer(call: Call, m: nn.Module, x: Value) -> Value:
-    return _softmax(call, x)
-
-
-def _dropped(call: Call, m: nn.Module, x: Value) -> Value:
-    return x
-
-
-LAYERS: tuple[tuple[type[nn.Module], Operation], ...] = (
-    (nn.Conv1d, _conv_layer),
-    (nn.Conv2d, _conv_layer),
-    (nn.Linear, lambda call, m, x: layers.linear(call, x, m.weight, m.bias)),
-    (nn.BatchNorm1d, _batch_norm_layer),
-    (nn.BatchNorm2d, _batch_norm_layer),
-    (nn.SyncBatchNorm, _batch_norm_layer),
-    (nn.ReLU, lambda call, m, x: layers.rectifier(call, x)),
-    (nn.ReLU6, lambda call, m, x: _hardtanh(call, x, m.min_val, m.max_val)),
-    (nn.Hardtanh, lambda call, m, x: _hardtanh(call, x, m.min_val, m.max_val)),
-    (nn.MaxPool1d, _max_pool_layer(1)),
-    (nn.MaxPool2d, _max_pool_layer(2)),
-    (nn.AdaptiveMaxPool1d, _adaptive_max_layer(1)),
-    (nn.AdaptiveMaxPool2d, _adaptive_max_layer(2)),
-    (nn.AvgPool1d, _avg_pool_layer(1)),
-    (nn.AvgPool2d, _avg_pool_layer(2)),
-    (nn.AdaptiveAvgPool1d, lambda call, m, x: pools.adaptive_avg_pool(call, x, 1, m.output_size)),
-    (nn.AdaptiveAvgPool2d, lambda call, m, x: pools.adaptive_avg_pool(call, x, 2, m.output_size)),
-    (nn.Flatten, lambda call, m, x: METHODS["flatten"](call, x, m.start_dim, m.end_dim)),
-    (nn.Unflatten, lambda call, m, x: METHODS["unflatten"](call, x, m.dim, m.unflattened_size)),
-    (nn.Identity, _dropped),
-    (nn.Dropout, _dropped),
-    (nn.Dropout1d, _dropped),
-    (nn.Dropout2d, _dropped),
-    (nn.Dropout3d, _dropped),
-    (nn.AlphaDropout, _dropped),
-    (nn.FeatureAlphaDropout, _dropped),
-    (nn.Softmax, _softmax_layer),
-    (nn.LogSoftmax, _softmax_layer),
-    (nn.Softmax2d, _softmax_layer),
-)
-
-
-def layer(module: nn.Module) -> Operation | None:
-    """What a layer does, if it is known and does what torch's own of that type does."""
-    for kind, operation in LAYERS:
-        if isinstance(module, kind) and type(module).forward is kind.forward and "forward" not in vars(module):
-            return operation
-    return None
-
-
-_INSTEAD = (
-    ("gelu silu swish mish elu celu selu softplus leaky prelu rrelu glu hardswish", "nn.ReLU, and train with it"),
-    ("sigmoid tanh softsign erf", "nn.ReLU; after the last layer nothing, its scores order the classes alike"),
-    ("attention transformer matmul bmm einsum", "convolutions and linear layers, whose weights are constant"),
-    ("lstm gru rnn", "the neurons of neurocuda.nn, which have a state"),
-    ("layernorm layer_norm groupnorm group_norm instancenorm instance_norm localresponsenorm", "BatchNorm"),
-    ("transpose permute t", "keep the axes [B, channels, rows, columns]"),
-    ("chunk split unbind narrow select", "a layer for each part"),
-    ("sum", "a mean over rows and columns, times their number"),
-)
-
-
-def instead(what: str) -> str:
-    """What to use instead of a layer or function of that name."""
-    for words, advice in _INSTEAD:
-        if any(word in what.lower() for word in words.split()[:1] + words.split()[1:] if len(word) > 1):
-            return advice
-    return "convolutions, linear layers, BatchNorm, ReLU, sums, pools and concatenations"
