@@ -233,9 +233,13 @@ class _Walk:
         order: Mapping[fx.Node, int],
     ) -> None:
         """All names of a tensor see what was done to it in place."""
+
+        def renewed(leaf: Any) -> Any:
+            return after if leaf is before else leaf
+
         for other, value in env.items():
             if any(leaf is before for leaf in _leaves(value)):
-                env[other] = fx.node.map_aggregate(value, lambda leaf: after if leaf is before else leaf)
+                env[other] = fx.node.map_aggregate(value, renewed)
             elif isinstance(value, Value) and value.storage is before.storage:
                 self._refuse_late_use(call, any(order[user] > order[node] for user in other.users))
         self._refuse_late_use(call, before.storage is self.borrowed)
@@ -262,7 +266,7 @@ class _Walk:
             call.refuse("it takes a signal over time [T, B, ...], found frames", "the layer without PerStep")
         frames = replace(x, lead=(x.lead[0] * x.lead[1],))
         inner = module.module
-        if layer(inner) is not None:
+        if layer(inner) is not None or isinstance(inner, Neuron | PerStep):
             y = self._result(call, self._layer(replace(call, what=type(inner).__name__), inner), (frames,), {})
         else:
             y = _Walk(self.sketch, inner, call.path, x.storage).run(frames)
