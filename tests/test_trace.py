@@ -94,6 +94,12 @@ def normalised(m: Any, x: Tensor) -> Tensor:
     return torch.relu(m.conv((x - m.center) / 0.5 * m.weight + 0.25))
 
 
+def unpacked(m: Any, x: Tensor) -> Tensor:
+    b, c, h, w = x.shape
+    y: Tensor = m.fc(F.relu(x).reshape(b, c * h * w))
+    return y
+
+
 class Pair(NamedTuple):
     a: Tensor
     b: Tensor
@@ -178,6 +184,7 @@ MODELS: dict[str, tuple[Any, tuple[int, ...], int]] = {
         IMAGE,
         1,
     ),
+    "an unpacked shape": (lambda: Functional(unpacked, fc=nn.Linear(297, 4)), IMAGE, 1),
     "squeezed": (
         lambda: Functional(lambda m, x: m.fc(x.mean((2, 3), keepdim=True).squeeze()), fc=nn.Linear(3, 2)),
         IMAGE,

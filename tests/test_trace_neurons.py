@@ -46,10 +46,6 @@ class Residual(nn.Module):
         return y
 
 
-def folded(x: Tensor) -> Tensor:
-    return x.flatten(0, 1)
-
-
 class ByHand(nn.Module):
     """Frames by views of one's own."""
 
@@ -61,7 +57,7 @@ class ByHand(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         steps, batch = x.shape[:2]
         y = self.conv(x.flatten(0, 1))
-        z: Tensor = self.neuron(y.view(steps, batch, *y.shape[1:]))
+        z: Tensor = self.neuron(y.view(steps, batch, 3, y.size(-2), y.size(-1)))
         return z
 
 

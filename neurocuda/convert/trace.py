@@ -267,7 +267,8 @@ class _Walk:
         frames = replace(x, lead=(x.lead[0] * x.lead[1],))
         inner = module.module
         if layer(inner) is not None or isinstance(inner, Neuron | PerStep):
-            y = self._result(call, self._layer(replace(call, what=type(inner).__name__), inner), (frames,), {})
+            own = replace(call, what=type(inner).__name__)
+            y = self._result(own, self._layer(own, inner), (frames,), {})
         else:
             y = _Walk(self.sketch, inner, call.path, x.storage).run(frames)
         if not isinstance(y, Value) or y.lead != frames.lead:
