@@ -1,9 +1,11 @@
 # Every target sets up .venv and builds the operators by itself on a fresh machine, and again only what has changed.
 # NEUROCUDA_BUILD=none builds nothing: the reference operators serve.
-# Another torch: `rm -r .venv`, then `make TORCH="torch --index-url ..." test`.
+# Another torch: `rm -r .venv`, then `make TORCH="torch --index-url ..." TORCHVISION=... test`. Of torchvision, which is
+# installed without its dependencies, the tests use the models alone.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+TORCHVISION ?= torchvision==0.28.0
 WORKERS ?= 2
 
 BIN := .venv/bin
@@ -41,6 +43,7 @@ $(INSTALLED): pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) setuptools wheel ninja pybind11
 	NEUROCUDA_BUILD=none $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(TORCHVISION) pillow
 	touch $@
 
 # In place, by ninja, so that only what has changed is compiled again.
