@@ -21,6 +21,7 @@ from torch import Tensor
 import neurocuda
 from benchmarks import machine
 from benchmarks.conversion import data, networks
+from neurocuda.convert.calibrate import convert
 
 CALIBRATION = 400
 
@@ -51,7 +52,7 @@ def main() -> None:
     steps = arguments.timesteps
     accuracy = _accuracy(networks.scores(original, test), answers)
     # Calibrated on the same images as all networks are, without labels.
-    converted = neurocuda.convert(original, images[:CALIBRATION], timesteps=steps, readout_delay=0, report=False)
+    converted = convert(original, images[:CALIBRATION], timesteps=steps, readout_delay=0, report=False)
     clock, processor = time.perf_counter(), time.process_time()
     tuned = neurocuda.finetune(
         converted,
@@ -60,6 +61,7 @@ def main() -> None:
         steps,
         quantized_epochs=arguments.quantized_epochs,
         rate=arguments.rate,
+        dtype=getattr(torch, arguments.dtype),
         report=False,
     )
     clock, processor = time.perf_counter() - clock, time.process_time() - processor
@@ -88,7 +90,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--quantized-epochs", type=int, default=0)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 

@@ -1,6 +1,7 @@
 """NeuroCUDA runs spiking neural networks described in NIR."""
 
 from neurocuda import nn
+from neurocuda.convert.finetune import finetune
 from neurocuda.discretization import Discretization
 from neurocuda.errors import (
     AlgebraicLoopError,
@@ -41,6 +42,7 @@ __all__ = [
     "Surrogate",
     "UnsupportedModuleError",
     "backends",
+    "finetune",
     "from_nir",
     "load",
     "nn",

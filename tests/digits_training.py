@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-import neurocuda
+from neurocuda.convert.calibrate import convert
 from neurocuda.convert.finetune import finetune
 from neurocuda.convert.snn import SNN
 
@@ -88,7 +88,7 @@ def loader(last: int | None = None, batch: int = 32) -> DataLoader[tuple[Tensor,
 
 
 def start() -> SNN:
-    return neurocuda.convert(trained(), digits()[0][:100], timesteps=4, readout_delay=0, percentile=99.0, report=False)
+    return convert(trained(), digits()[0][:100], timesteps=4, readout_delay=0, percentile=99.0, report=False)
 
 
 def run(checkpoint: str | None, last: int | None = None) -> SNN:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import neurocuda
 from neurocuda import ArgumentError, FileError, NeuroCUDAError, use_backend
+from neurocuda.convert.calibrate import convert
 from neurocuda.convert.finetune import finetune
 from neurocuda.convert.snn import SNN
 from neurocuda.ops import backends
@@ -36,7 +37,7 @@ def bits(network: nn.Module) -> dict[str, bytes]:
 def test_few_steps_are_enough_afterwards() -> None:
     model, (x, y, _, _) = trained(), digits()
     before = bits(model)
-    converted = neurocuda.convert(model, x[:400], timesteps=4, readout_delay=0, report=False)
+    converted = convert(model, x[:400], timesteps=4, readout_delay=0, report=False)
     snn = finetune(model, (x, y), 4, 4, rate=2e-3)
     assert isinstance(snn, SNN)
     assert (snn.timesteps, snn.readout_delay) == (4, 0)
@@ -54,7 +55,7 @@ def test_quantised_training_brings_rectifiers_near_their_levels() -> None:
     from neurocuda.convert.trainable import Trainable
 
     model, x = trained(), digits()[0]
-    converted = neurocuda.convert(model, x[:400], timesteps=2, readout_delay=0, report=False)
+    converted = convert(model, x[:400], timesteps=2, readout_delay=0, report=False)
     snn = finetune(converted, x, 0, 2, quantized_epochs=3, rate=2e-3, report=False)
     errors = []
     for one in (converted, snn):
@@ -137,7 +138,7 @@ def test_values_are_learned_where_there_are_no_classes() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 1))
     x = torch.rand(512, 4)
-    converted = neurocuda.convert(model, x, timesteps=2, readout_delay=0, report=False)
+    converted = convert(model, x, timesteps=2, readout_delay=0, report=False)
     snn = finetune(model, x, 20, 2, rate=3e-3, report=False)
     with torch.no_grad():
         errors = [float((one(x) - model(x)).square().mean()) for one in (converted, snn)]

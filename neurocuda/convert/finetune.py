@@ -3,7 +3,8 @@
 Two ways, one after the other, of the same weights and thresholds (`Trainable`): first, if asked for, with rectifiers
 that are quantised to as many levels as there are steps (QCFS, Bu et al. 2022), at the cost of training the original;
 then the spiking network itself, through its neurons' kernels and a surrogate gradient, which sees also when spikes
-come. What it learns from is the original: no labels are needed.
+come. What it learns from is the original: no labels are needed. Over the first half of the batches it is guided, less
+and less, by the original's activations at the sums of the network (at all rectifiers, where there are no sums).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from neurocuda.convert.report import is_classes, measure
 from neurocuda.convert.samples import take
 from neurocuda.convert.seeding import generators_of, restored, seed_all
 from neurocuda.convert.snn import SNN, whole
-from neurocuda.convert.trainable import Trainable
+from neurocuda.convert.trainable import Rates, Trainable
 from neurocuda.errors import ArgumentError
 from neurocuda.nn import Neuron
 from neurocuda.ops import Surrogate
@@ -40,11 +41,12 @@ _WARM_UP = 20
 
 @dataclass(frozen=True)
 class _Phase:
-    """A way to train: `run` gives what the network returns for a batch."""
+    """A way to train: `run` gives what the network returns for a batch, and records activations if it can."""
 
     name: str
     epochs: int
-    run: Callable[[Tensor], Tensor]
+    run: Callable[[Tensor, Rates], Tensor]
+    records: tuple[str, ...] = ()
 
 
 def finetune(
@@ -54,9 +56,10 @@ def finetune(
     timesteps: int = 4,
     *,
     quantized_epochs: int = 0,
-    rate: float = 5e-4,
+    rate: float = 1e-3,
     loss: Loss | None = None,
     surrogate: Surrogate | None = None,
+    dtype: torch.dtype = torch.float32,
     seed: int = 0,
     samples: int | None = 400,
     report: bool = True,
@@ -70,12 +73,16 @@ def finetune(
     to train the spiking network with it; quantized_epochs: how often before that the network of quantised rectifiers.
     rate: that of Adam, which rises over the first batches and falls to nothing (half a cosine). loss: of what the
     network returns and the labels of a batch; without one it learns the classes, or values, that the original gives.
-    surrogate: the derivative of a spike, of u in units of theta. samples, report: as `convert` has them.
+    surrogate: the derivative of a spike, of u in units of theta. dtype: the type that layers of weights run in while
+    they train (torch.bfloat16 is faster where the processor has it; weights stay in float32). samples, report: as
+    `convert` has them.
 
     checkpoint: a file written after every `checkpoint_every` batches; if it is there, training goes on from it, to the
     same bits as without a stop (the same data, machine and number of threads provided). Random numbers are drawn from
     `seed`, and those of the caller left alone. The network given is not changed. Raises `ArgumentError`.
     """
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ArgumentError(f"dtype: expected torch.float32, torch.bfloat16 or torch.float16, found {dtype!r}")
     whole("epochs", epochs, 0)
     whole("timesteps", timesteps, 1)
     whole("quantized_epochs", quantized_epochs, 0)
@@ -91,12 +98,22 @@ def finetune(
         trained = Trainable(start.rectified, start.thresholds, surrogate).to(_device(start))
         original = Trainable(start.rectified, start.thresholds, surrogate).to(_device(start)).requires_grad_(False)
         phases = (
-            _Phase("levels", quantized_epochs, lambda x: trained.levels(x, timesteps)),
-            _Phase("spikes", epochs, lambda x: trained.spikes(x, timesteps).mean(0)),
+            _Phase("levels", quantized_epochs, lambda x, _: trained.levels(x, timesteps)),
+            _Phase("spikes", epochs, lambda x, record: trained.spikes(x, timesteps, record).mean(0), trained.sums),
         )
-        settings = (epochs, timesteps, quantized_epochs, rate, repr(surrogate), seed, len(loader), loss is None)
+        settings = (
+            epochs,
+            timesteps,
+            quantized_epochs,
+            rate,
+            repr(surrogate),
+            str(dtype),
+            seed,
+            len(loader),
+            loss is None,
+        )
         kept = None if checkpoint is None else Checkpoint(checkpoint, fingerprint(settings, trained))
-        _train(trained, original, loader, phases, rate, loss, seed, kept, checkpoint_every)
+        _train(trained, original, loader, phases, rate, loss, dtype, seed, kept, checkpoint_every)
         d = start.network.discretization
         snn = SNN(trained.graph(), trained.thresholds(), timesteps=timesteps, readout_delay=0, dt=d.dt)
         snn.to(_device(start))
@@ -158,6 +175,7 @@ def _train(
     phases: tuple[_Phase, ...],
     rate: float,
     loss: Loss | None,
+    dtype: torch.dtype,
     seed: int,
     kept: Checkpoint | None,
     every: int,
@@ -190,8 +208,10 @@ def _train(
                     bar.advance(task)
                     if count <= done:
                         continue
-                    _set_rate(optimizer, rate, epoch * len(loader) + count - 1, total)
-                    _step(phase, optimizer, original, item, loss, f"data, batch {count - 1}")
+                    step = epoch * len(loader) + count - 1
+                    _set_rate(optimizer, rate, step, total)
+                    guided = max(0.0, 1 - 2 * step / total)
+                    _step(phase, optimizer, original, item, loss, guided, dtype, f"data, batch {count - 1}")
                     if kept is not None and count % every == 0:
                         kept.write(trained, optimizer, Position(number, epoch, count), states)
         if kept is not None and (found is None or position.phase < len(phases)):
@@ -215,23 +235,39 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float, step: int, total: i
 
 
 def _step(
-    phase: _Phase, optimizer: torch.optim.Optimizer, original: Trainable, item: Any, loss: Loss | None, where: str
+    phase: _Phase,
+    optimizer: torch.optim.Optimizer,
+    original: Trainable,
+    item: Any,
+    loss: Loss | None,
+    guided: float,
+    dtype: torch.dtype,
+    where: str,
 ) -> None:
+    """One batch. `guided` weighs how far the rates within are from the original's activations."""
     x, labels = _batch(item, where)
     graph, device = original.source, next(original.parameters()).device
     shape = graph.nodes[graph.inputs[0]].output_shape
     if tuple(x.shape[1:]) != shape or len(x) == 0:
         raise ArgumentError(f"{where}: expected samples [B, {', '.join(map(str, shape))}], found {tuple(x.shape)}")
     x = x.to(device).float()
-    y = phase.run(x)
+    found: Rates = dict.fromkeys(phase.records if guided else ())
+    wanted: Rates = dict.fromkeys(found)
+    answer = None
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        y = phase.run(x, found).float()
+        if loss is None or found:
+            with torch.no_grad():
+                answer = original.rectified(x, wanted).float()
     if loss is None:
-        with torch.no_grad():
-            wanted = original.rectified(x)
-        value = _distance(y, wanted)
+        assert answer is not None
+        value = _distance(y, answer)
     elif labels is None:
         raise ArgumentError(f"{where}: expected labels, which the loss takes, found none")
     else:
         value = loss(y, labels.to(device))
+    if found:
+        value = value + guided / len(found) * sum(_difference(found[name], wanted[name]) for name in found)
     if not bool(value.isfinite()):
         raise ArgumentError(f"{where}: expected a finite loss, found {value.item()}; a lower rate may help")
     optimizer.zero_grad(set_to_none=True)
@@ -245,3 +281,10 @@ def _distance(y: Tensor, wanted: Tensor) -> Tensor:
         return functional.mse_loss(y, wanted)
     logs = functional.log_softmax(y, 1), functional.log_softmax(wanted, 1)
     return functional.kl_div(*logs, reduction="batchmean", log_target=True)
+
+
+def _difference(found: Tensor | None, wanted: Tensor | None) -> Tensor:
+    """The mean square difference of rates and activations, as a share of the mean square of these."""
+    assert found is not None
+    assert wanted is not None
+    return (found - wanted).square().mean() / wanted.square().mean().clamp(min=1e-12)

@@ -14,10 +14,13 @@ from torch.nn import functional
 
 from neurocuda.errors import ArgumentError
 from neurocuda.graph import Graph, Node, align
-from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate
+from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, reference
 from neurocuda.ops.backends import operators
 
 _LEARNED = ("weight", "bias", "scale")
+
+Rates = dict[str, Tensor | None]
+"""Activations [B, *shape] by the name of the rectifier, None as long as they are not known."""
 
 
 class Signal:
@@ -70,13 +73,19 @@ class Trainable(nn.Module):
                 values = torch.from_numpy(np.asarray(thresholds[name], np.float64)).log2().float()
                 self.log_thresholds.append(nn.Parameter(values))
 
-    def rectified(self, x: Tensor) -> Tensor:
-        """The output [B, *shape] for frames x [B, *shape], with the rectifiers as they are."""
+    def rectified(self, x: Tensor, record: Rates | None = None) -> Tensor:
+        """The output [B, *shape] for frames x [B, *shape], with the rectifiers as they are.
+
+        `record` takes the activations of the rectifiers that are its keys.
+        """
 
         def rectify(node: Node, branches: list[Signal]) -> Signal:
             cap = node.parameters.get("cap")
             highest = float(cap) if isinstance(cap, np.ndarray) else None
-            return Signal(_total(branches).clamp(0, highest))
+            y = _total(branches).clamp(0, highest)
+            if record is not None and node.name in record:
+                record[node.name] = y
+            return Signal(y)
 
         return self._output(Signal(x), rectify).whole()
 
@@ -95,12 +104,16 @@ class Trainable(nn.Module):
 
         return self._output(Signal(x), rectify).whole()
 
-    def spikes(self, x: Tensor, timesteps: int) -> Tensor:
+    def spikes(self, x: Tensor, timesteps: int, record: Rates | None = None) -> Tensor:
         """The output [T, B, *shape] for frames x [B, *shape] shown at each of T steps.
 
         The neurons are those of `spiking`: gain 1 / theta, threshold 1, reset by subtraction, v = 1/2 at the start.
+        `record` takes theta times the spikes per step, the activation they stand for, of the rectifiers in it.
         """
-        batch = x.shape[0]
+        batch, ops, kind = x.shape[0], operators(x.device), x.device.type
+        # Under autocast in the type that the next layer takes: spikes are exact in it.
+        mixed = torch.is_autocast_enabled(kind) and ops is not reference
+        narrow = {"dtype": torch.get_autocast_dtype(kind)} if mixed else {}
 
         def rectify(node: Node, branches: list[Signal]) -> Signal:
             theta = self.log_thresholds[self._populations[node.name]].exp2()
@@ -117,10 +130,18 @@ class Trainable(nn.Module):
             )
             over_time = [_over_time(branch, timesteps, batch) for branch in branches]
             start = NeuronState((one / 2).expand(batch, *node.input_shape))
-            output, _, _ = operators(x.device).neuron(over_time, c, start, self.surrogate)
+            output, _, _ = ops.neuron(over_time, c, start, self.surrogate, **narrow)
+            if record is not None and node.name in record:
+                record[node.name] = output.mean(0, dtype=torch.float32) * _channels(theta, rank)
             return Signal(output.flatten(0, 1), theta)
 
         return _over_time(self._output(Signal(x, steady=True), rectify), timesteps, batch)
+
+    @property
+    def sums(self) -> tuple[str, ...]:
+        """The rectifiers of sums of branches; all of them, where there are no sums."""
+        sums = tuple(name for name in self._populations if len(self._sources[name]) > 1)
+        return sums or tuple(self._populations)
 
     def graph(self) -> Graph:
         """The rectified graph with the weights as they are now."""
