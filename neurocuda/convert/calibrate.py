@@ -27,6 +27,7 @@ from neurocuda.convert.samples import Samples, take
 from neurocuda.convert.snn import SNN, whole
 from neurocuda.convert.thresholds import ChannelHistograms, thresholds
 from neurocuda.convert.trace import trace
+from neurocuda.discretization import Discretization
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning
 from neurocuda.graph import Graph
 
@@ -50,9 +51,10 @@ def convert(
 
     data: what the network meets in use: a tensor [N, *shape], a pair (samples, labels), a dataset, a loader or any
     iterable of batches; labels are not needed, and serve the report alone. The first `samples` of it are used (all for
-    None). percentile: thresholds are this percentile of each channel's activations; of several the one that
-    agrees best with the model after `timesteps` steps on these samples. total_steps: where it is given, the network runs
-    so many steps in all, and how many of them pass before read-out is chosen too. dt: the step in seconds for which the graph is
+    None). timesteps: the steps whose mean is the result, after `readout_delay` steps in which rates settle.
+    total_steps: given instead of these two, the network runs so many steps in all, and their split is chosen.
+    percentile: thresholds are this percentile of what each channel gives above zero; of several the one is taken with
+    which the result agrees best with the model's on these samples. dt: the step in seconds for which the graph is
     written. report: whether to measure `snn.report` (72 steps of all samples).
 
     The model is run in eval mode; its parameters, buffers and mode are afterwards what they were. The same model and
@@ -65,6 +67,7 @@ def convert(
     whole("readout_delay", readout_delay, 0)
     if total_steps is not None:
         whole("total_steps", total_steps, 1)
+    Discretization(dt=dt)  # which checks it
     percentiles = _percentiles(percentile)
     given = take(data, samples)
     with _evaluated(model), torch.no_grad(), progress() as bar:
@@ -111,7 +114,10 @@ class _Candidate:
 
 
 def _judged(percent: float, snn: SNN, sums: Tensor, original: Tensor, all_delays: bool) -> list[_Candidate]:
-    """The candidate of a percentile, or one for each delay that leaves a step to read; sums: of outputs to each step."""
+    """The candidate of a percentile, or one for each delay that leaves a step to read.
+
+    sums: of the outputs up to each step, [steps, N, *].
+    """
     candidates = []
     for delay in range(len(sums)) if all_delays else [snn.readout_delay]:
         before = sums[delay - 1] if delay else 0

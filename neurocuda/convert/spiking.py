@@ -17,6 +17,7 @@ from neurocuda.convert.max_pool import MAXIMUM
 from neurocuda.errors import ArgumentError, raise_problems
 from neurocuda.graph import WEIGHTED, Graph, Node
 from neurocuda.graph.build import build
+from neurocuda.graph.model import align, fits
 
 SPIKES = ".spikes"
 """What the name of a rectifier's threshold ends in; the rectifier's own name is the integrator's."""
@@ -222,10 +223,9 @@ def _aligned(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     values = np.asarray(values, np.float64)
     if values.size == 1:
         return values.reshape((1,) * len(shape))
-    aligned = values.reshape(values.shape + (1,) * (len(shape) - values.ndim))
-    if aligned.ndim > len(shape) or any(n not in (1, size) for n, size in zip(aligned.shape, shape, strict=True)):
+    if not fits(values, shape):
         raise ArgumentError(f"thresholds: expected a shape that fits a signal {shape}, found {values.shape}")
-    return aligned
+    return align(values, len(shape))
 
 
 def _collapsed(values: np.ndarray) -> np.ndarray:
