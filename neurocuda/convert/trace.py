@@ -77,7 +77,7 @@ class _Proxy(fx.Proxy):
     """A proxy whose `x += y` changes x, as that of a tensor does, and that passes for a tensor in `isinstance`."""
 
     _is_param = False
-    __class__ = property(lambda self: Tensor)  # type: ignore[assignment]
+    __class__ = property(lambda self: Tensor)
 
     def __iadd__(self, other: Any) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
