@@ -56,7 +56,7 @@ class LoweredStage:
     """A stage of the schedule; what is fused has the names of its parts.
 
     recurrence: the neuron and the weight of a cycle of the two. soft_reset: the integrator, the threshold and the
-    scale of a cycle of the three; it runs as such where gradients or records ask for more than the spikes and v.
+    scale of a cycle of the three; it runs as such where a gradient is needed, or more recorded than spikes and v.
     """
 
     nodes: tuple[LoweredNode, ...]

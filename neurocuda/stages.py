@@ -68,7 +68,7 @@ def run_chunk(lowered: LoweredSchedule, tensors: Tensors, inputs: Mapping[str, T
     # The pieces fit a CPU's caches; gradients keep every signal anyway.
     cut = chunk.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
     whole = (Span(range(len(lowered.stages)), chunk.steps),)
-    fused = {n for n, stage in enumerate(lowered.stages) if stage.soft_reset and _fuses(stage.soft_reset, chunk)}
+    fused = {n for n, stage in enumerate(lowered.stages) if stage.soft_reset and _is_enough(stage.soft_reset, chunk)}
     for span in spans(lowered, chunk.batch, chunk.steps, fused) if cut else whole:
         if span.steps < chunk.steps:
             _run_pieces(lowered, span, tensors, inputs, chunk)
@@ -106,7 +106,7 @@ def _run_stages(
         stage = lowered.stages[number]
         if stage.recurrence is not None:
             _run_recurrence(lowered, stage, stage.recurrence, tensors, chunk)
-        elif stage.soft_reset is not None and _fuses(stage.soft_reset, chunk):
+        elif stage.soft_reset is not None and _fuses(lowered, stage.soft_reset, tensors, chunk):
             _run_soft_reset(lowered, stage.soft_reset, tensors, chunk)
         elif stage.cyclic:
             _run_cycle(lowered, stage, tensors, chunk)
@@ -234,11 +234,23 @@ def _run_recurrence(
     chunk.signals[neuron], chunk.previous[f"{neuron}.previous"] = output, last
 
 
-def _fuses(loop: tuple[str, str, str], chunk: Chunk) -> bool:
-    """Whether the spikes and the potential are all that is asked of a soft reset."""
+def _is_enough(loop: tuple[str, str, str], chunk: Chunk) -> bool:
+    """Whether the spikes and the potential are all that is to be recorded of a soft reset."""
     integrator, level, scale = loop
-    asked = chunk.quantities(scale) or chunk.quantities(level) - {"spikes", "output"}
-    return not (torch.is_grad_enabled() or asked or chunk.quantities(integrator) - {"v", "output"})
+    more = chunk.quantities(scale) or chunk.quantities(level) - {"spikes", "output"}
+    return not (more or chunk.quantities(integrator) - {"v", "output"})
+
+
+def _fuses(lowered: LoweredSchedule, loop: tuple[str, str, str], tensors: Tensors, chunk: Chunk) -> bool:
+    """Whether a soft reset runs as one operator, which has no gradient."""
+    if not torch.is_grad_enabled() or not _is_enough(loop, chunk):
+        return _is_enough(loop, chunk)
+    integrator, level, scale = loop
+    c = tensors.coefficients[integrator]
+    given = [chunk.signals[edge.source] for edge in lowered.schedule.edges[integrator] if edge.source != scale]
+    given += [c.decay_v, c.gain_v, c.bias_v, tensors.weights[level, "threshold"], tensors.weights[scale, "scale"]]
+    given += [chunk.carry[f"{integrator}.v"], chunk.carry[f"{level}.previous"]]
+    return not any(t.requires_grad for t in given)
 
 
 def _run_soft_reset(lowered: LoweredSchedule, loop: tuple[str, str, str], tensors: Tensors, chunk: Chunk) -> None:

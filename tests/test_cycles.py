@@ -7,7 +7,7 @@ import oracle
 import pytest
 import torch
 from comparison import assert_as_oracle, graph_of
-from devices import networks_on_each_device
+from devices import here, networks_on_each_device
 from make_nir import affine, conv2d, delay, graph, input_, linear, neuron, output, scale, signal, threshold
 
 import neurocuda
@@ -211,3 +211,20 @@ def test_recurrent_current_among_many_branches(name: str, count: int) -> None:
     raw = graph(f"{edges} neuron>{name} {name}>neuron neuron>output", neuron=neuron("LIF", 4), **ENDS, **nodes)
     raw["nodes"][name] = affine(4, 4, "recurrent")
     assert_as_oracle(raw, {"input": signal(12, 2, 4)}, {})
+
+
+@networks_on_each_device
+def test_a_soft_reset_has_a_gradient_where_one_is_asked_for() -> None:
+    raw = CYCLES["soft reset of channels, two branches, read twice"]
+    net = Executor(graph_of(raw)).to(here())
+    x = torch.from_numpy(signal(9, 2, 2, 3, 4)).to(here())
+    with torch.no_grad():
+        expected, _ = net(x)
+    found, _ = net(x)
+    assert torch.equal(found, expected)
+    gradients = torch.autograd.grad(found.square().sum(), list(net.parameters()))
+    assert all(bool(gradient.any()) for gradient in gradients)
+    net.requires_grad_(False)
+    assert torch.equal(net(x)[0], expected)
+    (of_input,) = torch.autograd.grad(net(x.requires_grad_())[0].sum(), x)
+    assert bool(of_input.any())

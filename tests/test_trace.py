@@ -391,3 +391,22 @@ def test_a_trace_is_the_same_twice() -> None:
     for name, node in one.nodes.items():
         for field, value in node.parameters.items():
             assert np.array_equal(value, other.nodes[name].parameters[field])
+
+
+class Asking(nn.Module):
+    """Takes a tensor another way than a list of tensors, as many backbones do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Any) -> Tensor:
+        if not isinstance(x, Tensor):
+            x = torch.cat(x)
+        return torch.relu(self.conv(x))
+
+
+def test_a_model_that_asks_for_a_tensor_is_given_one() -> None:
+    model, x = Asking().double(), torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    outputs, _ = evaluate(trace(model, x), x, dtype=torch.float64)
+    torch.testing.assert_close(outputs, model(x), rtol=1e-12, atol=1e-12)

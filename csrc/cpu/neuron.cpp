@@ -175,12 +175,15 @@ void neuron(const NeuronCall& call, std::int64_t first, std::int64_t last, std::
         }
         if (direct_in) {
           row.x = call.branches[0].row(step, at);
-          if (finite != nullptr && !all_finite(row.x, segment.count)) *finite = false;
         } else {
           sum_rows(call.branches, call.branch_count, step, at, segment.count, sum);
         }
         if (direct_out) row.output = call.output.row(step, at);
+        const bool looks = finite != nullptr && direct_in, in_place = row.x == row.output;
+        if (looks && in_place && !all_finite(row.x, segment.count)) *finite = false;
         update_row(call.kind, row, segment);
+        // After the update, which reads from memory while it computes, x is near.
+        if (looks && !in_place && !all_finite(row.x, segment.count)) *finite = false;
         if (!direct_out) emit(call, streamed, step, at, segment.count, emitted);
         if (call.trace_v.data != nullptr) write_row(call.trace_v, step, at, segment.count, row.v);
         if (call.trace_i.data != nullptr) write_row(call.trace_i, step, at, segment.count, row.i);

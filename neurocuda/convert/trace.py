@@ -74,7 +74,10 @@ def _copied(model: nn.Module) -> nn.Module:
 
 
 class _Proxy(fx.Proxy):
-    """A proxy whose `x += y` changes x, as that of a tensor does."""
+    """A proxy whose `x += y` changes x, as that of a tensor does, and that passes for a tensor in `isinstance`."""
+
+    _is_param = False
+    __class__ = property(lambda self: Tensor)
 
     def __iadd__(self, other: Any) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
@@ -116,6 +119,9 @@ class _Tracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
+
+    def create_arg(self, a: Any) -> Any:
+        return a.node if issubclass(type(a), fx.Proxy) else super().create_arg(a)
 
 
 @dataclass(frozen=True)
