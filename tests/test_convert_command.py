@@ -31,7 +31,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     np.save("x.npy", x[:60].numpy())
     np.savez("xy.npz", x=x[:60].numpy(), y=y[:60].numpy())
     np.savez("z.npz", z=x[:60].numpy())
-    Path("own.py").write_text("import test_convert_command\nmodel = test_convert_command.calibration_model\nnumber = 3\n")
+    Path("own.py").write_text(
+        "import test_convert_command\nmodel = test_convert_command.calibration_model\nnumber = 3\n"
+    )
     torch.export.save(torch.export.export(trained("residual"), (x[:2],)), "model.pt2")
     torch.jit.save(torch.jit.script(trained("residual")), "scripted.pt")
     torch.jit.save(torch.jit.trace(trained("pooled"), x[:2]), "traced.pt")
@@ -109,4 +111,3 @@ def test_operators_without_a_meaning_are_named(here: Path) -> None:
         read_model("gelu.pt2", digits()[0][:2])
     with pytest.raises(FileError, match="found a folder"):
         read_model(here, digits()[0][:2])
-

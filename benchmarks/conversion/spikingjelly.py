@@ -3,8 +3,8 @@
 For convolutional networks it has rate coding (`RateCodingRecipe`) with the maximum or a percentile as threshold, plain
 or with what its examples call robust (a threshold for each channel, half of it at the start, MaxPool before the spike),
 and local threshold balancing, whose thresholds grow with each batch: it goes through the images `PASSES` times, in
-small batches. Its other recipes are for transformers and for networks trained with quantisation. Read-out starts at once, or
-after the delay that its `estimate_delay_start` finds.
+small batches. Its other recipes are for transformers and for networks trained with quantisation. Read-out starts at
+once, or after the delay that its `estimate_delay_start` finds.
 """
 
 from __future__ import annotations
