@@ -1,15 +1,17 @@
 """Conversion without training, on Fashion-MNIST: accuracy over time beside the original and SpikingJelly's `ann2snn`.
 
-python -m benchmarks.convert [--data FOLDER] [--networks resnet18 vgg] [--images 10000] [--threads 2] [--quick]
+python -m benchmarks.convert [--data FOLDER] [--networks resnet18 vgg] [--methods neurocuda spikingjelly]
+    [--images 10000] [--threads 2] [--quick]
 
 Trains the networks first where they are not kept from before (minutes). All methods get the same trained network and
-the same 400 training images without labels, and are measured on the same test images. Writes a CSV and a plot.
+the same 400 training images without labels, and are measured on the same test images. Writes a CSV and a plot; in a CSV that is there, the lines of networks and methods
+that are not asked for stay.
 """
 
 import argparse
 import importlib.util
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -24,6 +26,7 @@ CALIBRATION = 400
 READ = (4, 8, 16, 32)
 TOTAL = (8, 16, 32)
 DELAY = 8
+METHODS = ("neurocuda", "spikingjelly")
 RESULTS = Path(__file__).parent / "results" / "convert.csv"
 
 
@@ -61,24 +64,37 @@ def main() -> None:
     images, labels = (
         part[: 200 if arguments.quick else arguments.images] for part in data.read(arguments.data, "test")
     )
+    kept = [line for line in table.lines(arguments.output) if not _is_asked(line, arguments)]
     rows: list[Row] = []
     for name in arguments.networks:
         network = networks.trained(name, arguments.data, console)
         judge = Judge(name, network, images, labels)
-        rows.append(judge.original())
-        for row in _all(network, calibration, images, judge, console):
+        if "neurocuda" in arguments.methods:
+            rows.append(judge.original())
+        for row in _all(arguments.methods, network, calibration, images, judge, console):
             console.print(f"{name}, {row.method}: {row.accuracy:.2f} % in {row.total} steps", style="dim")
             rows.append(row)
             if not arguments.quick:
-                table.write(arguments.output, rows, described)
-        table.show(console, [row for row in rows if row.network == name])
-        _show_divergence(console, network, calibration, images)
+                table.write(arguments.output, rows, described, kept)
+        table.show(console, judge.original(), [row for row in rows if row.network == name and row.total])
+        if "neurocuda" in arguments.methods:
+            _show_divergence(console, network, calibration, images)
     if not arguments.quick:
         console.print(f"{arguments.output}, {table.draw(arguments.output)}")
 
 
-def _all(network: nn.Module, calibration: Tensor, images: Tensor, judge: Judge, console: Console) -> Iterator[Row]:
-    yield from _ours(network, calibration, images, judge)
+def _is_asked(line: Mapping[str, str], arguments: argparse.Namespace) -> bool:
+    method = "spikingjelly" if line["method"].startswith("SpikingJelly") else "neurocuda"
+    return line["network"] in arguments.networks and method in arguments.methods
+
+
+def _all(
+    methods: Sequence[str], network: nn.Module, calibration: Tensor, images: Tensor, judge: Judge, console: Console
+) -> Iterator[Row]:
+    if "neurocuda" in methods:
+        yield from _ours(network, calibration, images, judge)
+    if "spikingjelly" not in methods:
+        return
     if importlib.util.find_spec("spikingjelly") is None:
         console.print("SpikingJelly is left out: it is not installed here (make bench-env has it).")
         return
@@ -131,6 +147,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=data.FOLDER, help="a folder with the IDX files of Fashion-MNIST")
     parser.add_argument("--networks", nargs="+", choices=list(networks.BUILDERS), default=list(networks.BUILDERS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--images", type=int, default=10_000, help="of the test images")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=RESULTS)

@@ -24,15 +24,14 @@ class Row:
     agreement: float
 
 
-def show(console: Console, rows: Sequence[Row]) -> None:
+def show(console: Console, original: Row, rows: Sequence[Row]) -> None:
     """A table of one network."""
-    first = rows[0]
-    table = Table(title=f"{first.network}: original {first.accuracy:.2f} %", title_justify="left")
+    table = Table(title=f"{original.network}: original {original.accuracy:.2f} %", title_justify="left")
     for name in ("method", "thresholds"):
         table.add_column(name)
     for name in ("total", "delay", "read", "accuracy %", "gap", "agreement %"):
         table.add_column(name, justify="right")
-    for row in rows[1:]:
+    for row in rows:
         numbers = [str(n) for n in (row.total, row.delay, row.timesteps)]
         figures = [f"{value:.2f}" for value in (row.accuracy, row.gap, row.agreement)]
         style = "bold" if row.method == "neurocuda" else None
@@ -40,13 +39,25 @@ def show(console: Console, rows: Sequence[Row]) -> None:
     console.print(table)
 
 
-def write(path: Path, rows: Iterable[Row], machine: Mapping[str, str]) -> None:
-    """All rows as a CSV, the machine repeated on each line."""
+Lines = list[dict[str, str]]
+
+
+def lines(path: Path) -> Lines:
+    """The lines of an earlier run as they stand, with the machine that each was taken on; none without a file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write(path: Path, rows: Iterable[Row], machine: Mapping[str, str], kept: Lines | None = None) -> None:
+    """All rows as a CSV, the machine repeated on each line, after the lines that are kept from an earlier run."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         names = [field.name for field in fields(Row)]
         writer = csv.DictWriter(file, [*names, *machine], lineterminator="\n")
         writer.writeheader()
+        writer.writerows(kept or [])
         for row in rows:
             values = {k: f"{v:.2f}" if isinstance(v, float) else v for k, v in asdict(row).items()}
             writer.writerow({**values, **machine})
@@ -78,9 +89,10 @@ def draw(path: Path) -> Path:
     colours = ("#30638e", "#5c946e", "#8d99ae", "#edae49", "#9d4edd", "#6b705c")
     for axis, name in zip(axes.flat, names, strict=True):
         own = [row for row in rows if row.network == name]
-        original = own[0].accuracy
+        original = next(row.accuracy for row in own if row.method == "original")
+        own = sorted((row for row in own if row.total), key=lambda row: row.method != "neurocuda")
         axis.axhline(original, color="0.4", linestyle="--", linewidth=1, label="original")
-        methods = list(dict.fromkeys(row.method for row in own[1:]))
+        methods = list(dict.fromkeys(row.method for row in own))
         for number, method in enumerate(methods):
             ours = method == "neurocuda"
             best: dict[int, float] = {}
@@ -90,7 +102,7 @@ def draw(path: Path) -> Path:
             style = {"color": "#d1495b", "linewidth": 2.5} if ours else {"color": colours[(number - 1) % len(colours)]}
             label = f"{method}, delay chosen" if ours else method
             axis.plot(list(best), list(best.values()), marker="o", markersize=4, label=label, **style)
-        totals = sorted({row.total for row in own[1:] if row.method != "neurocuda"} or {8, 16, 32})
+        totals = sorted({row.total for row in own if row.method != "neurocuda"} or {8, 16, 32})
         axis.set_xscale("log", base=2)
         axis.set_xticks(totals, [str(total) for total in totals])
         axis.set_title(f"{name}, Fashion-MNIST")

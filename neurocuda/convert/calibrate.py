@@ -31,7 +31,7 @@ from neurocuda.discretization import Discretization
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning
 from neurocuda.graph import Graph
 
-PERCENTILES = (96.0, 98.0, 99.0, 99.5, 99.9)
+PERCENTILES = (96.0, 97.0, 98.0, 99.0, 99.5, 99.9)
 _TOLERANCE = 1e-3
 
 
@@ -193,14 +193,15 @@ def _thetas(graph: Graph, histograms: Mapping[str, ChannelHistograms], percent: 
 def _disagreement(y: Tensor, original: Tensor) -> float:
     """How far a result is from the original's, without labels: less is better.
 
-    Of class scores the Kullback-Leibler divergence of their softmax, for which few samples are enough; otherwise the
-    difference.
+    Of class scores the share of samples of another class plus the Kullback-Leibler divergence of the softmax, which
+    tells more from few samples; otherwise the difference.
     """
     y, original = y.double(), original.double()
     if not is_classes(original):
         return difference(y, original)
     found, wanted = y.log_softmax(1), original.log_softmax(1)
-    return float(functional.kl_div(found, wanted, reduction="batchmean", log_target=True))
+    other = float((found.argmax(1) != wanted.argmax(1)).double().mean())
+    return other + float(functional.kl_div(found, wanted, reduction="batchmean", log_target=True))
 
 
 def _percentiles(percentile: float | Sequence[float]) -> tuple[float, ...]:
