@@ -4,8 +4,8 @@ python -m benchmarks.convert [--data FOLDER] [--networks resnet18 vgg] [--method
     [--images 10000] [--threads 2] [--quick]
 
 Trains the networks first where they are not kept from before (minutes). All methods get the same trained network and
-the same 400 training images without labels, and are measured on the same test images. Writes a CSV and a plot; in a CSV that is there, the lines of networks and methods
-that are not asked for stay.
+the same 400 training images without labels, and are measured on the same test images. Writes a CSV and a plot; of a CSV
+that is there, the lines of networks and methods that are not asked for stay.
 """
 
 import argparse
