@@ -1,7 +1,11 @@
 """NeuroCUDA runs spiking neural networks described in NIR."""
 
 from neurocuda import nn
+from neurocuda.convert.calibrate import convert
+from neurocuda.convert.export import to_nir
 from neurocuda.convert.finetune import finetune
+from neurocuda.convert.report import Report
+from neurocuda.convert.snn import SNN
 from neurocuda.discretization import Discretization
 from neurocuda.errors import (
     AlgebraicLoopError,
@@ -24,6 +28,7 @@ from neurocuda.state import State
 __version__ = "0.1.0"
 
 __all__ = [
+    "SNN",
     "AlgebraicLoopError",
     "ArgumentError",
     "Discretization",
@@ -35,6 +40,7 @@ __all__ = [
     "NeuroCUDAWarning",
     "NeuronCoefficients",
     "Node",
+    "Report",
     "RunResult",
     "Schedule",
     "ShapeError",
@@ -42,11 +48,13 @@ __all__ = [
     "Surrogate",
     "UnsupportedModuleError",
     "backends",
+    "convert",
     "finetune",
     "from_nir",
     "load",
     "nn",
     "read",
+    "to_nir",
     "use_backend",
     "write",
 ]

@@ -27,7 +27,7 @@ def read_inputs(path: str | os.PathLike[str], graph: Graph) -> tuple[dict[str, T
     file and Input for signals that do not fit.
     """
     name = os.fspath(path)
-    arrays = _load(name)
+    arrays = load_arrays(name)
     if isinstance(arrays, np.ndarray):
         if len(graph.inputs) != 1:
             raise ArgumentError(f"{name}: expected an .npz file with the inputs {_list(graph)}, found one array")
@@ -80,7 +80,8 @@ def check_target(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _load(name: str) -> np.ndarray | dict[str, np.ndarray]:
+def load_arrays(name: str) -> np.ndarray | dict[str, np.ndarray]:
+    """The array of an .npy file, or those of an .npz file by name. Raises `FileError`."""
     if not Path(name).exists():
         raise FileError(f"{name}: expected an .npy or .npz file, found no such file")
     try:

@@ -1,4 +1,4 @@
-"""The `neurocuda` command: looks at a NIR file, checks it, runs it, proves that the run repeats bit for bit.
+"""The `neurocuda` command: looks at a NIR file, checks it, runs it, proves that the run repeats, makes one of a model.
 
 Exit codes: 0 all is well; 1 the graph has problems, or a trial differs; 2 the command could not be carried out.
 """
@@ -9,8 +9,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
@@ -22,8 +21,9 @@ from torch import Tensor
 
 import neurocuda
 from neurocuda.arrays import check_target, read_inputs, write_arrays
+from neurocuda.convert_command import convert
 from neurocuda.discretization import PRESETS, Discretization, problems
-from neurocuda.errors import ArgumentError, FileError, GraphError, NeuroCUDAError, Problem, nearest, raise_problems
+from neurocuda.errors import ArgumentError, FileError, GraphError, Problem, nearest, raise_problems
 from neurocuda.graph import SPIKE_PRODUCING, Graph, parameters_text, shape_text
 from neurocuda.io import check as check_file
 from neurocuda.io import read
@@ -32,7 +32,7 @@ from neurocuda.nir_executor import Executor
 from neurocuda.plausibility import doubts, likely_exporter
 from neurocuda.schedule import schedule
 from neurocuda.state import State
-from neurocuda.terminal import count, escape_unprintable, show, show_table
+from neurocuda.terminal import count, escape_unprintable, messages, show, show_table
 from neurocuda.verification import Report
 from neurocuda.verification import verify as verify_file
 
@@ -113,7 +113,7 @@ def _options(
 @app.command()
 def info(file: MaybeFile = None, dt: Dt = None, like: Like = None, system: System = False) -> None:
     """Show nodes, schedule, delayed edges and doubts."""
-    with _messages():
+    with messages():
         if system:
             _show_system()
         if file is None:
@@ -142,7 +142,7 @@ def check(file: File, dt: Dt = None, like: Like = None, as_json: Json = False) -
 
     Exit code 0: no problem; 1: problems; 2: not a readable NIR file.
     """
-    with _messages():
+    with messages():
         d = _discretization(dt, like)
         try:
             graph, found = check_file(file)
@@ -179,7 +179,7 @@ def run(
 
     Prints a summary. Writes outputs and recordings where --output is given.
     """
-    with _messages():
+    with messages():
         d = _discretization(dt, like)
         where = _device(device)
         if output is not None:
@@ -211,7 +211,7 @@ def verify(
     Runs the graph in other chunks, batches, orders, threads and pieces, and compares every node at every step.
     Exit code 0: equal bits; 1: other bits, the first of which is named.
     """
-    with _messages():
+    with messages():
         if x is not None and (steps is not None or batch is not None):
             raise ArgumentError("verify: expected --steps and --batch only without --input, found both")
         d = _discretization(dt, like)
@@ -225,14 +225,7 @@ def verify(
     raise typer.Exit(0 if report.ok else 1)
 
 
-@contextmanager
-def _messages() -> Iterator[None]:
-    """Turn an error of NeuroCUDA into a message and an exit code."""
-    try:
-        yield
-    except NeuroCUDAError as error:
-        show(f"error: {error}", err=True)
-        raise typer.Exit(1 if isinstance(error, GraphError) else 2) from error
+app.command()(convert)
 
 
 def problems_as_asked(graph: Graph, d: Discretization) -> tuple[Problem, ...]:

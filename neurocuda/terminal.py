@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from neurocuda.errors import GraphError, NeuroCUDAError
 
 _UNLIMITED = 1_000_000
 
@@ -42,6 +45,16 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
         console.print(table)
     lines = capture.get().splitlines()
     typer.echo("\n".join(["", title, *(line if terminal else line.rstrip() for line in lines)]))
+
+
+@contextmanager
+def messages() -> Iterator[None]:
+    """Turn an error of NeuroCUDA into a message and an exit code: 1 for a graph, 2 for anything else."""
+    try:
+        yield
+    except NeuroCUDAError as error:
+        show(f"error: {error}", err=True)
+        raise typer.Exit(1 if isinstance(error, GraphError) else 2) from error
 
 
 def count(number: int, noun: str) -> str:

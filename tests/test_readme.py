@@ -3,8 +3,11 @@
 import re
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from digit_models import digits, trained
 
 from neurocuda import Discretization
 from neurocuda.discretization import PRESETS
@@ -13,12 +16,28 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_python_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    names: dict[str, object] = {}
+CONVERSION, USE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def run(example: str, **names: Any) -> dict[str, Any]:
+    """The names that an example leaves, which starts with some that it takes for granted."""
     exec(compile(example, "README.md", "exec"), names)
-    assert tuple(names["y"].shape) == (16, 4, 10)
+    return names
+
+
+def test_a_trained_model_becomes_a_file_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = digits()[0][:100]
+    names = run(CONVERSION, model=trained("residual"), images=images)
+    y = names["y"]
+    assert tuple(y.shape) == (40, 8, 10)
+    assert torch.equal(y[8:].mean(0), names["snn"](images[:8]))
+    assert len([line for line in CONVERSION.splitlines() if line]) == 5
+
+
+def test_the_example_of_use_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert tuple(run(USE)["y"].shape) == (16, 4, 10)
 
 
 def test_table_of_presets_is_complete() -> None:

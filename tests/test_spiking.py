@@ -19,7 +19,8 @@ RELU = {"type": "ReLU"}
 def conv(outputs: int, inputs: int, kernel: int = 3, groups: int = 1, stride: int = 1) -> dict[str, Any]:
     weight = RNG.normal(0, 1.5 / np.sqrt(inputs * kernel**2), (outputs, inputs // groups, kernel, kernel))
     bias = RNG.normal(0, 0.2, outputs)
-    return dict(type="Conv2d", weight=weight, bias=bias, stride=stride, padding=kernel // 2, dilation=1, groups=groups)
+    how = {"stride": stride, "padding": kernel // 2, "dilation": 1, "groups": groups}
+    return {"type": "Conv2d", "weight": weight, "bias": bias, **how}
 
 
 def affine(outputs: int, inputs: int) -> dict[str, Any]:

@@ -37,11 +37,11 @@ def to_nir(
     network: an `SNN`, an `Executor`, or a model of `neurocuda.nn` neurons and layers, which is traced on
     `example_input` [T, B, *shape]. reset: "loop" writes a soft-reset neuron as integrator, threshold and a way back, in
     standard NIR, without loss; "if" as `nir.IF`, for tools that reset by subtraction, with a warning of what that
-    assumes. dense_groups: grouped convolutions as dense ones with zeros; the nir package's check of types, which
-    others run when they read, refuses grouped ones.
+    assumes. dense_groups: grouped convolutions as dense ones, and kernels as squares, by zeros; the nir package's
+    check of types, which others run when they read, refuses what is not.
 
-    Metadata hold dt, the discretization, versions and the steps of read-out. The same network gives the same bytes. Raises
-    `ArgumentError`, `UnsupportedModuleError` where the model cannot be traced, `FileError`.
+    Metadata hold dt, the discretization, versions and the steps of read-out. The same network gives the same bytes.
+    Raises `ArgumentError`, `UnsupportedModuleError` where the model cannot be traced, `FileError`.
     """
     if reset not in RESETS:
         raise ArgumentError(f"reset: expected one of {', '.join(map(repr, RESETS))}, found {reset!r}")
@@ -149,7 +149,7 @@ def _with_if(graph: Graph) -> Graph:
     renamed = {}
     for loop in loops:
         node = nodes[loop.integrator]
-        theta = loop.theta.astype(np.float64)
+        theta = np.asarray(loop.theta, np.float64)
         parameters = {"r": node.array("r"), "v_threshold": theta, "v_reset": np.zeros_like(theta)}
         nodes[loop.integrator] = replace(node, type="IF", parameters=parameters)
         del nodes[loop.threshold], nodes[loop.back]
@@ -158,7 +158,7 @@ def _with_if(graph: Graph) -> Graph:
     inner = {(loop.integrator, loop.threshold) for loop in loops}
     kept = [(a, b) for a, b in graph.edges if not {a, b} & gone and (a, b) not in inner]
     warnings.warn(
-        f"reset='if': {len(loops)} neurons populations are written as nir.IF, which by NIR resets to v_reset; the file "
+        f"reset='if': {len(loops)} populations are written as nir.IF, which by NIR resets to v_reset; the file "
         "is right only for a tool that subtracts the threshold in place of that, such as sinabs, or with "
         "Discretization(reset='subtract'). It starts them at 0, not at half their threshold, so results settle later",
         NeuroCUDAWarning,
@@ -168,8 +168,8 @@ def _with_if(graph: Graph) -> Graph:
 
 
 def _dense(node: Node) -> Node:
-    """A grouped convolution as one of a single group, its weights between groups zero."""
-    if node.type not in ("Conv1d", "Conv2d") or node.number("groups") == 1:
+    """A convolution of one group and a square kernel, what is between groups and around the kernel zero."""
+    if node.type not in ("Conv1d", "Conv2d"):
         return node
     groups, weight = node.number("groups"), node.array("weight")
     out, each = weight.shape[0] // groups, weight.shape[1]
@@ -177,4 +177,33 @@ def _dense(node: Node) -> Node:
     for group in range(groups):
         rows = slice(group * out, (group + 1) * out)
         dense[rows, group * each : (group + 1) * each] = weight[rows]
-    return replace(node, parameters={**node.parameters, "weight": dense, "groups": 1})
+    return _square(replace(node, parameters={**node.parameters, "weight": dense, "groups": 1}))
+
+
+def _square(node: Node) -> Node:
+    """The same convolution with a kernel of one size along all axes, where padding can make up for it."""
+    weight, padding = node.array("weight"), node.parameters["padding"]
+    kernel = weight.shape[2:]
+    if len(set(kernel)) == 1 or not isinstance(padding, tuple):
+        return node
+    for size in range(max(kernel), max(kernel) + 3):
+        wider = [_wider(node, axis, size) for axis in range(len(kernel))]
+        if None not in wider:
+            pads = tuple(pad for pad in wider if pad is not None)
+            gaps = node.numbers("dilation")
+            before = [(new - old) // gap for new, old, gap in zip(pads, padding, gaps, strict=True)]
+            after = [size - k - b for k, b in zip(kernel, before, strict=True)]
+            square = np.pad(weight, [(0, 0), (0, 0), *zip(before, after, strict=True)])
+            return replace(node, parameters={**node.parameters, "weight": square, "padding": pads})
+    return node
+
+
+def _wider(node: Node, axis: int, size: int) -> int | None:
+    """The padding with which a kernel grown to `size` along an axis has as many windows in the same places, if any."""
+    kernel, padding = node.array("weight").shape[2 + axis], node.numbers("padding")[axis]
+    gap, stride, given = node.numbers("dilation")[axis], node.numbers("stride")[axis], node.input_shape[1 + axis]
+    for more in range(size - kernel + 1):
+        wider = padding + more * gap
+        if (given + 2 * wider - gap * (size - 1) - 1) // stride + 1 == node.output_shape[1 + axis]:
+            return wider
+    return None

@@ -49,8 +49,8 @@ def evaluate(
         if node.type == "Input":
             signals[name] = x.to(dtype)
             continue
-        total = _total([signals[source] for source in sources[name]], node, x, dtype)
-        signals[name] = _compute(node, total)
+        total = sum_of([signals[source] for source in sources[name]], node, x, dtype)
+        signals[name] = compute(node, total)
         for source in set(sources[name]):
             if last[source] == name and source not in record:
                 del signals[source]
@@ -66,7 +66,8 @@ def _order(graph: Graph) -> tuple[str, ...]:
     return tuple(TopologicalSorter(before).static_order())
 
 
-def _total(branches: list[Tensor], node: Node, x: Tensor, dtype: torch.dtype) -> Tensor:
+def sum_of(branches: list[Tensor], node: Node, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sum of the edges into a node, [B, *shape]; zero where there are none, for as many samples as x has."""
     if not branches:
         return torch.zeros((x.shape[0], *node.input_shape), dtype=dtype, device=x.device)
     total = branches[0]
@@ -75,7 +76,8 @@ def _total(branches: list[Tensor], node: Node, x: Tensor, dtype: torch.dtype) ->
     return total
 
 
-def _compute(node: Node, x: Tensor) -> Tensor:
+def compute(node: Node, x: Tensor) -> Tensor:
+    """What one node of a network of rectifiers gives for its sum x [B, *shape]."""
     if node.type not in _COMPUTE:
         raise ArgumentError(f"graph, node {node.name!r}: expected {', '.join(_COMPUTE)}, found {node.type}")
     return _COMPUTE[node.type](node, x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,7 @@ _VALUES = 2**26
 
 @dataclass(frozen=True)
 class Moment:
-    """The result after `timesteps` of read-out. `error` is the root of mean square difference over that of the original.
+    """The result after `timesteps` of read-out. `error` is the root mean square difference over that of the original.
 
     `agreement` is the share of samples of the same class as the original's, None where it gives no classes;
     `accuracy` that of right ones, None without labels.
@@ -140,7 +140,7 @@ def measure(snn: SNN, samples: Samples, originals: Sequence[Tensor]) -> Report:
     results: list[Tensor] = []
     with torch.no_grad():
         for x in samples.batches:
-            for part in x.split(counters.batch(steps)):
+            for part in torch.split(x, counters.batch(steps)):
                 output = counters.run(part, steps)[snn.readout_delay :].double().cumsum(0).cpu()
                 results.append(torch.stack([output[t - 1] / t for t in times]))
     found = torch.cat(results, 1)
@@ -198,7 +198,7 @@ class _Counters:
         at_once = max(1, _VALUES // (self._values * len(x)))
         record = {**dict.fromkeys(self.spikes, "spikes"), **dict.fromkeys(self.arrivals, "input")}
         signal, state, outputs = self.snn.signal(x, steps), None, []
-        for part in signal.split(at_once):
+        for part in torch.split(signal, at_once):
             result = self.snn.network.run(part, state, record)
             state = result.state
             assert isinstance(result.output, Tensor)
@@ -239,12 +239,11 @@ def _reached(node: Node) -> Tensor:
     if node.type in ("Affine", "Linear"):
         return weight.sum(-2)
     x = torch.zeros(1, *node.input_shape, dtype=torch.float64, requires_grad=True)
-    convolution = functional.conv1d if node.type == "Conv1d" else functional.conv2d
+    convolution: Callable[..., Tensor] = functional.conv1d if node.type == "Conv1d" else functional.conv2d
     padding = node.parameters["padding"]
-    assert not isinstance(padding, np.ndarray | int)
-    options = (node.numbers("stride"), padding, node.numbers("dilation"), node.number("groups"))
     with torch.enable_grad():
-        total = convolution(x, weight, None, *options).sum()
+        stride, dilation = node.numbers("stride"), node.numbers("dilation")
+        total = convolution(x, weight, None, stride, padding, dilation, node.number("groups")).sum()
         return torch.autograd.grad(total, x)[0][0]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,12 +62,13 @@ def take(data: Any, most: int | None = None) -> Samples:
 def _batches(data: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
     if isinstance(data, Tensor):
         _check_axes(data, "data")
-        yield from ((x, None) for x in data.split(_BATCH))
+        yield from ((x, None) for x in torch.split(data, _BATCH))
     elif isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         x, y = data
         _check_axes(x, "data")
         labels = _labels(y, x, "data")
-        yield from zip(x.split(_BATCH), [None] * len(x) if labels is None else labels.split(_BATCH), strict=False)
+        parts: Sequence[Tensor | None] = [None] * len(x) if labels is None else torch.split(labels, _BATCH)
+        yield from zip(torch.split(x, _BATCH), parts, strict=False)
     elif isinstance(data, Dataset) and hasattr(data, "__len__") and not isinstance(data, Iterable):
         yield from _batches(DataLoader(data, batch_size=_BATCH))
     elif isinstance(data, Iterable) and not isinstance(data, str | bytes | dict):

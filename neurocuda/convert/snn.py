@@ -29,8 +29,8 @@ class SNN(nn.Module):
 
     The input is a constant current over `readout_delay + timesteps` steps; y is the mean of the output over the last
     `timesteps` of them. `network` is the `Executor` that runs it and `rectified` the network of ReLU nodes
-    that it approximates; `thresholds` holds theta by the name of the ReLU. `report` tells how well, where it came from
-    `convert`. Both numbers of steps can be set.
+    that it approximates; `thresholds` holds theta by the name of the ReLU. Where it came from `convert`, `report` tells
+    how well, and `percentile` is that of its thresholds. Both numbers of steps can be set.
     """
 
     def __init__(
@@ -48,11 +48,13 @@ class SNN(nn.Module):
         self.thresholds = {name: np.asarray(theta, np.float64) for name, theta in thresholds.items()}
         self.timesteps = timesteps
         self.readout_delay = readout_delay
+        d = Discretization(dt=dt)
         graph = spiking(rectified, thresholds, dt=dt, initial=initial)
         values = sum(math.prod(node.output_shape) for node in graph.nodes.values())
         self._frames = max(1, _VALUES // values)
-        self.network = Executor(graph, Discretization(dt=dt), chunk=min(_CHUNK, self._frames))
+        self.network = Executor(graph, d, chunk=min(_CHUNK, self._frames))
         self.report: Report | None = None
+        self.percentile: float | None = None
 
     @property
     def timesteps(self) -> int:
@@ -87,7 +89,7 @@ class SNN(nn.Module):
         part = max(1, self._frames // min(self.network.chunk, number))
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or len(x) <= part:
             return self._run(signal)
-        return torch.cat([self._run(samples) for samples in signal.split(part, 1)], 1)
+        return torch.cat([self._run(samples) for samples in torch.split(signal, part, 1)], 1)
 
     def _run(self, signal: Tensor) -> Tensor:
         output, _ = self.network(signal)

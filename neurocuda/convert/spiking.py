@@ -13,9 +13,11 @@ import networkx
 import nir
 import numpy as np
 
+from neurocuda.convert.max_pool import MAXIMUM
 from neurocuda.errors import ArgumentError, raise_problems
 from neurocuda.graph import WEIGHTED, Graph, Node
 from neurocuda.graph.build import build
+from neurocuda.graph.model import align, fits
 
 SPIKES = ".spikes"
 """What the name of a rectifier's threshold ends in; the rectifier's own name is the integrator's."""
@@ -36,7 +38,8 @@ def spiking(
     """The NIR graph whose rates approximate the activations of `graph`, a network of ReLU nodes.
 
     thresholds: theta of each ReLU > 0, aligned with the leading axes of its signal (one for each channel).
-    initial: the membrane potential at the start, in units of theta. Every ReLU becomes an integrator `name`
+    initial: the membrane potential at the start, in units of theta, half of that where signals are compared for a
+    maximum. Every ReLU becomes an integrator `name`
     with r = 1 / dt, `Threshold(1 - initial)` and `Scale(-1)` back: a soft reset. The Output is in the units
     of the network, its mean over time approximates what the network computes.
     """
@@ -157,7 +160,9 @@ class _Writer:
         reset, spikes = f"{self.last}{node.name}.reset", node.name + SPIKES
         self.units[node.name] = self.thetas[node.name]
         self._add(node.name, {"type": "I", "r": np.array(1 / self.dt)})
-        self._add(spikes, {"type": "Threshold", "threshold": np.array(1 - self.initial, np.float32)})
+        # Fluctuations of two signals alone make a neuron fire that compares them: it starts further from its threshold.
+        initial = self.initial / 2 if MAXIMUM in node.metadata else self.initial
+        self._add(spikes, {"type": "Threshold", "threshold": np.array(1 - initial, np.float32)})
         self._add(reset, {"type": "Scale", "scale": np.array(-1, np.float32)})
         self.edges += [(node.name, spikes), (spikes, reset), (reset, node.name)]
 
@@ -218,10 +223,9 @@ def _aligned(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     values = np.asarray(values, np.float64)
     if values.size == 1:
         return values.reshape((1,) * len(shape))
-    aligned = values.reshape(values.shape + (1,) * (len(shape) - values.ndim))
-    if aligned.ndim > len(shape) or any(n not in (1, size) for n, size in zip(aligned.shape, shape, strict=True)):
+    if not fits(values, shape):
         raise ArgumentError(f"thresholds: expected a shape that fits a signal {shape}, found {values.shape}")
-    return aligned
+    return align(values, len(shape))
 
 
 def _collapsed(values: np.ndarray) -> np.ndarray:

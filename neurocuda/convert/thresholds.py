@@ -16,7 +16,7 @@ class ChannelHistograms:
     """What one rectifier gave: for each channel a histogram, the maximum, the mean.
 
     A bin holds the values whose exponent and first 5 bits of mantissa agree: 32 bins an octave from 2^-30 to 2^20,
-    one for all below, zero too. So the order and the sizes of batches change nothing, and no range is needed beforehand.
+    one for all below, zero too. So the order and sizes of batches change nothing, and no range is needed beforehand.
     """
 
     def __init__(self, channels: int) -> None:

@@ -1,0 +1,167 @@
+"""Models from files: of `torch.export` and of TorchScript, as modules that the tracer follows."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from neurocuda.errors import FileError, UnsupportedModuleError
+
+_MARKS = frozenset({"archive_format", "serialized_exported_program.json"})
+_CODE = "constants.pkl"
+"""Names in archives of torch.export and of TorchScript that other archives of torch do not have."""
+
+
+def read_model(path: str | os.PathLike[str], example: Tensor) -> nn.Module:
+    """The model in a file of `torch.export.save` or `torch.jit.save`, in terms of torch's functions.
+
+    example: samples [B, *shape], on which TorchScript is followed. Neither kind of file runs code of its own.
+    Raises `FileError` for another file, `UnsupportedModuleError` for operators without a meaning in a spiking network.
+    """
+    if not Path(path).is_file():
+        raise FileError(f"{path}: expected a model, found {'a folder' if Path(path).is_dir() else 'no such file'}")
+    expected = f"{path}: expected a file of torch.export.save or torch.jit.save"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.rpartition("/")[2] for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile) as error:
+        raise FileError(f"{expected}, found {error}") from error
+    if not names & {*_MARKS, _CODE}:
+        raise FileError(f"{expected}, found another archive (weights alone, or a pickled module, are no model)")
+    try:
+        program = _exported(path) if names & _MARKS else _scripted(path, example)
+    except Exception as error:  # torch raises whatever its readers come upon
+        raise FileError(f"{expected}, found one that cannot be read ({type(error).__name__}: {error})") from error
+    return _functions(program)
+
+
+def _exported(path: str | os.PathLike[str]) -> fx.GraphModule:
+    module = torch.export.load(os.fspath(path)).module()
+    assert isinstance(module, fx.GraphModule)
+    return module
+
+
+def _scripted(path: str | os.PathLike[str], example: Tensor) -> fx.GraphModule:
+    from torch._export.converter import TS2EPConverter
+
+    module = torch.jit.load(os.fspath(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
+    program = TS2EPConverter(module, (example,)).convert()
+    result = program.module()
+    assert isinstance(result, fx.GraphModule)
+    return result
+
+
+def _functions(module: fx.GraphModule) -> fx.GraphModule:
+    """The same graph with torch's functions in place of the operators behind them."""
+    for node in list(module.graph.nodes):
+        if node.op == "call_module" and node.target == "_guards_fn":
+            module.graph.erase_node(node)  # it holds the model to the sizes of its example
+        elif node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
+            name = node.target._schema.name.removeprefix("aten::").removesuffix("_")
+            if name not in _FUNCTIONS:
+                raise UnsupportedModuleError(
+                    f"operator {node.name!r}, {node.target}: it has no meaning in a spiking network; instead: "
+                    f"{', '.join(sorted(_FUNCTIONS))}"
+                )
+            with module.graph.inserting_before(node):
+                new = _new(module.graph, _FUNCTIONS[name], node)
+            node.replace_all_uses_with(new)
+            module.graph.erase_node(node)
+    module.graph.eliminate_dead_code()
+    return fx.GraphModule(module, module.graph)  # of the plain class, which has train() and eval()
+
+
+def _new(graph: fx.Graph, function: Any, node: fx.Node) -> fx.Node:
+    if isinstance(function, _Written):
+        return function.out(graph, *node.args, **node.kwargs)
+    return graph.call_function(function, node.args, node.kwargs)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """An operator whose arguments come in another order than those of torch's function."""
+
+    out: Callable[..., fx.Node]
+
+
+def _same(graph: fx.Graph, x: fx.Node, *rest: Any, **named: Any) -> fx.Node:
+    return x
+
+
+def _batch_norm(
+    graph: fx.Graph,
+    x: fx.Node,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    var: Any,
+    training: bool,
+    rate: float,
+    eps: float,
+    *_: Any,
+) -> fx.Node:
+    return graph.call_function(functional.batch_norm, (x, mean, var, weight, bias, False, rate, eps))
+
+
+def _convolution(
+    graph: fx.Graph,
+    x: fx.Node,
+    w: Any,
+    b: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    out: Any,
+    groups: int,
+) -> fx.Node:
+    if transposed:
+        raise UnsupportedModuleError(f"operator {x.name!r}, a transposed convolution: it is not known; instead: others")
+    apply = functional.conv1d if len(stride) == 1 else functional.conv2d
+    return graph.call_function(apply, (x, w, b, stride, padding, dilation, groups))
+
+
+_FUNCTIONS: Mapping[str, Any] = {
+    "conv1d": functional.conv1d,
+    "conv2d": functional.conv2d,
+    "convolution": _Written(_convolution),
+    "batch_norm": _Written(_batch_norm),
+    "linear": functional.linear,
+    "relu": functional.relu,
+    "relu6": functional.relu6,
+    "hardtanh": functional.hardtanh,
+    "clamp": torch.clamp,
+    "clamp_min": torch.clamp_min,
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "div": torch.div,
+    "cat": torch.cat,
+    "mean": torch.mean,
+    "flatten": torch.flatten,
+    "view": torch.reshape,
+    "reshape": torch.reshape,
+    "unsqueeze": torch.unsqueeze,
+    "squeeze": torch.squeeze,
+    "max_pool1d": functional.max_pool1d,
+    "max_pool2d": functional.max_pool2d,
+    "avg_pool1d": functional.avg_pool1d,
+    "avg_pool2d": functional.avg_pool2d,
+    "adaptive_avg_pool1d": functional.adaptive_avg_pool1d,
+    "adaptive_avg_pool2d": functional.adaptive_avg_pool2d,
+    "adaptive_max_pool2d": functional.adaptive_max_pool2d,
+    "dropout": _Written(_same),
+    "feature_dropout": _Written(_same),
+    "contiguous": _Written(_same),
+    "detach": _Written(_same),
+    "clone": _Written(_same),
+    "alias": _Written(_same),
+}
