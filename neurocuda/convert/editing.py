@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from neurocuda.graph import Graph, Node, Shape
@@ -53,7 +53,7 @@ class Editor:
             self.out_of[source].extend(targets)
 
 
-def fresh(name: str, taken: Mapping[str, object]) -> str:
+def fresh(name: str, taken: Collection[str]) -> str:
     """This name, or with the first number that makes it a new one."""
     number, free = 1, name
     while free in taken:

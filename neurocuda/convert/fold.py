@@ -11,7 +11,7 @@ from neurocuda.convert.rectified import order
 from neurocuda.convert.values import CONVOLUTIONS, weighted
 from neurocuda.errors import UnsupportedModuleError
 from neurocuda.graph import WEIGHTED, Graph, Node
-from neurocuda.graph.fields import check_fields
+from neurocuda.graph.fields import Value
 
 
 def fold(graph: Graph) -> Graph:
@@ -23,9 +23,23 @@ def fold(graph: Graph) -> Graph:
     """
     net = Editor(graph)
     for name in order(graph):
+        _into_gain_after(net, name)
+    for name in order(net.graph()):
         if net.nodes[name].type == "Gain" and not (_into_layers_before(net, name) or _into_layers_after(net, name)):
             _as_layer(net, name)
     return net.graph()
+
+
+def _into_gain_after(net: Editor, name: str) -> None:
+    """Make one gain of two in a row."""
+    after = net.out_of[name]
+    if net.nodes[name].type == "Gain" and len(after) == 1 and net.nodes[after[0]].type == "Gain":
+        (target,) = after
+        if net.into[target] == [name]:
+            (first, added), (scale, shift) = _gain(net, name), _gain(net, target)
+            parameters = {"scale": first * scale, "shift": added * scale + shift}
+            net.nodes[target] = replace(net.nodes[target], parameters=parameters)
+            net.bypass(name)
 
 
 def _into_layers_before(net: Editor, name: str) -> bool:
@@ -76,9 +90,7 @@ def _as_layer(net: Editor, name: str) -> None:
         )
     weight = np.diag(scale) if space == 0 else scale.reshape(-1, 1, *[1] * space)
     kind, parameters = weighted(weight, shift, space, groups=1 if space == 0 else len(scale))
-    checked, problems = check_fields(name, kind, parameters)
-    assert not problems, problems
-    net.nodes[name] = replace(node, type=kind, parameters=checked)
+    net.nodes[name] = replace(node, type=kind, parameters=parameters)
 
 
 def _gain(net: Editor, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -99,43 +111,35 @@ def _plain(net: Editor, name: str) -> bool:
 
 
 def _rows(node: Node, scale: np.ndarray, shift: np.ndarray | None) -> Node:
-    """A layer whose result is scaled, and shifted."""
-    parameters = dict(node.parameters)
+    """A layer whose result is scaled, and shifted, for each channel: the first axis of what it gives."""
     if node.type == "Scale":
         return replace(node, parameters={"scale": node.array("scale").reshape(-1) * scale})
-    weight = node.array("weight")
-    if node.type in CONVOLUTIONS:
-        parameters["weight"] = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
-    elif weight.ndim == 2:
-        parameters["weight"] = weight * scale[:, None]
-    else:  # [C, ..., out, in]
-        parameters["weight"] = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
-    if "bias" in parameters:
-        bias = node.array("bias")
-        parameters["bias"] = bias * scale.reshape(-1, *[1] * (bias.ndim - 1))
-    if shift is not None and shift.any():
-        parameters["bias"] = shift + (parameters["bias"] if "bias" in node.parameters else 0)  # type: ignore[operator]
-    kind = "Affine" if node.type == "Linear" and "bias" in parameters else node.type
-    return replace(node, type=kind, parameters=parameters)
+    parameters = dict(node.parameters)
+    for field in {"weight", "bias"} & set(parameters):
+        values = node.array(field)
+        parameters[field] = values * scale.reshape(-1, *[1] * (values.ndim - 1))
+    return _shifted(node, parameters, shift)
 
 
 def _columns(node: Node, scale: np.ndarray, shift: np.ndarray) -> Node:
-    """A layer whose input is scaled, and shifted."""
+    """A layer whose input is scaled, and shifted, for each channel."""
     weight = node.array("weight")
     parameters = dict(node.parameters)
-    if node.type in CONVOLUTIONS:
-        groups, rest = node.number("groups"), [1] * (weight.ndim - 2)
-        per_row = len(weight) // groups
-        of_row = [
-            values.reshape(groups, 1, -1).repeat(per_row, 1).reshape(len(weight), -1) for values in (scale, shift)
-        ]
-        parameters["weight"] = weight * of_row[0].reshape(len(weight), -1, *rest)
-        added = (weight.reshape(*weight.shape[:2], -1).sum(2) * of_row[1]).sum(1)
-    else:
+    if node.type not in CONVOLUTIONS:
         parameters["weight"] = weight * scale
-        added = weight @ shift
-    if shift.any():
-        parameters["bias"] = added + (node.array("bias") if "bias" in parameters else 0)
+        return _shifted(node, parameters, weight @ shift)
+    groups, rest = node.number("groups"), [1] * (weight.ndim - 2)
+    by_row = [values.reshape(groups, 1, -1).repeat(len(weight) // groups, 1) for values in (scale, shift)]
+    own, added = (values.reshape(len(weight), -1, *rest) for values in by_row)
+    parameters["weight"] = weight * own
+    return _shifted(node, parameters, (weight * added).reshape(len(weight), -1).sum(1))
+
+
+def _shifted(node: Node, parameters: dict[str, Value], shift: np.ndarray | None) -> Node:
+    """The layer with these parameters, its bias larger by `shift`."""
+    bias = parameters.get("bias")
+    if shift is not None and shift.any():
+        parameters["bias"] = shift + bias if isinstance(bias, np.ndarray) else shift
     kind = "Affine" if node.type == "Linear" and "bias" in parameters else node.type
     return replace(node, type=kind, parameters=parameters)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,23 +13,44 @@ from torch import nn
 from neurocuda.convert import layers, pools, views
 from neurocuda.convert.refusals import refusal
 from neurocuda.convert.values import Call, Signal
+from neurocuda.nn import Neuron
 
 Handler = Callable[..., Signal]
 
 
-def of_module(call: Call, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signal:
-    """What a call of a module of torch gives. Raises `UnsupportedModuleError`."""
+def of_module(call: Call, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What a call of a module of torch, or of a neuron, gives. Raises `UnsupportedModuleError`."""
     for kind, handler in MODULES:
         if isinstance(module, kind):
-            return handler(call, module, *args, **kwargs)
+            return _handled(call, handler, (module, *args), kwargs)
     raise refusal(call, type(module).__name__)
 
 
-def of_function(call: Call, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signal:
-    """What a call of a function or method of this name gives. Raises `UnsupportedModuleError`."""
-    if name not in FUNCTIONS:
-        raise refusal(call, name)
-    return FUNCTIONS[name](call, *args, **kwargs)
+def of_function(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What a call of a function or a method of torch gives. Raises `UnsupportedModuleError`."""
+    if call.function not in FUNCTIONS:
+        raise refusal(call, call.function)
+    if not args and "input" in kwargs:
+        args, kwargs = (kwargs["input"],), {name: value for name, value in kwargs.items() if name != "input"}
+    rest = (*args[1:], *kwargs.values())
+    if call.function not in _SEVERAL and (not isinstance(args[0], Signal) or any(isinstance(v, Signal) for v in rest)):
+        raise call.refuse("weights and settings that do not depend on the input", "some that do")
+    return _handled(call, FUNCTIONS[call.function], args, kwargs)
+
+
+def _handled(call: Call, handler: Handler, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    try:
+        inspect.signature(handler).bind(call, *args, **kwargs)
+    except TypeError as error:
+        raise call.refuse("the arguments that torch documents", f"{error}") from None
+    return handler(call, *args, **kwargs)
+
+
+def _neuron(call: Call, m: Neuron, x: Signal, state: Any = None, *, return_state: bool = False) -> Any:
+    if state is not None:
+        raise call.refuse("neurons that keep their own state over the steps of the input", "a state that is passed")
+    y = layers.neuron(call, m, x)
+    return (y, None) if return_state else y
 
 
 def _conv(call: Call, m: Any, x: Signal) -> Signal:
@@ -77,29 +99,44 @@ def _dropout(call: Call, x: Signal, p: float = 0.5, training: bool = True, inpla
     return x
 
 
-def _add(call: Call, x: Any, y: Any, *, alpha: float = 1, out: None = None) -> Signal:
-    return layers.combine(call, x, y, 1.0, float(alpha))
+def _add(call: Call, x: Any, other: Any, *, alpha: float = 1, out: None = None) -> Signal:
+    return layers.combine(call, x, other, 1.0, float(alpha))
 
 
-def _sub(call: Call, x: Any, y: Any, *, alpha: float = 1, out: None = None) -> Signal:
-    return layers.combine(call, x, y, 1.0, -float(alpha))
+def _sub(call: Call, x: Any, other: Any, *, alpha: float = 1, out: None = None) -> Signal:
+    return layers.combine(call, x, other, 1.0, -float(alpha))
 
 
-def _rsub(call: Call, x: Any, y: Any, *, alpha: float = 1) -> Signal:
-    return layers.combine(call, y, x, 1.0, -float(alpha))
+def _rsub(call: Call, x: Any, other: Any, *, alpha: float = 1) -> Signal:
+    return layers.combine(call, other, x, 1.0, -float(alpha))
 
 
-def _mul(call: Call, x: Any, y: Any, *, out: None = None) -> Signal:
-    if isinstance(x, Signal) and isinstance(y, Signal):
+def _mul(call: Call, x: Any, other: Any, *, out: None = None) -> Signal:
+    if isinstance(x, Signal) and isinstance(other, Signal):
         raise refusal(call, "mul")
-    signal, factor = (x, y) if isinstance(x, Signal) else (y, x)
+    signal, factor = (x, other) if isinstance(x, Signal) else (other, x)
     return layers.scaled(call, signal, factor)
 
 
-def _div(call: Call, x: Any, y: Any, *, rounding_mode: str | None = None, out: None = None) -> Signal:
-    if isinstance(y, Signal) or rounding_mode is not None:
+def _div(call: Call, x: Any, other: Any, *, rounding_mode: str | None = None, out: None = None) -> Signal:
+    if isinstance(other, Signal) or rounding_mode is not None:
         raise refusal(call, "div")
-    return layers.scaled(call, x, y, inverse=True)
+    return layers.scaled(call, x, other, inverse=True)
+
+
+def _batch_norm_of_torch(
+    call: Call,
+    x: Signal,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    var: Any,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Signal:
+    return layers.batch_norm(call, x, mean, var, weight, bias, training, momentum, eps)
 
 
 def _negative(call: Call, x: Signal) -> Signal:
@@ -116,6 +153,11 @@ def _space(m: nn.Module) -> int:
 
 
 MODULES: tuple[tuple[Any, Handler], ...] = (
+    (Neuron, _neuron),
+    (
+        (nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d),
+        lambda call, m, x: layers.pad(call, x, m.padding, value=m.value),
+    ),
     ((nn.Conv1d, nn.Conv2d), _conv),
     (nn.Linear, lambda call, m, x: layers.linear(call, x, m.weight, m.bias)),
     ((nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm), _batch_norm),
@@ -158,10 +200,19 @@ MODULES: tuple[tuple[Any, Handler], ...] = (
 )
 """Modules of torch and what they become; the first that fits."""
 
+_ADD, _SUB = ("add", "add_", "iadd"), ("sub", "sub_", "isub", "subtract", "subtract_")
+_MUL = ("mul", "mul_", "imul", "multiply", "multiply_")
+_DIV = ("div", "div_", "truediv", "itruediv", "true_divide", "divide", "divide_")
+_CAT = ("cat", "concat", "concatenate")
+_SEVERAL = frozenset({*_ADD, *_SUB, *_MUL, *_DIV, *_CAT, "rsub", "view_as", "reshape_as", "type_as"})
+"""Functions of which more than the first argument may depend on the input."""
+
 FUNCTIONS: dict[str, Handler] = {
     **dict.fromkeys(("conv1d", "conv2d"), layers.convolution),
     "linear": layers.linear,
     "batch_norm": layers.batch_norm,
+    "torch.batch_norm": _batch_norm_of_torch,
+    "pad": layers.pad,
     **dict.fromkeys(("relu", "relu_"), _relu),
     "relu6": _relu6,
     **dict.fromkeys(("hardtanh", "hardtanh_"), _hardtanh),
@@ -173,11 +224,11 @@ FUNCTIONS: dict[str, Handler] = {
         _dropout,
     ),
     "stochastic_depth": lambda call, x, p, mode, training=True: _dropout(call, x, p, training),
-    **dict.fromkeys(("add", "add_", "iadd"), _add),
-    **dict.fromkeys(("sub", "sub_", "isub", "subtract", "subtract_"), _sub),
+    **dict.fromkeys(_ADD, _add),
+    **dict.fromkeys(_SUB, _sub),
     "rsub": _rsub,
-    **dict.fromkeys(("mul", "mul_", "imul", "multiply", "multiply_"), _mul),
-    **dict.fromkeys(("div", "div_", "truediv", "itruediv", "true_divide", "divide", "divide_"), _div),
+    **dict.fromkeys(_MUL, _mul),
+    **dict.fromkeys(_DIV, _div),
     **dict.fromkeys(("neg", "neg_", "negative", "negative_"), _negative),
     **dict.fromkeys(("contiguous", "clone", "detach", "positive", "pos", "requires_grad_"), _same),
     **dict.fromkeys(("to", "float", "double", "type_as", "cpu", "cuda", "type"), views.cast),
@@ -188,7 +239,7 @@ FUNCTIONS: dict[str, Handler] = {
     **dict.fromkeys(("permute", "transpose", "movedim", "swapaxes"), views.permute),
     "mean": pools.mean,
     "sum": pools.total,
-    **dict.fromkeys(("cat", "concat", "concatenate"), views.cat),
+    **dict.fromkeys(_CAT, views.cat),
     **{f"avg_pool{n}d": partial(pools.average, n) for n in (1, 2)},
     **{f"max_pool{n}d": partial(pools.maximum, n) for n in (1, 2)},
     **{f"adaptive_avg_pool{n}d": partial(pools.adaptive_average, n) for n in (1, 2)},

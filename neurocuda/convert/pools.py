@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from neurocuda.convert import views
-from neurocuda.convert.layers import frames, tuple_of
+from neurocuda.convert.layers import frames, tuple_of, window
 from neurocuda.convert.resample import AXES
-from neurocuda.convert.values import Call, Part, Signal, numbered, weighted
-from neurocuda.graph import Shape
+from neurocuda.convert.values import Call, Part, Signal, numbered
 
 Size = int | Sequence[int]
 
@@ -52,7 +52,7 @@ def average(
     taps = [dict.fromkeys(range(-p, k - p), 1.0) for k, p in zip(kernel, pads, strict=True)]
     parts = []
     for suffix, part in numbered(x):
-        name, given = _window(call, part, suffix if same else f"{suffix}.sum", taps, steps, counts, weight)
+        name, given = window(call, part, suffix if same else f"{suffix}.sum", taps, steps, counts, weight)
         if not same:
             name, given = call.builder.add(call.name + suffix, "Scale", {"scale": 1 / divisor[None]}, [name], given)
         parts.append(Part((name,), given, part.positive))
@@ -85,7 +85,7 @@ def _regular(size: int, count: int) -> tuple[int, int] | None:
     """Kernel and stride of adaptive windows, where there are such."""
     starts = [i * size // count for i in range(count)]
     lengths = {-(-(i + 1) * size // count) - start for i, start in enumerate(starts)}
-    steps = {b - a for a, b in zip(starts, starts[1:], strict=False)} or {size}
+    steps = {b - a for a, b in pairwise(starts)} or {size}
     if len(lengths) > 1 or len(steps) > 1 or 0 in steps:
         return None
     return lengths.pop(), steps.pop()
@@ -120,6 +120,9 @@ def maximum(
         raise call.refuse("return_indices=False")
     kernel, pads, gaps = (tuple_of(value, space) for value in (kernel_size, padding, dilation))
     steps = tuple_of(stride, space) if stride else kernel
+    if x.spikes and all(len(part.sources) == 1 for part in x.parts):
+        taps = [{j * gap - p: 1.0 for j in range(k)} for k, p, gap in zip(kernel, pads, gaps, strict=True)]
+        return _any_spike(call, x, taps, steps)
     for axis in range(space):
         offsets = [j * gaps[axis] - pads[axis] for j in range(kernel[axis])]
         count = call.shape[2 + axis]
@@ -134,6 +137,16 @@ def maximum(
     return x
 
 
+def _any_spike(call: Call, x: Signal, taps: Sequence[Mapping[int, float]], steps: Sequence[int]) -> Signal:
+    """The maximum of zeros and ones: whether there is a one among them."""
+    parts = []
+    for suffix, part in numbered(x):
+        count, given = window(call, part, f"{suffix}.count", taps, steps, call.shape[2:])
+        any_, _ = call.builder.add(call.name + suffix, "Threshold", {"threshold": np.array(0.5)}, [count], given)
+        parts.append(Part((any_,), given, True, True))
+    return Signal(tuple(parts), x.lead)
+
+
 def _maximum(call: Call, x: Signal, space: int, axis: int, offsets: list[int], step: int, count: int) -> Signal:
     """The maximum over windows along one axis."""
     parts = []
@@ -146,11 +159,11 @@ def _maximum(call: Call, x: Signal, space: int, axis: int, offsets: list[int], s
             return [values if other == axis else {0: 1.0} for other in range(space)]
 
         last: list[str] = []
-        for number, (earlier, later) in enumerate(zip(offsets, offsets[1:], strict=False), 1):
-            less, given = _window(call, part, f"{name}.less{number}", taps({earlier: 1.0, later: -1.0}), steps, counts)
+        for number, (earlier, later) in enumerate(pairwise(offsets), 1):
+            less, given = window(call, part, f"{name}.less{number}", taps({earlier: 1.0, later: -1.0}), steps, counts)
             greatest, _ = call.builder.add(f"{call.name}{name}.max{number}", "ReLU", {}, [less, *last], given)
             last = [greatest]
-        base, given = _window(call, part, f"{name}.last", taps({offsets[-1]: 1.0}), steps, counts)
+        base, given = window(call, part, f"{name}.last", taps({offsets[-1]: 1.0}), steps, counts)
         parts.append(Part((base, *last), given, part.positive))
     return Signal(tuple(parts), x.lead)
 
@@ -185,7 +198,7 @@ def _over_space(call: Call, x: Signal, dim: Any, mean: bool) -> Signal:
     axes = range(rank) if dim is None else [axis % rank for axis in ([dim] if isinstance(dim, int) else dim)]
     if any(axis <= x.lead for axis in axes) or space not in (1, 2):
         found = f"one over the axes {sorted(axes)} of {rank}"
-        raise call.refuse("a mean or sum over the axes of space alone (dim=(-2, -1))", found)
+        raise call.refuse("a mean or sum over axes of space (over time or samples: of what the network returns)", found)
     kernel = [size if x.lead + 1 + place in axes else 1 for place, size in enumerate(x.shape[1:])]
     if space == 2:
         kind = "AvgPool2d" if mean else "SumPool2d"
@@ -194,38 +207,7 @@ def _over_space(call: Call, x: Signal, dim: Any, mean: bool) -> Signal:
         weight = 1 / kernel[0] if mean else 1.0
         parts = []
         for suffix, part in numbered(x):
-            name, given = _window(call, part, suffix, [dict.fromkeys(range(kernel[0]), 1.0)], kernel, (1,), weight)
+            name, given = window(call, part, suffix, [dict.fromkeys(range(kernel[0]), 1.0)], kernel, (1,), weight)
             parts.append(Part((name,), given, part.positive))
         x = Signal(tuple(parts), x.lead)
     return views.view(call, x)
-
-
-def _window(
-    call: Call,
-    part: Part,
-    suffix: str,
-    taps: Sequence[Mapping[int, float]],
-    steps: Sequence[int],
-    counts: Sequence[int],
-    weight: float = 1.0,
-) -> tuple[str, Shape]:
-    """A convolution of each channel by itself.
-
-    Window i along an axis takes element i * step + offset with its weight, for each offset in the taps of the axis, and
-    zero for elements beyond the border; there are `counts` of them.
-    """
-    kernel = np.full((1,) * len(taps), weight)
-    pads = []
-    for axis, (own, step, count) in enumerate(zip(taps, steps, counts, strict=True)):
-        size, low, high = part.shape[1 + axis], min(own), max(own)
-        pad = max(0, -low, high + 1 + step * (count - 1) - size)
-        # the shortest kernel that holds the taps, and of which not one more fits into the image
-        values = np.zeros(max(high + pad + 1, size + 2 * pad - step * count + 1))
-        for offset, value in own.items():
-            values[offset + pad] = value
-        kernel = kernel * values.reshape([-1 if other == axis else 1 for other in range(len(taps))])
-        pads.append(pad)
-    channels = part.shape[0]
-    w = np.broadcast_to(kernel, (channels, 1, *kernel.shape))
-    kind, parameters = weighted(w, None, len(taps), stride=steps, padding=pads, groups=channels)
-    return call.add(kind, parameters, part, suffix)

@@ -10,6 +10,7 @@ import copy
 import inspect
 import operator
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -17,9 +18,11 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
 from neurocuda.errors import ArgumentError, NeuroCUDAError, UnsupportedModuleError
+from neurocuda.nn import Neuron
 
-CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _VALUES = "a way through the model that is the same for all samples"
+_TELLING = frozenset("item tolist numpy equal allclose is_nonzero __array__".split())
+"""Functions and methods whose result is told by the values of a tensor, not by its shape or type."""
 
 
 class Recorder(fx.Tracer):
@@ -32,8 +35,8 @@ class Recorder(fx.Tracer):
         self.paths: dict[fx.Node, str] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        own = type(m).__module__
-        return own.startswith(("torch.nn.", "torch.ao.")) and not isinstance(m, CONTAINERS)
+        of_torch = type(m).__module__.startswith(("torch.nn.", "torch.ao."))
+        return isinstance(m, Neuron) or (of_torch and not isinstance(m, nn.Sequential))
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         return attr_val  # parameters are themselves: what is made of them alone is a constant
@@ -56,18 +59,20 @@ class Recorder(fx.Tracer):
             self._keep(result.node, path, lambda: self._of_leaf(m, path, forward, *self._real(result.node)))
         return result
 
-    def create_proxy(self, kind: str, target: Any, *rest: Any, **options: Any) -> fx.Proxy:
+    def create_proxy(self, kind: str, target: Any, *rest: Any, **options: Any) -> Any:
         proxy = super().create_proxy(kind, target, *rest, **options)
         node = proxy.node
         self.paths[node] = path = self.scope.module_path
         if kind == "placeholder":
             self.values[node] = self.example
-        elif kind == "call_function":
+        elif kind in ("call_function", "call_method"):
+            if getattr(target, "__name__", target) in _TELLING:
+                raise refused(path, _VALUES, "the values of a tensor taken as numbers")
             args, kwargs = self._real(node)
-            self._keep(node, path, lambda: target(*args, **kwargs))
-        elif kind == "call_method":
-            args, kwargs = self._real(node)
-            self._keep(node, path, lambda: getattr(args[0], target)(*args[1:], **kwargs))
+            self._keep(node, path, lambda: _called(target, args, kwargs))
+            if not _holds_tensors(self.values[node]):
+                self.graph.erase_node(node)  # told by shapes and types alone, it is what it is
+                return self.values.pop(node)
         return proxy
 
     def path_of_module(self, mod: nn.Module) -> str:
@@ -87,7 +92,7 @@ class Recorder(fx.Tracer):
     def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
         value = self.values.get(obj.node)
         if isinstance(value, tuple | list):
-            return iter([obj[index] for index in range(len(value))])
+            return iter([self.create_proxy("call_function", operator.getitem, (obj, n), {}) for n in range(len(value))])
         raise refused(self.scope.module_path, "operations on whole tensors", "a loop over the elements of one")
 
     def constant(self, node: fx.Node) -> Any:
@@ -131,61 +136,31 @@ class Recorded(fx.Proxy):
     tracer: Recorder
     _is_param = False
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
-        return type(self.value)  # so that isinstance(x, Tensor) in a model goes its usual way
+    # so that isinstance(x, Tensor) in a model goes its usual way
+    __class__ = property(lambda self: type(self.value))
 
     @property
     def value(self) -> Any:
         """What it stands for."""
         return self.tracer.values[self.node]
 
-    @property
-    def shape(self) -> torch.Size:
-        shape: torch.Size = self.value.shape
-        return shape
-
-    def size(self, dim: int | None = None) -> Any:
-        return self.shape if dim is None else self.shape[dim]
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    def dim(self) -> int:
-        return len(self.shape)
-
-    def numel(self) -> int:
-        return self.shape.numel()
+    def __getattr__(self, k: str) -> Any:
+        found = getattr(self.value, k, None)
+        return super().__getattr__(k) if found is None or callable(found) or isinstance(found, Tensor) else found
 
     def __len__(self) -> int:
         return len(self.value)
 
-    @property
-    def dtype(self) -> Any:
-        return self.value.dtype
-
-    @property
-    def device(self) -> Any:
-        return self.value.device
-
-    @property
-    def requires_grad(self) -> bool:
-        return False
-
-    def is_floating_point(self) -> bool:
-        return bool(self.value.is_floating_point())
-
     def _told(self, *_: Any) -> Any:
-        raise refused(self.tracer.scope.module_path, _VALUES, "the value of a tensor taken as a number")
+        raise refused(self.tracer.scope.module_path, _VALUES, "the values of a tensor taken as numbers")
 
-    item = tolist = numpy = __float__ = __int__ = __index__ = __contains__ = _told
+    __float__ = __int__ = __index__ = __contains__ = _told
 
     def __setitem__(self, key: Any, value: Any) -> None:
         raise refused(self.tracer.scope.module_path, "operations on whole tensors", "an assignment to a part of one")
 
     def _in_place(name: str) -> Any:  # type: ignore[misc]
-        def change(self: Recorded, other: Any) -> fx.Proxy:
+        def change(self: Recorded, other: Any) -> Any:
             return self.tracer.create_proxy("call_function", getattr(operator, name), (self, other), {})
 
         return change
@@ -195,7 +170,9 @@ class Recorded(fx.Proxy):
 
 def record(model: nn.Module, example: Tensor) -> tuple[Recorder, fx.Graph]:
     """The calls of a copy of `model`, in eval mode, on `example`. The model is not touched."""
-    own = _copy(model).eval()
+    own = _copy(model)
+    with suppress(NotImplementedError):  # what torch.export gives knows no modes
+        own.eval()
     try:
         inspect.signature(own.forward).bind(example)
     except TypeError as error:
@@ -236,19 +213,22 @@ def _kind(m: nn.Module) -> str:
     return type(m).__name__
 
 
-def _holds_recorded(arguments: Any) -> bool:
-    found = False
+def _called(target: str | Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    return getattr(args[0], target)(*args[1:], **kwargs) if isinstance(target, str) else target(*args, **kwargs)
 
-    def look(value: Any) -> None:
-        nonlocal found
-        if issubclass(type(value), fx.Proxy):
-            found = True
-        elif isinstance(value, tuple | list):
-            for entry in value:
-                look(entry)
-        elif isinstance(value, dict):
-            for entry in value.values():
-                look(entry)
 
-    look(arguments)
-    return found
+def _holds(value: Any, fits: Callable[[Any], bool]) -> bool:
+    """Whether something that fits is in a value, or in a list or a dictionary of them."""
+    if fits(value):
+        return True
+    if issubclass(type(value), dict):
+        return any(_holds(entry, fits) for entry in value.values())
+    return issubclass(type(value), tuple | list) and any(_holds(entry, fits) for entry in value)
+
+
+def _holds_recorded(value: Any) -> bool:
+    return _holds(value, lambda entry: issubclass(type(entry), fx.Proxy))
+
+
+def _holds_tensors(value: Any) -> bool:
+    return _holds(value, lambda entry: isinstance(entry, Tensor))

@@ -18,12 +18,16 @@ from neurocuda.convert.recording import Recorder, record
 from neurocuda.convert.values import Builder, Call, Part, Signal, whole
 from neurocuda.errors import ArgumentError, UnsupportedModuleError
 from neurocuda.graph import Graph
+from neurocuda.nn import Neuron, PerStep
 
-_BATCH = 2
+_STEPS, _BATCH = 3, 2
+"""What the model is run with: sizes that are told from each other, and from 1."""
 
 
 def trace(model: nn.Module, example: Tensor) -> Graph:
     """The network of `model` as it runs in eval mode, for samples of the shape of `example` [B, *shape].
+
+    A model of `neurocuda.nn` neurons takes an example [T, B, *shape]; `PerStep(layer)` is the layer, a neuron its node.
 
     Nodes are those of NIR with float64 weights, named by the path of their module ("layer1.0.conv1", "layer1.0.relu#2"
     for a second call) or, for functions, as torch.fx names them; and `ReLU`, with `cap` for ReLU6 and clamp(0, cap).
@@ -33,23 +37,27 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
     Raises `UnsupportedModuleError`, naming the module, for what has no meaning as a spiking network, and
     `ArgumentError` where the model does not take the example.
     """
-    _check(model, example)
-    frames = torch.cat([example[:1].detach()] * _BATCH)
-    recorder, calls = record(model, frames)
-    builder = Builder()
-    _Walk(recorder, builder, ((_BATCH,),), tuple(example.shape[1:])).run(calls)
-    graph = Graph(builder.nodes, tuple(builder.edges), source=type(model).__name__)
+    timed = isinstance(model, nn.Module) and any(isinstance(module, Neuron | PerStep) for module in model.modules())
+    _check(model, example, timed)
+    first = example.detach()[(slice(1),) * (1 + timed)]
+    sizes = (_STEPS, _BATCH) if timed else (_BATCH,)
+    sample = tuple(first.shape[len(sizes) :])
+    recorder, calls = record(model, first.repeat(*sizes, *[1] * len(sample)))
+    walk = _Walk(recorder, calls, ((_STEPS * _BATCH,), sizes) if timed else (sizes,), len(sizes), sample)
+    walk.run()
+    graph = Graph(walk.builder.nodes, tuple(walk.builder.edges), source=type(model).__name__)
     return resample.lower(fold(prune(graph)))
 
 
-def _check(model: object, example: object) -> None:
+def _check(model: object, example: object, timed: bool) -> None:
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"model: expected a torch.nn.Module, found a {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
         raise ArgumentError("model: expected a module of Python code, found TorchScript, which has none to follow")
-    if not isinstance(example, Tensor) or example.dim() < 2 or 0 in example.shape:
+    if not isinstance(example, Tensor) or example.dim() < 2 + timed or 0 in example.shape:
         found = f"shape {tuple(example.shape)}" if isinstance(example, Tensor) else f"a {type(example).__name__}"
-        raise ArgumentError(f"example: expected a tensor [B, *shape] of at least one sample, found {found}")
+        axes = "[T, B, *shape]" if timed else "[B, *shape]"
+        raise ArgumentError(f"example: expected a tensor {axes} of at least one sample, found {found}")
     if not example.is_floating_point():
         raise ArgumentError(f"example: expected a floating-point tensor, as the model takes it, found {example.dtype}")
 
@@ -65,49 +73,52 @@ class _Walk:
     """Follows the recorded calls in order, and says of each what it is in the graph."""
 
     def __init__(
-        self, recorder: Recorder, builder: Builder, leads: tuple[tuple[int, ...], ...], shape: tuple[int, ...]
+        self, recorder: Recorder, calls: fx.Graph, leads: tuple[tuple[int, ...], ...], lead: int, shape: tuple[int, ...]
     ) -> None:
-        self.recorder, self.builder, self.leads, self.shape = recorder, builder, leads, shape
+        self.recorder, self.calls, self.leads, self.lead, self.shape = recorder, calls, leads, lead, shape
+        self.results = _named("output", next(iter(calls.find_nodes(op="output"))).args[0])
+        self.builder = Builder(["input", *(name for name, _ in self.results)])  # modules of these names take another
         self.signals: dict[fx.Node, Any] = {}
 
-    def run(self, calls: fx.Graph) -> None:
-        for name in ("input", "output"):  # modules of that name take another
-            assert name not in self.builder.nodes
-        for node in calls.nodes:
+    def run(self) -> None:
+        for node in self.calls.nodes:
             if node.op == "placeholder":
                 name, shape = self.builder.add("input", "Input", {}, (), self.shape)
-                self.signals[node] = Signal((Part((name,), shape),), len(self.leads[0]))
+                self.signals[node] = Signal((Part((name,), shape),), self.lead)
             elif node.op == "get_attr":
                 self.signals[node] = self.recorder.constant(node)
             elif node.op == "output":
-                self._output(node)
+                for name, result in self.results:
+                    self._output(name, result)
             else:
                 self.signals[node] = self._call(node)
                 self._change_in_place(node)
 
     def _call(self, node: fx.Node) -> Any:
-        args, kwargs = map_arg((node.args, node.kwargs), self.signals.__getitem__)
-        for value in _leaves((args, kwargs)):
-            if isinstance(value, _Refused):
-                return value
-        call = self._described(node)
-        if not any(isinstance(value, Signal) for value in _leaves((args, kwargs))):
+        args: Any = map_arg(node.args, self.signals.__getitem__)
+        kwargs: Any = map_arg(node.kwargs, self.signals.__getitem__)
+        leaves = _leaves((args, kwargs))
+        refused = next((value for value in leaves if isinstance(value, _Refused)), None)
+        if refused is not None:
+            return refused
+        if not any(isinstance(value, Signal) for value in leaves):
             return self.recorder.values[node]
+        call = self._described(node)
+        if call.function == "getitem" and isinstance(args[0], tuple | list | dict):
+            return args[0][args[1]]
         try:
             if node.op == "call_module":
-                return of_module(call, self.recorder.root.get_submodule(str(node.target)), args, kwargs)
-            return of_function(call, call.function, args, kwargs)
+                return of_module(call, self._module(node), args, kwargs)
+            return of_function(call, args, kwargs)
         except UnsupportedModuleError as error:
             return _Refused(error)
-        except TypeError as error:
-            return _Refused(call.refuse("arguments that are known here", f"{error}"))
 
     def _described(self, node: fx.Node) -> Call:
         path, value = self.recorder.paths[node], self.recorder.values[node]
         function = _function(node)
         if node.op == "call_module":
-            name = path or type(self.recorder.root).__name__.lower()
-            title = type(self.recorder.root.get_submodule(path)).__name__
+            name = self._without_wrappers(path) or type(self.recorder.root).__name__.lower()
+            title = type(self._module(node)).__name__
         else:
             name, title = node.name, f"{function}()"
         shape = tuple(value.shape) if isinstance(value, Tensor) else ()
@@ -132,33 +143,50 @@ class _Walk:
 
     def _is_in_place(self, node: fx.Node) -> bool:
         if node.op == "call_module":
-            return bool(getattr(self.recorder.root.get_submodule(str(node.target)), "inplace", False))
+            return bool(getattr(self._module(node), "inplace", False))
         name = _function(node)
         return name in ("iadd", "isub", "imul", "itruediv") or name.endswith("_") or bool(node.kwargs.get("inplace"))
 
-    def _output(self, node: fx.Node) -> None:
-        for name, result in _named("output", node.args[0]):
-            value = self.signals.get(result) if isinstance(result, fx.Node) else result
-            if isinstance(value, _Refused):
-                raise value.error
-            shape = tuple(value.shape)
-            call = Call(self.builder, name, "", "the result", name, shape, None, self.leads, True)
-            if not isinstance(value, Signal):
-                raise call.refuse("results that depend on the input", f"a {type(value).__name__}")
-            if value.lead != len(self.leads[0]):
-                raise call.refuse("results with the axes of the input before those of a sample")
-            (part,) = whole(call, value).parts
-            self.builder.add(name, "Output", {}, part.sources, part.shape)
+    def _output(self, name: str, result: Any) -> None:
+        value = self.signals[result] if isinstance(result, fx.Node) else result
+        if isinstance(value, _Refused):
+            raise value.error
+        call = Call(self.builder, name, "", "the result", name, (), None, self.leads, True)
+        if not isinstance(value, Signal):
+            raise call.refuse("results that are tensors and depend on the input", f"a {type(value).__name__}")
+        if value.lead != self.lead:
+            raise call.refuse("results with the axes of the input before those of a sample")
+        (part,) = whole(call, value).parts
+        self.builder.add(name, "Output", {}, part.sources, part.shape)
+
+    def _module(self, node: fx.Node) -> nn.Module:
+        return self.recorder.root.get_submodule(str(node.target))
+
+    def _without_wrappers(self, path: str) -> str:
+        """The path of a module, PerStep left out."""
+        module, kept = self.recorder.root, []
+        for name in path.split(".") if path else ():
+            if not isinstance(module, PerStep):
+                kept.append(name)
+            module = module.get_submodule(name)
+        return ".".join(kept)
 
 
 def _function(node: fx.Node) -> str:
-    """The name of a function or method, without its module."""
-    if isinstance(node.target, str):
-        return node.target
-    if isinstance(node.target, torch._ops.OpOverload):
-        return str(node.target.overloadpacket.__name__)
-    name: str = getattr(node.target, "__name__", str(node.target))
-    return node._pretty_print_target(node.target).rpartition(".")[2] if name == "fn" else name
+    """The name of a function or method of torch; of any other with its module before it."""
+    target: Any = node.target
+    if isinstance(target, str):
+        return target
+    exported = isinstance(target, torch._ops.OpOverload)
+    name: str = target.overloadpacket.__name__ if exported else getattr(target, "__name__", str(target))
+    module: str | None = None if exported else getattr(target, "__module__", None)
+    if module is not None and module.partition(".")[0] not in ("torch", "torchvision", "_operator", "builtins"):
+        return f"{module}.{name}"
+    if name == "fn":  # one of two that torch.nn.functional chooses between by return_indices
+        return node.name.rstrip("_0123456789")
+    if name == "batch_norm" and module != "torch.nn.functional":
+        return "torch.batch_norm"  # which has its arguments in another order
+    return name
 
 
 def _share(a: Any, b: Any) -> bool:

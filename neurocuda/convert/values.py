@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from neurocuda.convert.editing import fresh
-from neurocuda.errors import UnsupportedModuleError, raise_problems
+from neurocuda.errors import ArgumentError, UnsupportedModuleError
 from neurocuda.graph import Node, Shape
-from neurocuda.graph.fields import PRIMITIVES, Value, check_fields
+from neurocuda.graph.fields import Value
 from neurocuda.graph.shapes import Typed, output_shape
 
 CONVOLUTIONS = ("", "Conv1d", "Conv2d")
@@ -20,11 +20,15 @@ CONVOLUTIONS = ("", "Conv1d", "Conv2d")
 
 @dataclass(frozen=True)
 class Part:
-    """Some neighbouring channels of a signal: the sum of what these nodes give. `positive`: never below 0."""
+    """Some neighbouring channels of a signal: the sum of what these nodes give.
+
+    `positive`: no element is ever below 0; `spikes`: each is 0 or 1.
+    """
 
     sources: tuple[str, ...]
     shape: Shape
     positive: bool = False
+    spikes: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,38 +52,36 @@ class Signal:
         """Whether no element is ever below 0."""
         return all(part.positive for part in self.parts)
 
+    @property
+    def spikes(self) -> bool:
+        """Whether every element is 0 or 1."""
+        return all(part.spikes for part in self.parts)
+
 
 class Builder:
     """The nodes and edges of a graph that grows."""
 
-    def __init__(self) -> None:
+    def __init__(self, reserved: Iterable[str] = ()) -> None:
         self.nodes: dict[str, Node] = {}
+        self._reserved = frozenset(reserved)
         self.edges: list[tuple[str, str]] = []
 
     def add(
-        self, name: str, kind: str, parameters: Mapping[str, object], sources: Sequence[str], shape: Shape
+        self, name: str, kind: str, parameters: Mapping[str, Value], sources: Sequence[str], shape: Shape
     ) -> tuple[str, Shape]:
         """Add a node that takes signals of `shape`; its name, with a number if it was taken, and what it gives."""
-        name = fresh(name, self.nodes)
-        checked: dict[str, Value] = {}
-        given = shape
-        if kind in PRIMITIVES:
-            checked, problems = check_fields(name, kind, parameters)
-            raise_problems(problems, "model")
-            given = output_shape(Typed(name, kind, checked, None), shape)
-        else:
-            checked.update({key: np.asarray(value, np.float64) for key, value in parameters.items()})
-        self.put(Node(name, kind, checked, shape, given), sources)
+        name = fresh(name, {*self.nodes, *(() if kind in ("Input", "Output") else self._reserved)})
+        for field, value in parameters.items():
+            if isinstance(value, np.ndarray) and not np.isfinite(value).all():
+                raise ArgumentError(f"module {name!r}, {field}: expected finite numbers, found NaN or infinite ones")
+        given = output_shape(Typed(name, kind, parameters, None), shape)
+        self.nodes[name] = Node(name, kind, parameters, shape, given)
+        self.edges.extend((source, name) for source in sources)
         return name, given
 
     def reshape(self, name: str, shape: Shape) -> None:
         """Say what a node gives that is not of NIR."""
         self.nodes[name] = replace(self.nodes[name], output_shape=shape)
-
-    def put(self, node: Node, sources: Sequence[str]) -> None:
-        """Add this node, whose name is free."""
-        self.nodes[node.name] = node
-        self.edges.extend((source, node.name) for source in sources)
 
 
 @dataclass(frozen=True)
@@ -113,16 +115,18 @@ class Call:
         tail = self.title if found is None else f"{found} ({self.title})"
         return UnsupportedModuleError(f"{where}: expected {expected}, found {tail}", self.path)
 
-    def add(self, kind: str, parameters: Mapping[str, object], part: Part, suffix: str = "") -> tuple[str, Shape]:
+    def add(self, kind: str, parameters: Mapping[str, Value], part: Part, suffix: str = "") -> tuple[str, Shape]:
         """Add a node of this call that takes a part."""
         return self.builder.add(self.name + suffix, kind, parameters, part.sources, part.shape)
 
-    def each(self, x: Signal, kind: str, parameters: Mapping[str, object], positive: bool | None = None) -> Signal:
-        """The same node for every part; `positive` says whether that is what it gives, None that it keeps the sign."""
+    def each(self, x: Signal, kind: str, parameters: Mapping[str, Value]) -> Signal:
+        """The same node for every part, one that gives nothing below 0 where it takes nothing below 0."""
         parts = []
         for suffix, part in numbered(x):
             name, given = self.add(kind, parameters, part, suffix)
-            parts.append(Part((name,), given, part.positive if positive is None else positive))
+            positive = part.positive or kind == "ReLU"
+            spikes = kind == "Threshold" or (kind == "Flatten" and part.spikes and len(part.sources) == 1)
+            parts.append(Part((name,), given, positive or spikes, spikes))
         return Signal(tuple(parts), x.lead)
 
 
@@ -161,11 +165,12 @@ def weighted(
     padding: Sequence[int] | str | None = None,
     dilation: Sequence[int] | None = None,
     groups: int = 1,
-) -> tuple[str, dict[str, object]]:
+) -> tuple[str, dict[str, Value]]:
     """The type and the parameters of a layer of weights over so many axes of space; none: a matrix."""
+    weight = np.ascontiguousarray(weight)
     if space == 0:
         return ("Linear", {"weight": weight}) if bias is None else ("Affine", {"weight": weight, "bias": bias})
-    parameters: dict[str, object] = {
+    parameters: dict[str, Value] = {
         "weight": weight,
         "bias": np.zeros(weight.shape[0]) if bias is None else bias,
         "stride": tuple(stride or (1,) * space),
