@@ -70,9 +70,10 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {"resnet18": resnet18, "vgg": vgg
 class Training:
     """All that determines the weights, beside the network and the data."""
 
-    epochs: int = 8
+    epochs: int = 4
     batch: int = 128
     peak_rate: float = 0.1
+    rising: float = 0.2
     momentum: float = 0.9
     decay: float = 5e-4
     seed: int = 1
@@ -81,7 +82,9 @@ class Training:
 def trained(name: str, folder: Path, console: Console, training: Training | None = None) -> nn.Module:
     """The network, trained on the training images, in eval mode: trained once, then read from the cache."""
     training = training or Training()
-    network = BUILDERS[name]()
+    with torch.random.fork_rng():
+        torch.manual_seed(training.seed)
+        network = BUILDERS[name]()
     path = CACHE / f"fashion-mnist-{name}-{_key(network, folder, training)}.pt"
     if not path.is_file():
         _train(network, folder, console, training)
@@ -101,13 +104,14 @@ def _key(network: nn.Module, folder: Path, training: Training) -> str:
 def _train(network: nn.Module, folder: Path, console: Console, training: Training) -> None:
     """Stochastic gradient descent under a rate that rises, then falls to nothing (one cycle)."""
     images, labels = data.read(folder, "train")
-    generator = torch.Generator().manual_seed(training.seed)
-    _initialise(network, training.seed)
+    generator = torch.Generator().manual_seed(0)
     network.to(memory_format=torch.channels_last).train()
     options = {"momentum": training.momentum, "weight_decay": training.decay, "nesterov": True}
     optimizer = torch.optim.SGD(network.parameters(), training.peak_rate, **options)
     steps = training.epochs * math.ceil(len(images) / training.batch)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.peak_rate, total_steps=steps)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, training.peak_rate, total_steps=steps, pct_start=training.rising
+    )
     started = time.perf_counter()
     for epoch in range(training.epochs):
         loss_sum = 0.0
@@ -121,14 +125,6 @@ def _train(network: nn.Module, folder: Path, console: Console, training: Trainin
             loss_sum += loss.item() * len(x)
         minutes = (time.perf_counter() - started) / 60
         console.print(f"epoch {epoch + 1} of {training.epochs}: loss {loss_sum / len(images):.4f}, {minutes:.1f} min")
-
-
-def _initialise(network: nn.Module, seed: int) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                module.reset_parameters()
 
 
 def scores(network: nn.Module, images: Tensor, batch: int = 500) -> Tensor:

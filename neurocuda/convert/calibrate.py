@@ -7,20 +7,20 @@ with which the spiking network agrees best with the original; neurons start half
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional
 
+from neurocuda.convert.correction import corrected
+from neurocuda.convert.progress import progress
 from neurocuda.convert.rectified import evaluate, rectifiers
 from neurocuda.convert.report import difference, is_classes, measure
 from neurocuda.convert.samples import Samples, take
@@ -30,7 +30,7 @@ from neurocuda.convert.trace import trace
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning
 from neurocuda.graph import Graph
 
-PERCENTILES = (98.0, 99.0, 99.5, 99.9, 99.99)
+PERCENTILES = (96.0, 98.0, 99.0, 99.5, 99.9)
 _TOLERANCE = 1e-3
 
 
@@ -40,6 +40,7 @@ def convert(
     *,
     timesteps: int = 32,
     readout_delay: int = 8,
+    total_steps: int | None = None,
     samples: int | None = 400,
     percentile: float | Sequence[float] = PERCENTILES,
     dt: float = 1e-4,
@@ -50,7 +51,8 @@ def convert(
     data: what the network meets in use: a tensor [N, *shape], a pair (samples, labels), a dataset, a loader or any
     iterable of batches; labels are not needed, and serve the report alone. The first `samples` of it are used (all for
     None). percentile: thresholds are this percentile of each channel's activations; of several the one that
-    agrees best with the model after `timesteps` steps on these samples. dt: the step in seconds for which the graph is
+    agrees best with the model after `timesteps` steps on these samples. total_steps: where it is given, the network runs
+    so many steps in all, and how many of them pass before read-out is chosen too. dt: the step in seconds for which the graph is
     written. report: whether to measure `snn.report` (72 steps of all samples).
 
     The model is run in eval mode; its parameters, buffers and mode are afterwards what they were. The same model and
@@ -61,47 +63,71 @@ def convert(
         raise ArgumentError(f"model: expected a torch.nn.Module, found a {type(model).__name__}")
     whole("timesteps", timesteps, 1)
     whole("readout_delay", readout_delay, 0)
+    if total_steps is not None:
+        whole("total_steps", total_steps, 1)
     percentiles = _percentiles(percentile)
     given = take(data, samples)
-    with _evaluated(model), torch.no_grad(), _progress() as progress:
+    with _evaluated(model), torch.no_grad(), progress() as bar:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         given = replace(given, batches=tuple(x.to(device) for x in given.batches))
         graph = trace(model, given.batches[0][:1])
-        _check_rectifiers(graph)
-        originals, histograms = _calibrate(model, graph, given, progress)
+        if not rectifiers(graph):
+            raise ArgumentError("model: expected at least one ReLU, whose activations become spikes, found none")
+        originals, histograms = _calibrate(model, graph, given, bar)
         _warn_of_dead(histograms)
-        best: tuple[float, float, SNN] | None = None
-        candidates: dict[float, float] = {}
-        task = progress.add_task("choosing the percentile", total=len(percentiles) * len(given.batches))
+        tried: list[_Candidate] = []
+        task = bar.add_task("choosing thresholds", total=len(percentiles) * len(given.batches))
         for percent in percentiles:
             theta = _thetas(graph, histograms, percent)
-            snn = SNN(graph, theta, timesteps=timesteps, readout_delay=readout_delay, dt=dt).to(device)
-            if len(percentiles) == 1:
-                best = (0.0, percent, snn)
+            better = corrected(graph, theta, torch.cat(given.batches))
+            snn = SNN(better, theta, timesteps=timesteps, readout_delay=readout_delay, dt=dt).to(device)
+            if len(percentiles) == 1 and total_steps is None:
+                tried = [_Candidate(0.0, percent, readout_delay, snn)]
                 break
-            results = []
+            steps = total_steps or readout_delay + timesteps
+            sums = []
             for x in given.batches:
-                results.append(snn(x))
-                progress.advance(task)
-            score = candidates[percent] = _disagreement(torch.cat(results), torch.cat(originals))
-            if best is None or score < best[0]:
-                best = (score, percent, snn)
-        assert best is not None
-        _, percent, snn = best
+                sums.append(snn.steps(x, steps).double().cumsum(0))
+                bar.advance(task)
+            tried += _judged(percent, snn, torch.cat(sums, 1), torch.cat(originals), total_steps is not None)
+        best = min(tried, key=lambda candidate: candidate.distance)
+        snn = best.snn
+        snn.readout_delay = best.readout_delay
+        snn.timesteps = timesteps if total_steps is None else total_steps - best.readout_delay
         if report:
-            measured = measure(snn, given, originals)
-            snn.report = replace(measured, percentile=percent, candidates=candidates)
+            distances = {c.percentile: c.distance for c in tried if c.readout_delay == best.readout_delay}
+            snn.report = replace(measure(snn, given, originals), percentile=best.percentile, candidates=distances)
     return snn
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """A network that was tried, and how far from the original its result was."""
+
+    distance: float
+    percentile: float
+    readout_delay: int
+    snn: SNN
+
+
+def _judged(percent: float, snn: SNN, sums: Tensor, original: Tensor, all_delays: bool) -> list[_Candidate]:
+    """The candidate of a percentile, or one for each delay that leaves a step to read; sums: of outputs to each step."""
+    candidates = []
+    for delay in range(len(sums)) if all_delays else [snn.readout_delay]:
+        before = sums[delay - 1] if delay else 0
+        result = (sums[-1] - before) / (len(sums) - delay)
+        candidates.append(_Candidate(_disagreement(result, original), percent, delay, snn))
+    return candidates
+
+
 def _calibrate(
-    model: nn.Module, graph: Graph, given: Samples, progress: Progress
+    model: nn.Module, graph: Graph, given: Samples, bar: Progress
 ) -> tuple[list[Tensor], dict[str, ChannelHistograms]]:
     """What the model gives for each batch, and the histograms of its rectifiers."""
     names = rectifiers(graph)
     histograms: dict[str, ChannelHistograms] = {}
     originals = []
-    for number, x in enumerate(progress.track(given.batches, description="calibrating")):
+    for number, x in enumerate(bar.track(given.batches, description="calibrating")):
         original = model(x)
         if not isinstance(original, Tensor):
             raise ArgumentError(f"model: expected it to return a tensor, found a {type(original).__name__}")
@@ -112,11 +138,6 @@ def _calibrate(
         _check_same(original, outputs, number)
         originals.append(original)
     return originals, histograms
-
-
-def _check_rectifiers(graph: Graph) -> None:
-    if not rectifiers(graph):
-        raise ArgumentError("model: expected at least one ReLU, whose activations become spikes, found none")
 
 
 def _check_finite(name: str, activations: Tensor, number: int) -> None:
@@ -194,9 +215,3 @@ def _evaluated(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _progress() -> Progress:
-    """A bar on a terminal, nothing elsewhere."""
-    console = Console(stderr=True)
-    return Progress(console=console, transient=True, disable=not (console.is_terminal and sys.stderr.isatty()))

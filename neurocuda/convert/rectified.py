@@ -54,7 +54,7 @@ def evaluate_all(
             total = signals[sources[name][0]]
             for source in sources[name][1:]:
                 total = total + signals[source]
-            signals[name] = _compute(node, total)
+            signals[name] = compute(node, total)
         if name in wanted:
             recorded[name] = signals[name]
         for source in sources[name]:
@@ -78,7 +78,8 @@ def order(graph: Graph) -> list[str]:
     return list(networkx.lexicographical_topological_sort(digraph))
 
 
-def _compute(node: Node, x: Tensor) -> Tensor:
+def compute(node: Node, x: Tensor) -> Tensor:
+    """What one node of a network of rectifiers gives for its sum x [B, *shape]."""
     if node.type not in _COMPUTE:
         raise ArgumentError(f"node {node.name!r}: expected a network of rectifiers, found {node.type}")
     return _COMPUTE[node.type](node, x)
