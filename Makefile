@@ -1,9 +1,11 @@
 # Every target sets up .venv and builds the operators by itself on a fresh machine, and again only what has changed.
 # NEUROCUDA_BUILD=none builds nothing: the reference operators serve.
-# Another torch: `rm -r .venv`, then `make TORCH="torch --index-url ..." test`.
+# Another torch: `rm -r .venv`, then `make TORCH="torch --index-url ..." TORCHVISION=... test`. Of torchvision, which is
+# installed without its dependencies, the tests use the models alone.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+TORCHVISION ?= torchvision==0.28.0
 WORKERS ?= 2
 
 BIN := .venv/bin
@@ -18,16 +20,17 @@ SANITIZED_TESTS := operators ordered_operators recurrent_operator pools subnorma
 SANITIZERS = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-name=libubsan.so)
 
 EMULATED := build/emulate
-EMULATED_TESTS := operators ordered_operators recurrent_operator pools values gradients subnormals opcheck cycles
+EMULATED_TESTS := operators ordered_operators recurrent_operator pools values gradients subnormals opcheck cycles kernel_ways
 
-.PHONY: help demo test test-full sanitize emulate cuda-check cuda-build bench bench-gpu bench-env lint format clean
+.PHONY: help demo test test-full sanitize emulate emulate-sanitize cuda-check cuda-build bench bench-gpu bench-env lint format clean
 
 help:
 	@echo "demo       run the held-out digits through examples/digits/digits.nir, and draw the spikes"
-	@echo "test       a seeded subset of the tests, in minutes"
+	@echo "test       a seeded subset of the tests, in minutes, with 'emulate'"
 	@echo "test-full  all tests, with ten times as many random graphs"
 	@echo "sanitize   the tests of the operators, built with AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "emulate    the tests of the operators on the source of the CUDA kernels, compiled as C++, in both orders of threads"
+	@echo "emulate-sanitize  the same once, built with AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "cuda-check what nvcc makes of the CUDA kernels for five architectures: csrc/cuda/kernels.csv; needs no GPU"
 	@echo "cuda-build build all against a CUDA build of torch, kept in ~/.cache/neurocuda, and check it; needs no GPU"
 	@echo "bench      measure side by side with other simulators, plain PyTorch and the physical floor"
@@ -40,6 +43,7 @@ $(INSTALLED): pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) setuptools wheel ninja pybind11
 	NEUROCUDA_BUILD=none $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(TORCHVISION) pillow
 	touch $@
 
 # In place, by ninja, so that only what has changed is compiled again.
@@ -53,6 +57,7 @@ demo: $(BUILT)
 # One thread for each worker: more would only compete for the cores.
 test: $(BUILT)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	$(if $(filter none,$(NEUROCUDA_BUILD)),,$(MAKE) emulate)
 
 test-full: $(BUILT)
 	NEUROCUDA_FULL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
@@ -70,17 +75,27 @@ sanitize: $(INSTALLED)
 	  $(CURDIR)/$(BIN)/python -m pytest -n $(WORKERS) -p no:cacheprovider $(SANITIZED_TESTS:%=tests/test_%.py)
 
 # In a copy of its own: there the CPU stands for a CUDA device.
-emulate: $(INSTALLED)
-	mkdir -p $(EMULATED)
-	rm -rf $(addprefix $(EMULATED)/,neurocuda csrc tests)
-	cp -pR neurocuda csrc tests setup.py pyproject.toml $(EMULATED)
-	rm -f $(EMULATED)/neurocuda/*.so
-	cd $(EMULATED) && NEUROCUDA_BUILD=emulated PATH="$(CURDIR)/$(BIN):$$PATH" \
+define build_emulated
+	mkdir -p $(1)
+	rm -rf $(addprefix $(1)/,neurocuda csrc tests)
+	cp -pR neurocuda csrc tests setup.py pyproject.toml $(1)
+	rm -f $(1)/neurocuda/*.so
+	cd $(1) && $(2) NEUROCUDA_BUILD=emulated PATH="$(CURDIR)/$(BIN):$$PATH" \
 	  $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
+endef
+
+emulate: $(INSTALLED)
+	$(call build_emulated,$(EMULATED),)
 	for order in forward reverse; do \
 	  (cd $(EMULATED) && NEUROCUDA_EMULATION_ORDER=$$order OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python -m pytest \
-	    -n $(WORKERS) -p no:cacheprovider $(EMULATED_TESTS:%=tests/test_%.py)) || exit 1; \
+	    -n $(WORKERS) -m "not cuda" -p no:cacheprovider $(EMULATED_TESTS:%=tests/test_%.py)) || exit 1; \
 	done
+
+emulate-sanitize: $(INSTALLED)
+	$(call build_emulated,$(EMULATED)-sanitize,CC=gcc CXX=g++ NEUROCUDA_SANITIZE=1)
+	cd $(EMULATED)-sanitize && LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0 \
+	  UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 OMP_NUM_THREADS=1 \
+	  $(CURDIR)/$(BIN)/python -m pytest -n $(WORKERS) -m "not cuda" -p no:cacheprovider $(EMULATED_TESTS:%=tests/test_%.py)
 
 # It needs nvcc; the disassembler comes with Triton.
 cuda-check: $(INSTALLED)

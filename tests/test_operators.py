@@ -625,7 +625,9 @@ def test_arguments_that_do_not_fit_are_named() -> None:
         (lambda: neuron([x], v, None, one.double(), one, one, *nothing), "expected decay_v in float32, found float64"),
         (lambda: neuron([x], v, None, torch.ones(2), one, one, *nothing), "decay_v of a shape that broadcasts"),
         (lambda: neuron([x], v, None, *c, one, one, None, None), "expected i, decay_i and gain_i, or none"),
-        (lambda: neuron([x], v, None, *c, None, None, one, None), "expected threshold and v_reset, or none"),
+        (lambda: neuron([x], v, None, *c, None, None, None, one), "expected a threshold with v_reset"),
+        (lambda: neuron([x], v, None, *c, None, None, one, None), "expected v_reset, or i, decay_i and gain_i as the"),
+        (lambda: neuron([x], v, v, *c, one, one, one, None, many=True), "expected v_reset, or i, decay_i and gain_i"),
         (lambda: neuron([x], v, None, *c, *nothing, packed=True), "packed bits hold spikes"),
         (lambda: neuron([x], v, None, *c, *nothing, dtype=torch.uint8), "a membrane potential does not fit in uint8"),
         (lambda: neuron([x], v, None, *c, *nothing, dtype=torch.float64), "expected an output of float32"),
@@ -639,6 +641,8 @@ def test_arguments_that_do_not_fit_are_named() -> None:
         with pytest.raises(ValueError, match=message):
             call()
     x.requires_grad_()
+    with pytest.raises(NotImplementedError, match="spikes that come back as current have no gradient"):
+        neuron([x], v, v, *c, one, one, one, None)
     with pytest.raises(ValueError, match="surrogate"):
         neuron([x], v, None, *c, *nothing, surrogate="sharp")
     with pytest.raises(ArgumentError):

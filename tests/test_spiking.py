@@ -19,9 +19,7 @@ RELU = {"type": "ReLU"}
 def conv(outputs: int, inputs: int, kernel: int = 3, groups: int = 1, stride: int = 1) -> dict[str, Any]:
     weight = RNG.normal(0, 1.5 / np.sqrt(inputs * kernel**2), (outputs, inputs // groups, kernel, kernel))
     bias = RNG.normal(0, 0.2, outputs)
-    return dict(
-        type="Conv2d", weight=weight, bias=bias, stride=stride, padding=kernel // 2, dilation=1, groups=groups
-    )
+    return dict(type="Conv2d", weight=weight, bias=bias, stride=stride, padding=kernel // 2, dilation=1, groups=groups)
 
 
 def affine(outputs: int, inputs: int) -> dict[str, Any]:
@@ -44,28 +42,43 @@ NETWORKS: dict[str, tuple[dict[str, Any], str]] = {
         "input c1 r1 c2 r2 flat fc output, r1 r2",
     ),
     "a shortcut of its own weight": (
-        {"input": INPUT, "output": SHAPED, "c1": conv(4, 3), "r1": RELU, "c2": conv(4, 4), "d": conv(4, 3, 1), "r2": RELU},
+        {
+            "input": INPUT,
+            "output": SHAPED,
+            "c1": conv(4, 3),
+            "r1": RELU,
+            "c2": conv(4, 4),
+            "d": conv(4, 3, 1),
+            "r2": RELU,
+        },
         "input c1 r1 c2 r2 output, input d r2",
     ),
     "grouped and strided convolutions": (
         {
             "input": INPUT,
             "output": {"type": "Output", "shape": np.array([4, 3, 3])},
-            **{"c1": conv(4, 3), "r1": RELU, "c2": conv(4, 4, groups=2), "r2": RELU},
-            **{"c3": conv(4, 4, groups=4, stride=2), "r3": RELU},
+            "c1": conv(4, 3), "r1": RELU, "c2": conv(4, 4, groups=2), "r2": RELU,
+            "c3": conv(4, 4, groups=4, stride=2), "r3": RELU,
         },
         "input c1 r1 c2 r2 c3 r3 output",
     ),
     "pools between weights": (
         {
             **ENDS,
-            **{"c1": conv(4, 3), "r1": RELU, "pool": POOL, "c2": conv(4, 4), "pool2": {**POOL, "type": "SumPool2d"}},
-            **{"r2": RELU, "flat": {**FLAT, "input_type": np.array([4, 1, 1])}, "fc": affine(4, 4)},
+            "c1": conv(4, 3), "r1": RELU, "pool": POOL, "c2": conv(4, 4), "pool2": {**POOL, "type": "SumPool2d"},
+            "r2": RELU, "flat": {**FLAT, "input_type": np.array([4, 1, 1])}, "fc": affine(4, 4),
         },
         "input c1 r1 pool c2 pool2 r2 flat fc output",
     ),
     "a bottleneck without a rectifier": (
-        {"input": INPUT, "output": SHAPED, "c1": conv(4, 3), "r1": {**RELU, "cap": 1}, "c2": conv(4, 4, 1), "c3": conv(4, 4)}
+        {
+            "input": INPUT,
+            "output": SHAPED,
+            "c1": conv(4, 3),
+            "r1": {**RELU, "cap": 1},
+            "c2": conv(4, 4, 1),
+            "c3": conv(4, 4),
+        }
         | {"r2": {**RELU, "cap": 6}, "c4": conv(4, 4, 1)},
         "input c1 r1 c2 c3 r2 c4 output, c2 output",
     ),
@@ -79,7 +92,13 @@ NETWORKS: dict[str, tuple[dict[str, Any], str]] = {
         "input c1 r1 a c2 r3 output, r1 b r2 c2, r2 r3",
     ),
     "a scale between rectifiers": (
-        {"input": INPUT, "output": SHAPED, "c1": conv(4, 3), "r1": RELU, "s": {"type": "Scale", "scale": np.arange(1, 5) / 4}}
+        {
+            "input": INPUT,
+            "output": SHAPED,
+            "c1": conv(4, 3),
+            "r1": RELU,
+            "s": {"type": "Scale", "scale": np.arange(1, 5) / 4},
+        }
         | {"r2": RELU},
         "input c1 r1 s r2 output",
     ),

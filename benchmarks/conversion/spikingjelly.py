@@ -66,6 +66,10 @@ def outputs(snn: nn.Module, images: Tensor, steps: int) -> Tensor:
 @contextlib.contextmanager
 def _quiet() -> object:
     """Without its progress bars and warnings."""
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stderr(io.StringIO()),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
         warnings.simplefilter("ignore")
         yield

@@ -142,7 +142,9 @@ def _calibrate(
 
 def _check_finite(name: str, activations: Tensor, number: int) -> None:
     if not bool(activations.isfinite().all()):
-        raise ArgumentError(f"model, {name!r}: expected finite activations, found NaN or infinite ones in batch {number}")
+        raise ArgumentError(
+            f"model, {name!r}: expected finite activations, found NaN or infinite ones in batch {number}"
+        )
 
 
 def _check_same(original: Tensor, traced: Tensor, number: int) -> None:

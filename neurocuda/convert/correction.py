@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neurocuda.convert.rectified import compute, order
+from neurocuda.convert.rectified import compute, sum_of
+from neurocuda.convert.spiking import in_order
 from neurocuda.graph import Graph, Node, align
 
 _BIASED = frozenset({"Affine", "Conv1d", "Conv2d"})
@@ -37,13 +38,14 @@ def corrected(graph: Graph, thresholds: Mapping[str, np.ndarray], x: Tensor) -> 
     left = {name: len(targets[name]) for name in graph.nodes}
     whole: dict[str, Tensor] = {}
     cut: dict[str, Tensor] = {}
-    for name in order(graph):
+    for name in in_order(graph):
         node = graph.nodes[name]
         if node.type == "Input":
             whole[name] = cut[name] = x.float()
             continue
-        inputs = [sum(signals[source] for source in sources[name]) for signals in (whole, cut)]
-        before, after = (torch.as_tensor(total) for total in inputs)
+        before, after = (
+            sum_of([signals[source] for source in sources[name]], node, x, torch.float32) for signals in (whole, cut)
+        )
         biased = [s for s in sources[name] if graph.nodes[s].type in _BIASED and targets[s] == [name]]
         if node.type in ("ReLU", "Output") and biased:
             shift = _mean(before) - _mean(after)

@@ -178,4 +178,3 @@ def _dense(node: Node) -> Node:
         rows = slice(group * out, (group + 1) * out)
         dense[rows, group * each : (group + 1) * each] = weight[rows]
     return replace(node, parameters={**node.parameters, "weight": dense, "groups": 1})
-

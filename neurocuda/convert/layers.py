@@ -1,13 +1,22 @@
-"""Layers of weights, normalisation, rectifiers and sums as nodes."""
+"""What layers are in the graph: convolutions, matrices, normalisation, sums, rectifiers."""
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 from collections.abc import Mapping, Sequence
+=======
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+>>>>>>> convert
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.nn import functional
 
+<<<<<<< HEAD
 from neurocuda.convert.values import Call, Part, Signal, numbered, weighted, whole
 from neurocuda.graph import SPIKING, Shape
 from neurocuda.nn import Neuron
@@ -17,145 +26,119 @@ def array(tensor: Tensor) -> np.ndarray:
     """The numbers of a tensor, in float64."""
     numbers: np.ndarray = tensor.detach().cpu().double().numpy()
     return numbers
+=======
+from neurocuda.convert.values import BATCH, CHANNEL_AFFINE, STEPS, Call, Part, Value, fresh, true_parts
+from neurocuda.graph import Shape, align
 
 
-def tuple_of(value: int | Sequence[int], count: int) -> tuple[int, ...]:
-    """One number for each axis of space, as torch takes them."""
-    values = (value,) if isinstance(value, int) else tuple(int(n) for n in value)
-    return values * count if len(values) == 1 else values
+def array(x: Tensor) -> np.ndarray:
+    """The values of a tensor, float64, its own copy."""
+    return x.detach().cpu().double().numpy().copy()
+>>>>>>> convert
 
 
-def number(call: Call, value: Any) -> float:
-    """A number that may stand in a tensor."""
-    if (isinstance(value, Tensor) and value.numel() == 1) or isinstance(value, int | float):
-        return float(value)
-    raise call.refuse("a number", f"a {type(value).__name__}")
+def numbers(value: int | Sequence[int], count: int) -> tuple[int, ...]:
+    """One number for each axis."""
+    given = (value,) if isinstance(value, int) else tuple(int(n) for n in value)
+    return given * count if len(given) == 1 else given
 
 
-def constant(call: Call, x: Signal, value: Any) -> np.ndarray:
-    """A constant beside a signal, as one value for each channel [C], or [1] for all."""
-    if not isinstance(value, Tensor) or value.dim() == 0:
-        return np.array([number(call, value)])
-    rank = x.lead + len(x.shape)
-    own = array(value)
-    if own.ndim <= rank:
-        own = own.reshape((1,) * (rank - own.ndim) + own.shape)
-        for axis in range(rank):
-            first = own.take([0], axis=axis)
-            own = first if axis != x.lead and (own == first).all() else own
-        fits = all(size == 1 for axis, size in enumerate(own.shape) if axis != x.lead)
-        if fits and (own.size == 1 or own.size == x.shape[0]) and call.shape[x.lead :] == x.shape:
-            return own.reshape(-1)
-    raise call.refuse(
-        "constants of one value, or one for each channel, beside a signal",
-        f"one of shape {tuple(value.shape)} beside samples of shape {x.shape}",
-    )
+def frames(call: Call, x: Value, rank: int) -> Value:
+    """x, which must be [B, ...] of `rank` axes behind the batch, true to its axes."""
+    if len(x.lead) != 1:
+        call.refuse("it takes frames [B, ...], found a signal over time", "wrap it in neurocuda.nn.PerStep")
+    if len(x.shape) != rank:
+        call.refuse(f"it takes {rank} axes behind the batch, found {x.shape}", "give it a batch of samples")
+    return call.true(x)
 
 
-def scaled(call: Call, x: Signal, factor: Any, inverse: bool = False) -> Signal:
-    """A signal times a constant, or divided by it."""
-    values = constant(call, x, factor)
-    if inverse and not values.all():
-        raise call.refuse("a divisor other than 0")
-    return gain(call, x, 1 / values if inverse else values, np.zeros(1))
-
-
-def combine(call: Call, x: Any, y: Any, first: float, second: float) -> Signal:
-    """first * x + second * y, where one may be a constant."""
-    if not isinstance(x, Signal):
-        return combine(call, y, x, second, first)
-    if isinstance(y, Signal):
-        return add(call, scaled(call, x, first), scaled(call, y, second))
-    return gain(call, x, np.array([first]), second * constant(call, x, y))
-
-
-def frames(call: Call, x: Signal, space: int | None = None) -> None:
-    """Refuse what torch would take for a batch of images, and is not one."""
-    if x.lead != 1:
-        raise call.refuse("a layer that sees one step at a time: neurocuda.nn.PerStep(layer)", "one on [T, B, ...]")
-    if space is not None and len(x.shape) != space + 1:
-        raise call.refuse(f"samples of channels and {space} axes of space", f"samples of shape {x.shape}")
-
-
-def convolution(
+def conv(
     call: Call,
-    x: Signal,
+    x: Value,
     weight: Tensor,
     bias: Tensor | None = None,
     stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] | str = 0,
+    padding: str | int | Sequence[int] = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
-) -> Signal:
-    """A convolution; over several parts it is one for each, and the bias is in the first."""
-    space = weight.dim() - 2
-    if space not in (1, 2):
-        raise call.refuse("convolutions over one or two axes of space, which are all that NIR has")
-    frames(call, x, space)
-    w, b = array(weight), np.zeros(weight.shape[0]) if bias is None else array(bias)
-    steps, gaps = tuple_of(stride, space), tuple_of(dilation, space)
-    pads = padding if isinstance(padding, str) else tuple_of(padding, space)
-    per_group = w.shape[1]
-    if groups > 1 and any(part.shape[0] % per_group for part in x.parts):
-        x = whole(call, x)
-    sources: list[str] = []
-    parts: list[Part] = []
-    first = 0
-    for suffix, part in numbered(x):
-        size = part.shape[0]
-        if groups == 1:
-            own, offset, count = w[:, first : first + size], b if not sources else np.zeros_like(b), 1
-        else:
-            count = size // per_group
-            rows = slice(first // per_group * (len(w) // groups), (first + size) // per_group * (len(w) // groups))
-            own, offset = w[rows], b[rows]
-        kind, parameters = weighted(own, offset, space, stride=steps, padding=pads, dilation=gaps, groups=count)
-        name, given = call.add(kind, parameters, part, suffix)
-        sources.append(name)
-        parts.append(Part((name,), given))
-        first += size
-    return Signal((Part(tuple(sources), parts[0].shape),) if groups == 1 else tuple(parts), x.lead)
-
-
-def linear(call: Call, x: Signal, weight: Tensor, bias: Tensor | None = None) -> Signal:
-    """A matrix on the last axis; where there are axes before it, one for each of their places."""
-    w, b = array(weight), None if bias is None else array(bias)
-    outer = x.shape[:-1]
-    if outer or (len(x.parts) > 1 and len(x.shape) != 1):
-        x = whole(call, x)
-        w = np.broadcast_to(w, (*outer, *w.shape))
-        b = None if b is None else np.broadcast_to(b, (*outer, *b.shape))
-    sources: list[str] = []
-    given: Shape = ()
-    first = 0
-    for suffix, part in numbered(x):
-        size = part.shape[-1]
-        kind, parameters = weighted(w[..., first : first + size], None if sources else b, 0)
-        name, given = call.add(kind, parameters, part, suffix)
-        sources.append(name)
-        first += size
-    return Signal((Part(tuple(sources), given),), x.lead)
-
-
-def gain(call: Call, x: Signal, scale: np.ndarray, shift: np.ndarray) -> Signal:
-    """x * scale + shift, for each channel [C] or one for all: a node that `fold` takes out again."""
-    if (scale == 1).all() and (shift == 0).all():
-        return x
+) -> Value:
+    """A convolution with zeros around, of one or two axes by its weight."""
+    rank = weight.dim() - 2
+    x = frames(call, x, rank + 1)
+    apply = functional.conv1d if rank == 1 else functional.conv2d
+    kernel = torch.empty(weight.shape, device="meta", dtype=torch.float64)
+    apply(x.meta, kernel, None, stride, padding, dilation, groups)  # torch's own errors
+    how: dict[str, Any] = {"stride": numbers(stride, rank), "dilation": numbers(dilation, rank)}
+    how["padding"] = _padding(padding, tuple(weight.shape[2:]), how["dilation"])
+    w = array(weight)
+    b = np.zeros(len(w)) if bias is None else array(bias)
+    if groups == 1:
+        sources: list[str] = []
+        start = 0
+        for number, part in enumerate(x.parts):
+            own = w[:, start : start + part.shape[0]]
+            start += part.shape[0]
+            name = call.named(number, len(x.parts))
+            made = call.sketch.convolution(name, part, own, b if number == 0 else None, **how)
+            sources += made.sources
+        return true_parts(x, [Part(tuple(sources), made.shape)])
+    size = w.shape[1]
+    if any(part.shape[0] % size for part in x.parts):
+        x = call.whole(x)
     parts = []
-    first = 0
-    for suffix, part in numbered(x):
-        size = part.shape[0] if part.shape else 1
-        own = [np.broadcast_to(values, (x.shape or (1,))[:1])[first : first + size] for values in (scale, shift)]
-        name, given = call.add("Gain", {"scale": own[0], "shift": own[1]}, part, suffix)
-        positive = part.positive and bool((own[0] >= 0).all() and (own[1] >= 0).all())
-        parts.append(Part((name,), given, positive))
-        first += size
-    return Signal(tuple(parts), x.lead)
+    start = 0
+    for number, part in enumerate(x.parts):
+        count = part.shape[0] // size
+        rows = slice(start * len(w) // groups, (start + count) * len(w) // groups)
+        start += count
+        name = call.named(number, len(x.parts))
+        parts.append(call.sketch.convolution(name, part, w[rows], b[rows], groups=count, **how))
+    return true_parts(x, parts)
+
+
+def _padding(padding: str | int | Sequence[int], kernel: Shape, dilation: Shape) -> tuple[int, ...] | str:
+    if padding == "valid":
+        return (0,) * len(kernel)
+    if padding == "same":
+        spare = [gap * (size - 1) for size, gap in zip(kernel, dilation, strict=True)]
+        return "same" if any(n % 2 for n in spare) else tuple(n // 2 for n in spare)
+    assert not isinstance(padding, str)
+    return numbers(padding, len(kernel))
+
+
+def linear(call: Call, x: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
+    """A matrix on the last axis; further axes have it each."""
+    x = call.true(x)
+    functional.linear(x.meta, torch.empty(weight.shape, device="meta", dtype=torch.float64))  # torch's own errors
+    w = array(weight)
+    b = None if bias is None else array(bias)
+    if len(x.shape) == 0:
+        call.refuse("it takes features behind the batch, found none", "give it a batch of samples [B, features]")
+    if len(x.shape) > 1:
+        return true_parts(x, [_matrices(call, n, len(x.parts), part, w, b) for n, part in enumerate(x.parts)])
+    sources: list[str] = []
+    start = 0
+    for number, part in enumerate(x.parts):
+        own: dict[str, np.ndarray] = {"weight": w[:, start : start + part.shape[0]]}
+        start += part.shape[0]
+        if b is not None and number == 0:
+            own["bias"] = b
+        kind = "Affine" if "bias" in own else "Linear"
+        sources += call.sketch.add(call.named(number, len(x.parts)), kind, own, part).sources
+    return true_parts(x, [Part(tuple(sources), (len(w),))])
+
+
+def _matrices(call: Call, number: int, count: int, part: Part, w: np.ndarray, b: np.ndarray | None) -> Part:
+    axes = part.shape[:-1]
+    own = {"weight": np.broadcast_to(w, (*axes, *w.shape)).copy()}
+    if b is not None:
+        own["bias"] = np.broadcast_to(b, (*axes, len(b))).copy()
+    return call.sketch.add(call.named(number, count), "Linear" if b is None else "Affine", own, part)
 
 
 def batch_norm(
     call: Call,
-    x: Signal,
+    x: Value,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None = None,
@@ -163,19 +146,19 @@ def batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> Signal:
-    """Normalisation by running statistics."""
-    frames(call, x)
+) -> Value:
+    """A normalisation by running statistics, (x - mean) / sqrt(var + eps) * weight + bias."""
     if training or running_mean is None or running_var is None:
-        raise call.refuse(
-            "running statistics (track_running_stats=True), as those of a batch change with it", "none of them"
-        )
-    scale = 1 / np.sqrt(array(running_var) + eps)
-    scale = scale if weight is None else scale * array(weight)
-    shift = (0 if bias is None else array(bias)) - array(running_mean) * scale
-    return gain(call, x, scale, shift)
+        call.refuse("its statistics are those of the batch", "track running statistics (track_running_stats=True)")
+    if len(x.lead) != 1:
+        call.refuse("it takes frames [B, ...], found a signal over time", "wrap it in neurocuda.nn.PerStep")
+    functional.batch_norm(x.meta, *(torch.empty(running_mean.shape, device="meta", dtype=torch.float64),) * 2)
+    scale = (1.0 if weight is None else array(weight)) / np.sqrt(array(running_var) + eps)
+    shift = (0.0 if bias is None else array(bias)) - array(running_mean) * scale
+    return affine(call, x, scale, shift)
 
 
+<<<<<<< HEAD
 def relu(call: Call, x: Signal, cap: float | None = None) -> Signal:
     """max(x, 0), or min(max(x, 0), cap)."""
     return call.each(x, "ReLU", {} if cap is None else {"cap": np.array(float(cap))})
@@ -237,15 +220,69 @@ def window(
     w = np.broadcast_to(kernel, (channels, 1, *kernel.shape))
     kind, parameters = weighted(w, None, len(taps), stride=steps, padding=pads, groups=channels)
     return call.add(kind, parameters, part, suffix)
+=======
+def affine(call: Call, x: Value, scale: np.ndarray | float, shift: np.ndarray | float = 0.0) -> Value:
+    """scale * x + shift, arrays that align with the first axes of x."""
+    s, t = (align(np.asarray(values, np.float64), len(x.shape)) for values in (scale, shift))
+    if s.size > 1 or t.size > 1:
+        x = call.true(x)
+    parts = []
+    start = 0
+    for number, part in enumerate(x.parts):
+        rows = slice(start, start + (part.shape[0] if part.shape else 1))
+        start = rows.stop
+        own = {}
+        for name, values in (("scale", s), ("shift", t)):
+            own[name] = values[rows] if values.ndim and values.shape[0] > 1 else values
+            if values.size == 1:
+                own[name] = values.reshape((1,) * len(part.shape))
+        parts.append(call.sketch.add(call.named(number, len(x.parts)), CHANNEL_AFFINE, own, part))
+    return replace(fresh(x, parts, x.shape), view=x.view)
+>>>>>>> convert
 
 
-def add(call: Call, x: Signal, y: Signal) -> Signal:
-    """A sum makes no node: it is two edges into whatever takes it."""
+def rectifier(call: Call, x: Value, cap: float | None = None) -> Value:
+    """max(x, 0), at most `cap`."""
+    own = {} if cap is None else {"cap": np.array(float(cap))}
+    count = len(x.parts)
+    parts = [call.sketch.add(call.named(n, count), "ReLU", own, part) for n, part in enumerate(x.parts)]
+    return replace(fresh(x, parts, x.shape), view=x.view)
+
+
+def add(call: Call, x: Value, y: Value) -> Value:
+    """A sum, which needs no node: a node takes the sum of the edges into it."""
     if x.shape != y.shape or x.lead != y.lead:
-        raise call.refuse("terms of one shape", f"samples of shapes {x.shape} and {y.shape}")
+        call.refuse(
+            f"it adds signals of shapes {(*x.shape,)} and {(*y.shape,)}",
+            "add signals of one shape, without broadcasting",
+        )
     if [part.shape for part in x.parts] != [part.shape for part in y.parts]:
-        x, y = whole(call, x), whole(call, y)
-    parts = [
-        Part(a.sources + b.sources, a.shape, a.positive and b.positive) for a, b in zip(x.parts, y.parts, strict=True)
-    ]
-    return Signal(tuple(parts), x.lead)
+        x, y = call.true(x), call.true(y)
+    if [part.shape for part in x.parts] != [part.shape for part in y.parts]:
+        x, y = call.whole(x), call.whole(y)
+    parts = [Part(a.sources + b.sources, a.shape) for a, b in zip(x.parts, y.parts, strict=True)]
+    return replace(fresh(x, parts, x.shape), view=x.view or y.view)
+
+
+def cat(call: Call, values: Sequence[Value], axis: int) -> Value:
+    """A concatenation along the channels, the first axis behind the batch."""
+    first = values[0]
+    rank = len(first.lead) + len(first.shape)
+    if any(value.lead != first.lead for value in values) or axis % rank != len(first.lead) or not first.shape:
+        call.refuse(f"it concatenates along axis {axis}", "concatenate channels, the first axis behind the batch")
+    torch.cat([value.meta for value in values], axis)  # torch's own errors
+    return true_parts(first, [part for value in values for part in call.true(value).parts])
+
+
+def reshaped(call: Call, x: Value, shape: torch.Size) -> Value:
+    """The same elements in the same order with other axes, of which the batch must stay the first."""
+    total = math.prod(x.lead)
+    leads = [x.lead, *([(total,)] if len(x.lead) == 2 else []), *_split(total)]
+    lead = next((lead for lead in leads if tuple(shape[: len(lead)]) == lead), None)
+    if lead is None:
+        call.refuse("it merges the batch with other axes, or splits it", "keep the batch the first axis, x.flatten(1)")
+    return replace(x, shape=tuple(shape[len(lead) :]), lead=lead, view=call.name)
+
+
+def _split(total: int) -> list[Shape]:
+    return [(STEPS, BATCH)] if total == STEPS * BATCH else []

@@ -1,138 +1,146 @@
-"""A traced network of rectifiers, run as it is: the reference for what its spiking twin approximates."""
+"""Runs a traced network as it is, rectifiers and all, on frames: what calibration and tests look at."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection
+from graphlib import TopologicalSorter
+from typing import Any
 
-import networkx
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from neurocuda.errors import ArgumentError, nearest
+from neurocuda.errors import ArgumentError
 from neurocuda.graph import Graph, Node, align
 
 
+def rectifiers(graph: Graph) -> tuple[str, ...]:
+    """The names of the ReLU nodes, in the order in which signals reach them."""
+    return tuple(name for name in _order(graph) if graph.nodes[name].type == "ReLU")
+
+
 def evaluate(
-    graph: Graph, x: Tensor, record: Iterable[str] = (), dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The output [B, *shape] of a network of ReLU nodes for frames x [B, *shape], and what the nodes in `record` gave.
+    graph: Graph, x: Tensor, record: Collection[str] = (), dtype: torch.dtype = torch.float32
+) -> tuple[Any, dict[str, Tensor]]:
+    """What a graph from `trace` computes for frames x [B, *shape], in plain torch, and what some of its nodes gave.
 
-    Plain torch in `dtype`, on the device of x. Raises `ArgumentError` for other shapes, unknown names, neurons, and
-    where the graph has not one Output (`evaluate_all` has them all).
+    Weights are rounded to `dtype`, in which all is computed, on the device of x. The first of the results is a tensor
+    [B, *shape] where the graph has one Output, otherwise a dict of them by name; the second holds the outputs of the
+    nodes named in `record`. Raises `ArgumentError` for an x or a name that does not fit, and for nodes that have
+    a state.
     """
-    if len(graph.outputs) != 1:
-        raise ArgumentError(f"graph: expected one Output, found {len(graph.outputs)}: {', '.join(graph.outputs)}")
-    outputs, recorded = evaluate_all(graph, x, record, dtype)
-    return outputs[graph.outputs[0]], recorded
-
-
-def evaluate_all(
-    graph: Graph, x: Tensor, record: Iterable[str] = (), dtype: torch.dtype = torch.float32
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """As `evaluate`, with the outputs by the names of their nodes."""
-    wanted = set(record)
-    for name in sorted(wanted - set(graph.nodes)):
-        raise ArgumentError(f"record: expected names of nodes, found {name!r}; {nearest(name, graph.nodes)}")
-    (entry,) = graph.inputs
-    shape = graph.nodes[entry].output_shape
-    if tuple(x.shape[1:]) != shape:
-        raise ArgumentError(f"x: expected frames [B, *{shape}], found shape {tuple(x.shape)}")
+    missing = sorted(set(record) - set(graph.nodes))
+    if missing:
+        raise ArgumentError(f"record: expected names of nodes, found {missing[0]!r}")
+    shape = graph.nodes[graph.inputs[0]].output_shape
+    if tuple(x.shape[1:]) != shape or x.dim() == 0:
+        raise ArgumentError(f"x: expected a tensor [B, {', '.join(map(str, shape))}], found shape {tuple(x.shape)}")
+    order = _order(graph)
     sources: dict[str, list[str]] = {name: [] for name in graph.nodes}
-    uses = dict.fromkeys(graph.nodes, 0)
+    last: dict[str, str] = {}
     for source, target in graph.edges:
         sources[target].append(source)
-        uses[source] += 1
+    for name in order:
+        last.update(dict.fromkeys(sources[name], name))
     signals: dict[str, Tensor] = {}
-    recorded: dict[str, Tensor] = {}
-    for name in order(graph):
+    for name in order:
         node = graph.nodes[name]
-        if name == entry:
+        if node.type == "Input":
             signals[name] = x.to(dtype)
-        else:
-            total = signals[sources[name][0]]
-            for source in sources[name][1:]:
-                total = total + signals[source]
-            signals[name] = compute(node, total)
-        if name in wanted:
-            recorded[name] = signals[name]
-        for source in sources[name]:
-            uses[source] -= 1
-            if not uses[source]:
-                del signals[source]  # memory
-        if not uses[name] and node.type != "Output":
-            del signals[name]
-    return {name: signals[name] for name in graph.outputs}, recorded
+            continue
+        total = sum_of([signals[source] for source in sources[name]], node, x, dtype)
+        signals[name] = compute(node, total)
+        for source in set(sources[name]):
+            if last[source] == name and source not in record:
+                del signals[source]
+    outputs = {name: signals[name] for name in graph.outputs}
+    recorded = {name: signals[name] for name in record}
+    return (outputs[graph.outputs[0]] if len(outputs) == 1 else outputs), recorded
 
 
-def rectifiers(graph: Graph) -> tuple[str, ...]:
-    """The names of the ReLU nodes, from the input on."""
-    return tuple(name for name in order(graph) if graph.nodes[name].type == "ReLU")
+def _order(graph: Graph) -> tuple[str, ...]:
+    before: dict[str, list[str]] = {name: [] for name in graph.nodes}
+    for source, target in graph.edges:
+        before[target].append(source)
+    return tuple(TopologicalSorter(before).static_order())
 
 
-def order(graph: Graph) -> list[str]:
-    """The names of the nodes, each after what feeds it; by name where that leaves a choice."""
-    digraph = networkx.DiGraph(list(graph.edges))
-    digraph.add_nodes_from(graph.nodes)
-    return list(networkx.lexicographical_topological_sort(digraph))
+def sum_of(branches: list[Tensor], node: Node, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sum of the edges into a node, [B, *shape]; zero where there are none, for as many samples as x has."""
+    if not branches:
+        return torch.zeros((x.shape[0], *node.input_shape), dtype=dtype, device=x.device)
+    total = branches[0]
+    for branch in branches[1:]:
+        total = total + branch
+    return total
 
 
 def compute(node: Node, x: Tensor) -> Tensor:
     """What one node of a network of rectifiers gives for its sum x [B, *shape]."""
     if node.type not in _COMPUTE:
-        raise ArgumentError(f"node {node.name!r}: expected a network of rectifiers, found {node.type}")
+        raise ArgumentError(f"graph, node {node.name!r}: expected {', '.join(_COMPUTE)}, found {node.type}")
     return _COMPUTE[node.type](node, x)
 
 
-def _tensor(array: np.ndarray, x: Tensor) -> Tensor:
-    return torch.tensor(array, dtype=x.dtype, device=x.device)
+def _same(node: Node, x: Tensor) -> Tensor:
+    return x
 
 
-def _relu(node: Node, x: Tensor) -> Tensor:
+def _rectified(node: Node, x: Tensor) -> Tensor:
     cap = node.parameters.get("cap")
-    return x.clamp(0, float(cap)) if isinstance(cap, np.ndarray) else x.clamp(min=0)
+    return x.clamp(0, float(cap) if isinstance(cap, np.ndarray) else None)
 
 
-def _scale(node: Node, x: Tensor) -> Tensor:
-    return x * _tensor(align(node.array("scale"), len(node.input_shape)), x)
+def _array(node: Node, field: str, like: Tensor) -> Tensor:
+    return torch.tensor(node.array(field), dtype=like.dtype, device=like.device)
 
 
 def _matrix(node: Node, x: Tensor) -> Tensor:
-    weight = _tensor(node.array("weight"), x)
-    y = functional.linear(x, weight) if weight.dim() == 2 else torch.matmul(weight, x.unsqueeze(-1)).squeeze(-1)
-    return y + _tensor(node.array("bias"), x) if node.type == "Affine" else y
+    weight = _array(node, "weight", x)
+    bias = _array(node, "bias", x) if "bias" in node.parameters else None
+    if weight.dim() == 2:
+        return functional.linear(x, weight, bias if bias is None else bias.expand(weight.shape[0]))
+    y = torch.matmul(weight, x.unsqueeze(-1)).squeeze(-1)
+    return y if bias is None else y + bias
 
 
 def _convolution(node: Node, x: Tensor) -> Tensor:
-    apply: Callable[..., Tensor] = functional.conv1d if node.type == "Conv1d" else functional.conv2d
+    weight = _array(node, "weight", x)
+    bias = _array(node, "bias", x).expand(weight.shape[0])
     padding = node.parameters["padding"]
-    bias = _tensor(np.broadcast_to(node.array("bias").reshape(-1), node.output_shape[:1]), x)
-    stride, dilation = node.numbers("stride"), node.numbers("dilation")
-    return apply(x, _tensor(node.array("weight"), x), bias, stride, padding, dilation, node.number("groups"))
+    where = padding if isinstance(padding, str) else node.numbers("padding")
+    stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
+    if node.type == "Conv1d":
+        return functional.conv1d(x, weight, bias, stride, where, dilation, groups)
+    return functional.conv2d(x, weight, bias, stride, where, dilation, groups)
+
+
+def _scaled(node: Node, x: Tensor) -> Tensor:
+    scale = align(node.array("scale"), x.dim() - 1)
+    return x * torch.tensor(scale, dtype=x.dtype, device=x.device)
 
 
 def _pool(node: Node, x: Tensor) -> Tensor:
-    kernel, stride, padding = (node.numbers(field) for field in ("kernel_size", "stride", "padding"))
-    # padded by hand: torch refuses more than half a window
-    padded = functional.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    kernel, stride, (rows, columns) = (node.numbers(field) for field in ("kernel_size", "stride", "padding"))
     divisor = 1 if node.type == "SumPool2d" else kernel[0] * kernel[1]
+    padded = functional.pad(x, (columns, columns, rows, rows)) if rows or columns else x  # more than torch's half
     return functional.avg_pool2d(padded, kernel, stride, divisor_override=divisor)
 
 
-def _flatten(node: Node, x: Tensor) -> Tensor:
+def _flattened(node: Node, x: Tensor) -> Tensor:
     return x.reshape(x.shape[0], *node.output_shape)
 
 
-_COMPUTE: Mapping[str, Callable[[Node, Tensor], Tensor]] = {
-    "Output": lambda node, x: x,
-    "ReLU": _relu,
-    "Scale": _scale,
+_COMPUTE: dict[str, Callable[[Node, Tensor], Tensor]] = {
+    "Output": _same,
+    "ReLU": _rectified,
     "Affine": _matrix,
     "Linear": _matrix,
     "Conv1d": _convolution,
     "Conv2d": _convolution,
-    "SumPool2d": _pool,
+    "Scale": _scaled,
     "AvgPool2d": _pool,
-    "Flatten": _flatten,
+    "SumPool2d": _pool,
+    "Flatten": _flattened,
 }
