@@ -83,15 +83,16 @@ def test_it_repeats_itself_and_leaves_the_callers_random_numbers_alone() -> None
     assert drawn[0] != drawn[1]
 
 
-# Samples read before the end: in the first epoch, at a checkpoint, in the second way of training, in its last epoch.
-KILLS = (300, 256 + 96 + 1, 2 * 256 + 200, 3 * 256 + 230)
+# Samples read before the end, and batches (of 8 an epoch) between checkpoints: within an epoch, at its end, in the
+# second way of training.
+KILLS = ((300, 3), (256 + 96 + 1, 3), (256 + 90, 8), (2 * 256 + 200, 4), (3 * 256 + 230, 3))
 
 
-@pytest.mark.parametrize("last", KILLS)
-def test_after_a_kill_it_goes_on_to_the_same_bits(last: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("last", "every"), KILLS)
+def test_after_a_kill_it_goes_on_to_the_same_bits(last: int, every: int, tmp_path: Path) -> None:
     checkpoint = tmp_path / "training.pt"
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(TESTS.parent)}
-    command = [sys.executable, str(TESTS / "digits_training.py"), str(checkpoint), str(last)]
+    command = [sys.executable, str(TESTS / "digits_training.py"), str(checkpoint), str(last), str(every)]
     killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert checkpoint.is_file()

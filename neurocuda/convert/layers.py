@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from collections.abc import Mapping, Sequence
-=======
 import math
 from collections.abc import Sequence
 from dataclasses import replace
->>>>>>> convert
 from typing import Any
 
 import numpy as np
@@ -16,17 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-<<<<<<< HEAD
-from neurocuda.convert.values import Call, Part, Signal, numbered, weighted, whole
-from neurocuda.graph import SPIKING, Shape
-from neurocuda.nn import Neuron
-
-
-def array(tensor: Tensor) -> np.ndarray:
-    """The numbers of a tensor, in float64."""
-    numbers: np.ndarray = tensor.detach().cpu().double().numpy()
-    return numbers
-=======
 from neurocuda.convert.values import BATCH, CHANNEL_AFFINE, STEPS, Call, Part, Value, fresh, true_parts
 from neurocuda.graph import Shape, align
 
@@ -34,7 +19,6 @@ from neurocuda.graph import Shape, align
 def array(x: Tensor) -> np.ndarray:
     """The values of a tensor, float64, its own copy."""
     return x.detach().cpu().double().numpy().copy()
->>>>>>> convert
 
 
 def numbers(value: int | Sequence[int], count: int) -> tuple[int, ...]:
@@ -158,69 +142,6 @@ def batch_norm(
     return affine(call, x, scale, shift)
 
 
-<<<<<<< HEAD
-def relu(call: Call, x: Signal, cap: float | None = None) -> Signal:
-    """max(x, 0), or min(max(x, 0), cap)."""
-    return call.each(x, "ReLU", {} if cap is None else {"cap": np.array(float(cap))})
-
-
-def neuron(call: Call, module: Neuron, x: Signal) -> Signal:
-    """A population of neurons over time."""
-    if x.lead != 2:
-        raise call.refuse("neurons that take signals over time [T, B, ...]", "neurons inside PerStep")
-    x = whole(call, x)
-    (part,) = x.parts
-    node = module.node(call.name, part.shape)
-    name, given = call.add(node.type, node.parameters, part)
-    fires = node.type in SPIKING
-    return Signal((Part((name,), given, fires, fires),), x.lead)
-
-
-def pad(call: Call, x: Signal, pads: Any, mode: str = "constant", value: float | None = None) -> Signal:
-    """Zeros around the axes of space, given from the last axis on: a convolution that moves each channel."""
-    space = len(x.shape) - 1
-    frames(call, x)
-    if mode != "constant" or value or min(pads) < 0 or space not in (1, 2) or len(pads) > 2 * space:
-        raise call.refuse("zeros around the axes of space", f"mode {mode!r}, value {value}, {tuple(pads)}")
-    before = [*pads[::2], 0, 0][:space][::-1]
-    taps = [{-zeros: 1.0} for zeros in before]
-    parts = []
-    for suffix, part in numbered(x):
-        name, given = window(call, part, suffix, taps, (1,) * space, call.shape[2:])
-        parts.append(Part((name,), given, part.positive))
-    return Signal(tuple(parts), x.lead)
-
-
-def window(
-    call: Call,
-    part: Part,
-    suffix: str,
-    taps: Sequence[Mapping[int, float]],
-    steps: Sequence[int],
-    counts: Sequence[int],
-    weight: float = 1.0,
-) -> tuple[str, Shape]:
-    """A convolution of each channel by itself.
-
-    Window i along an axis takes element i * step + offset with its weight, for each offset in the taps of the axis, and
-    zero for elements beyond the border; there are `counts` of them.
-    """
-    kernel = np.full((1,) * len(taps), weight)
-    pads = []
-    for axis, (own, step, count) in enumerate(zip(taps, steps, counts, strict=True)):
-        size, low, high = part.shape[1 + axis], min(own), max(own)
-        zeros = max(0, -low, high + 1 + step * (count - 1) - size)
-        # the shortest kernel that holds the taps, and of which not one more fits into the image
-        values = np.zeros(max(high + zeros + 1, size + 2 * zeros - step * count + 1))
-        for offset, value in own.items():
-            values[offset + zeros] = value
-        kernel = kernel * values.reshape([-1 if other == axis else 1 for other in range(len(taps))])
-        pads.append(zeros)
-    channels = part.shape[0]
-    w = np.broadcast_to(kernel, (channels, 1, *kernel.shape))
-    kind, parameters = weighted(w, None, len(taps), stride=steps, padding=pads, groups=channels)
-    return call.add(kind, parameters, part, suffix)
-=======
 def affine(call: Call, x: Value, scale: np.ndarray | float, shift: np.ndarray | float = 0.0) -> Value:
     """scale * x + shift, arrays that align with the first axes of x."""
     s, t = (align(np.asarray(values, np.float64), len(x.shape)) for values in (scale, shift))
@@ -238,7 +159,6 @@ def affine(call: Call, x: Value, scale: np.ndarray | float, shift: np.ndarray | 
                 own[name] = values.reshape((1,) * len(part.shape))
         parts.append(call.sketch.add(call.named(number, len(x.parts)), CHANNEL_AFFINE, own, part))
     return replace(fresh(x, parts, x.shape), view=x.view)
->>>>>>> convert
 
 
 def rectifier(call: Call, x: Value, cap: float | None = None) -> Value:

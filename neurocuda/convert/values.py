@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-=======
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
->>>>>>> convert
 
 import numpy as np
 import torch
 from torch import Tensor
 
-<<<<<<< HEAD
-from neurocuda.convert.editing import fresh
-from neurocuda.errors import ArgumentError, UnsupportedModuleError
-from neurocuda.graph import Node, Shape
-from neurocuda.graph.fields import Value
-=======
 from neurocuda.errors import UnsupportedModuleError
 from neurocuda.graph import Graph, Node, Shape
 from neurocuda.graph.fields import Value as Parameter
 from neurocuda.graph.model import collapse
->>>>>>> convert
 from neurocuda.graph.shapes import Typed, output_shape
 
 CHANNEL_AFFINE = "ChannelAffine"
@@ -38,22 +26,10 @@ STEPS, BATCH = 7907, 7919
 
 @dataclass(frozen=True)
 class Part:
-<<<<<<< HEAD
-    """Some neighbouring channels of a signal: the sum of what these nodes give.
-
-    `positive`: no element is ever below 0; `spikes`: each is 0 or 1.
-    """
-
-    sources: tuple[str, ...]
-    shape: Shape
-    positive: bool = False
-    spikes: bool = False
-=======
     """Some of a value's first axis: the sum of nodes that give signals of `shape`."""
 
     sources: tuple[str, ...]
     shape: Shape
->>>>>>> convert
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,45 +58,6 @@ class Value:
         first = self.parts[0].shape
         return (sum(part.shape[0] for part in self.parts), *first[1:]) if first else first
 
-<<<<<<< HEAD
-    @property
-    def positive(self) -> bool:
-        """Whether no element is ever below 0."""
-        return all(part.positive for part in self.parts)
-
-    @property
-    def spikes(self) -> bool:
-        """Whether every element is 0 or 1."""
-        return all(part.spikes for part in self.parts)
-
-
-class Builder:
-    """The nodes and edges of a graph that grows."""
-
-    def __init__(self, reserved: Iterable[str] = ()) -> None:
-        self.nodes: dict[str, Node] = {}
-        self._reserved = frozenset(reserved)
-        self.edges: list[tuple[str, str]] = []
-
-    def add(
-        self, name: str, kind: str, parameters: Mapping[str, Value], sources: Sequence[str], shape: Shape
-    ) -> tuple[str, Shape]:
-        """Add a node that takes signals of `shape`; its name, with a number if it was taken, and what it gives."""
-        name = fresh(name, {*self.nodes, *(() if kind in ("Input", "Output") else self._reserved)})
-        for field, value in parameters.items():
-            if isinstance(value, np.ndarray) and not np.isfinite(value).all():
-                raise ArgumentError(f"module {name!r}, {field}: expected finite numbers, found NaN or infinite ones")
-        given = output_shape(Typed(name, kind, parameters, None), shape)
-        self.nodes[name] = Node(name, kind, parameters, shape, given)
-        self.edges.extend((source, name) for source in sources)
-        return name, given
-
-    def reshape(self, name: str, shape: Shape) -> None:
-        """Say what a node gives that is not of NIR."""
-        self.nodes[name] = replace(self.nodes[name], output_shape=shape)
-
-=======
->>>>>>> convert
 
 @dataclass(frozen=True)
 class Call:
@@ -139,27 +76,6 @@ class Call:
         """The name of one of `count` nodes."""
         return self.name if count == 1 else f"{self.name}.{number}"
 
-<<<<<<< HEAD
-    def refuse(self, expected: str, found: str | None = None) -> UnsupportedModuleError:
-        """The error for a call that the graph cannot hold."""
-        where = f"module {self.path!r}" if self.path else "model"
-        tail = self.title if found is None else f"{found} ({self.title})"
-        return UnsupportedModuleError(f"{where}: expected {expected}, found {tail}", self.path)
-
-    def add(self, kind: str, parameters: Mapping[str, Value], part: Part, suffix: str = "") -> tuple[str, Shape]:
-        """Add a node of this call that takes a part."""
-        return self.builder.add(self.name + suffix, kind, parameters, part.sources, part.shape)
-
-    def each(self, x: Signal, kind: str, parameters: Mapping[str, Value]) -> Signal:
-        """The same node for every part, one that gives nothing below 0 where it takes nothing below 0."""
-        parts = []
-        for suffix, part in numbered(x):
-            name, given = self.add(kind, parameters, part, suffix)
-            positive = part.positive or kind == "ReLU"
-            spikes = kind == "Threshold" or (kind == "Flatten" and part.spikes and len(part.sources) == 1)
-            parts.append(Part((name,), given, positive or spikes, spikes))
-        return Signal(tuple(parts), x.lead)
-=======
     def true(self, x: Value) -> Value:
         """The same value with parts of the axes that it has for the model."""
         if x.joined == x.shape:
@@ -194,7 +110,6 @@ class Call:
             start += part.shape[0]
             sources += self.sketch.channels(f"{self.name}.place{number}", part, place).sources
         return replace(x, parts=(Part(tuple(sources), x.shape),))
->>>>>>> convert
 
 
 def unsupported(path: str, what: str, reason: str, instead: str) -> UnsupportedModuleError:
@@ -208,31 +123,6 @@ def fresh(x: Value, parts: Iterable[Part], shape: Shape) -> Value:
     return Value(tuple(parts), tuple(shape), x.lead)
 
 
-<<<<<<< HEAD
-def weighted(
-    weight: np.ndarray,
-    bias: np.ndarray | None,
-    space: int,
-    *,
-    stride: Sequence[int] | None = None,
-    padding: Sequence[int] | str | None = None,
-    dilation: Sequence[int] | None = None,
-    groups: int = 1,
-) -> tuple[str, dict[str, Value]]:
-    """The type and the parameters of a layer of weights over so many axes of space; none: a matrix."""
-    weight = np.ascontiguousarray(weight)
-    if space == 0:
-        return ("Linear", {"weight": weight}) if bias is None else ("Affine", {"weight": weight, "bias": bias})
-    parameters: dict[str, Value] = {
-        "weight": weight,
-        "bias": np.zeros(weight.shape[0]) if bias is None else bias,
-        "stride": tuple(stride or (1,) * space),
-        "padding": padding if isinstance(padding, str) else tuple(padding or (0,) * space),
-        "dilation": tuple(dilation or (1,) * space),
-        "groups": groups,
-    }
-    return CONVOLUTIONS[space], parameters
-=======
 def true_parts(x: Value, parts: Sequence[Part]) -> Value:
     """A new tensor over the same batch as x, of the axes of its parts."""
     made = fresh(x, parts, ())
@@ -347,4 +237,3 @@ def _merges(given: Shape, wanted: Shape) -> list[tuple[int, int]] | None:
         return None
     groups[-1] = (groups[-1][0], len(given) - 1)
     return [(first, last) for first, last in reversed(groups) if last > first]
->>>>>>> convert
