@@ -37,15 +37,15 @@ def bits(network: nn.Module) -> dict[str, bytes]:
 def test_few_steps_are_enough_afterwards() -> None:
     model, (x, y, _, _) = trained(), digits()
     before = bits(model)
-    converted = convert(model, x[:400], timesteps=4, readout_delay=0, report=False)
-    snn = finetune(model, (x, y), 4, 4, rate=2e-3)
+    converted = convert(model, x[:400], timesteps=2, readout_delay=0, report=False)
+    snn = finetune(model, (x, y), 4, 2, rate=1e-3)
     assert isinstance(snn, SNN)
-    assert (snn.timesteps, snn.readout_delay) == (4, 0)
+    assert (snn.timesteps, snn.readout_delay) == (2, 0)
     assert accuracy(model) > 98
-    assert accuracy(converted) < accuracy(model) - 0.8
-    assert accuracy(snn) > accuracy(model) - 0.5
+    assert accuracy(converted) < accuracy(model) - 3
+    assert accuracy(snn) > accuracy(model) - 2
     assert snn.report is not None
-    agreement = snn.report.at(4).agreement
+    agreement = snn.report.at(2).agreement
     assert agreement is not None
     assert agreement > 0.98
     assert bits(model) == before
@@ -63,7 +63,7 @@ def test_quantised_training_brings_rectifiers_near_their_levels() -> None:
         with torch.no_grad():
             scores = net.levels(x, 2).log_softmax(1), model(x).log_softmax(1)
             errors.append(float(nn.functional.kl_div(*scores, reduction="batchmean", log_target=True)))
-    assert errors[1] < errors[0] / 2
+    assert errors[1] < 0.7 * errors[0]
 
 
 def test_it_repeats_itself_and_leaves_the_callers_random_numbers_alone() -> None:
