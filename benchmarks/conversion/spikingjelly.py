@@ -2,7 +2,8 @@
 
 For convolutional networks it has rate coding (`RateCodingRecipe`) with the maximum or a percentile as threshold, plain or
 with what its examples call robust (a threshold for each channel, half of it at the start, MaxPool before the spike), and
-local threshold balancing; its other recipes are for transformers and for networks trained with quantisation. Read-out
+local threshold balancing, whose thresholds grow with each batch: it goes through the images `PASSES` times, in small
+batches; its other recipes are for transformers and for networks trained with quantisation. Read-out
 starts at once, or after the delay that its `estimate_delay_start` finds; where it does not want one, it says so.
 """
 
@@ -19,6 +20,7 @@ from spikingjelly.activation_based import ann2snn, functional
 from torch import Tensor, nn
 
 _BATCH = 100
+PASSES = 25
 
 Images = list[Tensor]
 
@@ -28,13 +30,17 @@ RECIPES: dict[str, Callable[[Images], ann2snn.ConversionRecipe]] = {
     "maximum, robust": lambda images: _robust(images, "Max"),
     "99.9 %, robust": lambda images: _robust(images, "99.9%"),
     "99 %, robust": lambda images: _robust(images, "99%"),
-    "local threshold balancing": lambda images: ann2snn.LocalThresholdBalancingRecipe(images),
+    "local threshold balancing": lambda images: ann2snn.LocalThresholdBalancingRecipe(_many(images)),
 }
 
 
 def _robust(images: Images, mode: str) -> ann2snn.ConversionRecipe:
     options = {"channel_wise": True, "pre_spike_maxpool": True, "half_threshold": True}
     return ann2snn.RateCodingRecipe(images, mode=mode, **options)
+
+
+def _many(images: Images) -> Images:
+    return [part for _ in range(PASSES) for batch in images for part in batch.split(20)]
 
 
 def converted(recipe: str, network: nn.Module, calibration: Tensor) -> nn.Module:

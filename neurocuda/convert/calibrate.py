@@ -92,7 +92,7 @@ def convert(
             tried += _judged(percent, snn, torch.cat(sums, 1), torch.cat(originals), total_steps is not None)
         best = min(tried, key=lambda candidate: candidate.distance)
         snn = best.snn
-        snn.readout_delay = best.readout_delay
+        snn.percentile, snn.readout_delay = best.percentile, best.readout_delay
         snn.timesteps = timesteps if total_steps is None else total_steps - best.readout_delay
         if report:
             distances = {c.percentile: c.distance for c in tried if c.readout_delay == best.readout_delay}

@@ -50,7 +50,9 @@ def corrected(graph: Graph, thresholds: Mapping[str, np.ndarray], x: Tensor) -> 
         if node.type in ("ReLU", "Output") and biased:
             shift = _mean(before) - _mean(after)
             layer = graph.nodes[biased[0]]
-            bias = np.broadcast_to(layer.array("bias"), layer.output_shape[: 1 if "stride" in layer.parameters else None])
+            bias = np.broadcast_to(
+                layer.array("bias"), layer.output_shape[: 1 if "stride" in layer.parameters else None]
+            )
             moved = bias + shift.cpu().numpy().reshape(bias.shape)
             changed[biased[0]] = replace(layer, parameters={**layer.parameters, "bias": moved})
             after = after + shift.to(after.dtype).reshape(-1, *[1] * (after.dim() - 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch.nn import functional
@@ -10,7 +11,10 @@ from torch.nn import functional
 from neurocuda.convert.layers import frames, numbers
 from neurocuda.convert.pools import adaptive_windows, depthwise, even
 from neurocuda.convert.values import Call, Part, Sketch, Value, true_parts
-from neurocuda.graph import WEIGHTED
+from neurocuda.graph import WEIGHTED, Node
+
+MAXIMUM = "part of a maximum"
+"""In the metadata of a ReLU that compares two signals for a maximum."""
 
 
 def max_pool(
@@ -26,6 +30,9 @@ def max_pool(
 ) -> Value:
     """The maximum over windows. What is beyond the border counts as zero, so where a window reaches
     beyond it the signal must be one that is never negative.
+
+    Of what a ReLU gives it is taken before the ReLU, which then follows: the same values, whatever the sign, of fewer
+    neurons, and sums of many spikes are steadier to compare than single neurons are.
     """
     if return_indices:
         call.refuse("it returns indices", "return_indices=False")
@@ -38,7 +45,8 @@ def max_pool(
     for axis, size in enumerate(x.shape[1:]):
         end = (given[axis] - 1) * step[axis] - pad[axis] + gap[axis] * (kernel[axis] - 1) + 1
         late.append(max(0, end - size - pad[axis]))
-    if any(pad) or any(late):
+    rectified = [_rectified(call.sketch, part) for part in x.parts]
+    if (any(pad) or any(late)) and None in rectified:
         for part in x.parts:
             if not all(never_negative(call.sketch, source) for source in part.sources):
                 call.refuse(
@@ -46,12 +54,23 @@ def max_pool(
                     "put a ReLU before it (a ReLU after it may change places with it)",
                 )
     parts = []
-    for number, part in enumerate(x.parts):
+    for number, (part, rectifier) in enumerate(zip(x.parts, rectified, strict=True)):
         name = call.named(number, len(x.parts))
+        if rectifier is not None:
+            part = Part(tuple(call.sketch.into[rectifier.name]), part.shape)
         for axis in reversed(range(rank)):
             part = _along(call, name, part, axis, kernel[axis], step[axis], pad[axis], gap[axis], late[axis])
+        if rectifier is not None:
+            part = call.sketch.add(f"{name}.relu", "ReLU", rectifier.parameters, part)
         parts.append(part)
     return true_parts(x, parts)
+
+
+def _rectified(sketch: Sketch, part: Part) -> Node | None:
+    """The ReLU that alone gives a part."""
+    node = sketch.nodes[part.sources[0]]
+    alone = len(part.sources) == 1 and node.type == "ReLU" and node.output_shape == part.shape
+    return node if alone and sketch.into[node.name] else None
 
 
 def adaptive_max_pool(call: Call, x: Value, rank: int, output_size: int | Sequence[int | None] | None) -> Value:
@@ -118,7 +137,9 @@ def _along(
             source = Part((rectified,), ahead.shape)
             sources += call.sketch.add(f"{rectified}.negative", "Scale", scale, source).sources
         node = call.sketch.add(f"{name}.{label}.relu{middle}", "ReLU", {}, Part(tuple(sources), ahead.shape))
-        return (*mine, *node.sources)
+        (added,) = node.sources
+        call.sketch.nodes[added] = replace(call.sketch.nodes[added], metadata={MAXIMUM: 1})
+        return (*mine, added)
 
     base = select("first", 0)
     return Part((*base.sources, *greatest(0, count)), base.shape)

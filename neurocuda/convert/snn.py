@@ -29,8 +29,8 @@ class SNN(nn.Module):
 
     The input is a constant current over `readout_delay + timesteps` steps; y is the mean of the output over the last
     `timesteps` of them. `network` is the `Executor` that runs it and `rectified` the network of ReLU nodes
-    that it approximates; `thresholds` holds theta by the name of the ReLU. `report` tells how well, where it came from
-    `convert`. Both numbers of steps can be set.
+    that it approximates; `thresholds` holds theta by the name of the ReLU. Where it came from `convert`, `report` tells how
+    well, and `percentile` is that of its thresholds. Both numbers of steps can be set.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class SNN(nn.Module):
         self._frames = max(1, _VALUES // values)
         self.network = Executor(graph, Discretization(dt=dt), chunk=min(_CHUNK, self._frames))
         self.report: Report | None = None
+        self.percentile: float | None = None
 
     @property
     def timesteps(self) -> int:

@@ -13,6 +13,7 @@ import networkx
 import nir
 import numpy as np
 
+from neurocuda.convert.max_pool import MAXIMUM
 from neurocuda.errors import ArgumentError, raise_problems
 from neurocuda.graph import WEIGHTED, Graph, Node
 from neurocuda.graph.build import build
@@ -36,7 +37,8 @@ def spiking(
     """The NIR graph whose rates approximate the activations of `graph`, a network of ReLU nodes.
 
     thresholds: theta of each ReLU > 0, aligned with the leading axes of its signal (one for each channel).
-    initial: the membrane potential at the start, in units of theta. Every ReLU becomes an integrator `name`
+    initial: the membrane potential at the start, in units of theta, half of that where signals are compared for a
+    maximum. Every ReLU becomes an integrator `name`
     with r = 1 / dt, `Threshold(1 - initial)` and `Scale(-1)` back: a soft reset. The Output is in the units
     of the network, its mean over time approximates what the network computes.
     """
@@ -157,7 +159,9 @@ class _Writer:
         reset, spikes = f"{self.last}{node.name}.reset", node.name + SPIKES
         self.units[node.name] = self.thetas[node.name]
         self._add(node.name, {"type": "I", "r": np.array(1 / self.dt)})
-        self._add(spikes, {"type": "Threshold", "threshold": np.array(1 - self.initial, np.float32)})
+        # Fluctuations of two signals alone make a neuron fire that compares them: it starts further from its threshold.
+        initial = self.initial / 2 if MAXIMUM in node.metadata else self.initial
+        self._add(spikes, {"type": "Threshold", "threshold": np.array(1 - initial, np.float32)})
         self._add(reset, {"type": "Scale", "scale": np.array(-1, np.float32)})
         self.edges += [(node.name, spikes), (spikes, reset), (reset, node.name)]
 

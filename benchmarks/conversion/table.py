@@ -1,0 +1,104 @@
+"""The results of a conversion: one line for each network, method and time, on the screen, as a CSV and as a plot."""
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One result in percent; `total` steps, of which the last `timesteps` are read, after `delay`."""
+
+    network: str
+    method: str
+    thresholds: str
+    timesteps: int
+    delay: int
+    total: int
+    accuracy: float
+    gap: float
+    agreement: float
+
+
+def show(console: Console, rows: Sequence[Row]) -> None:
+    """A table of one network."""
+    first = rows[0]
+    table = Table(title=f"{first.network}: original {first.accuracy:.2f} %", title_justify="left")
+    for name in ("method", "thresholds"):
+        table.add_column(name)
+    for name in ("total", "delay", "read", "accuracy %", "gap", "agreement %"):
+        table.add_column(name, justify="right")
+    for row in rows[1:]:
+        numbers = [str(n) for n in (row.total, row.delay, row.timesteps)]
+        figures = [f"{value:.2f}" for value in (row.accuracy, row.gap, row.agreement)]
+        style = "bold" if row.method == "neurocuda" else None
+        table.add_row(row.method, row.thresholds, *numbers, *figures, style=style)
+    console.print(table)
+
+
+def write(path: Path, rows: Iterable[Row], machine: Mapping[str, str]) -> None:
+    """All rows as a CSV, the machine repeated on each line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        names = [field.name for field in fields(Row)]
+        writer = csv.DictWriter(file, [*names, *machine], lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            values = {k: f"{v:.2f}" if isinstance(v, float) else v for k, v in asdict(row).items()}
+            writer.writerow({**values, **machine})
+
+
+def read(path: Path) -> list[Row]:
+    """What `write` wrote."""
+    with path.open(newline="") as file:
+        return [
+            Row(
+                *(line[name] for name in ("network", "method", "thresholds")),
+                *(int(line[name]) for name in ("timesteps", "delay", "total")),
+                *(float(line[name]) for name in ("accuracy", "gap", "agreement")),
+            )
+            for line in csv.DictReader(file)
+        ]
+
+
+def draw(path: Path) -> Path:
+    """Accuracy over the steps in all, one panel for each network; the picture is laid beside the CSV."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = read(path)
+    names = list(dict.fromkeys(row.network for row in rows))
+    figure, axes = plt.subplots(1, len(names), figsize=(5.6 * len(names), 4.6), squeeze=False, layout="constrained")
+    colours = ("#30638e", "#5c946e", "#8d99ae", "#edae49", "#9d4edd", "#6b705c")
+    for axis, name in zip(axes.flat, names, strict=True):
+        own = [row for row in rows if row.network == name]
+        original = own[0].accuracy
+        axis.axhline(original, color="0.4", linestyle="--", linewidth=1, label="original")
+        methods = list(dict.fromkeys(row.method for row in own[1:]))
+        for number, method in enumerate(methods):
+            ours = method == "neurocuda"
+            best: dict[int, float] = {}
+            for row in own:
+                if row.method == method and (not ours or "with the delay" in row.thresholds):
+                    best[row.total] = max(best.get(row.total, 0.0), row.accuracy)
+            style = {"color": "#d1495b", "linewidth": 2.5} if ours else {"color": colours[(number - 1) % len(colours)]}
+            label = f"{method}, delay chosen" if ours else method
+            axis.plot(list(best), list(best.values()), marker="o", markersize=4, label=label, **style)
+        totals = sorted({row.total for row in own[1:] if row.method != "neurocuda"} or {8, 16, 32})
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(totals, [str(total) for total in totals])
+        axis.set_title(f"{name}, Fashion-MNIST")
+        axis.set_xlabel("steps in all, the delay of read-out counted")
+        axis.set_ylim(70, original + 1.5)
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("accuracy %")
+    axes[0, -1].legend(frameon=False, fontsize=8, loc="lower right")
+    picture = path.with_suffix(".png")
+    figure.savefig(picture, dpi=120)
+    return picture
