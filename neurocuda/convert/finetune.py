@@ -54,7 +54,7 @@ def finetune(
     timesteps: int = 4,
     *,
     quantized_epochs: int = 0,
-    rate: float = 1e-3,
+    rate: float = 4e-4,
     loss: Loss | None = None,
     surrogate: Surrogate | None = None,
     dtype: torch.dtype = torch.float32,
