@@ -91,11 +91,11 @@ def start() -> SNN:
     return convert(trained(), digits()[0][:100], timesteps=4, readout_delay=0, percentile=99.0, report=False)
 
 
-def run(checkpoint: str | None, last: int | None = None) -> SNN:
+def run(checkpoint: str | None, last: int | None = None, every: int = 3) -> SNN:
     return finetune(
-        start(), loader(last), 2, 3, quantized_epochs=2, checkpoint=checkpoint, checkpoint_every=3, report=False
+        start(), loader(last), 2, 3, quantized_epochs=2, checkpoint=checkpoint, checkpoint_every=every, report=False
     )
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], int(sys.argv[2]))
+    run(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

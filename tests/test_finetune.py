@@ -37,15 +37,15 @@ def bits(network: nn.Module) -> dict[str, bytes]:
 def test_few_steps_are_enough_afterwards() -> None:
     model, (x, y, _, _) = trained(), digits()
     before = bits(model)
-    converted = convert(model, x[:400], timesteps=4, readout_delay=0, report=False)
-    snn = finetune(model, (x, y), 4, 4, rate=2e-3)
+    converted = convert(model, x[:400], timesteps=2, readout_delay=0, report=False)
+    snn = finetune(model, (x, y), 4, 2, rate=1e-3)
     assert isinstance(snn, SNN)
-    assert (snn.timesteps, snn.readout_delay) == (4, 0)
+    assert (snn.timesteps, snn.readout_delay) == (2, 0)
     assert accuracy(model) > 98
-    assert accuracy(converted) < accuracy(model) - 0.8
-    assert accuracy(snn) > accuracy(model) - 0.5
+    assert accuracy(converted) < accuracy(model) - 3
+    assert accuracy(snn) > accuracy(model) - 2
     assert snn.report is not None
-    agreement = snn.report.at(4).agreement
+    agreement = snn.report.at(2).agreement
     assert agreement is not None
     assert agreement > 0.98
     assert bits(model) == before
@@ -63,7 +63,7 @@ def test_quantised_training_brings_rectifiers_near_their_levels() -> None:
         with torch.no_grad():
             scores = net.levels(x, 2).log_softmax(1), model(x).log_softmax(1)
             errors.append(float(nn.functional.kl_div(*scores, reduction="batchmean", log_target=True)))
-    assert errors[1] < errors[0] / 2
+    assert errors[1] < 0.7 * errors[0]
 
 
 def test_it_repeats_itself_and_leaves_the_callers_random_numbers_alone() -> None:
@@ -83,15 +83,16 @@ def test_it_repeats_itself_and_leaves_the_callers_random_numbers_alone() -> None
     assert drawn[0] != drawn[1]
 
 
-# Samples read before the end: in the first epoch, at a checkpoint, in the second way of training, in its last epoch.
-KILLS = (300, 256 + 96 + 1, 2 * 256 + 200, 3 * 256 + 230)
+# Samples read before the end, and batches (of 8 an epoch) between checkpoints: within an epoch, at its end, in the
+# second way of training.
+KILLS = ((300, 3), (256 + 96 + 1, 3), (256 + 90, 8), (2 * 256 + 200, 4), (3 * 256 + 230, 3))
 
 
-@pytest.mark.parametrize("last", KILLS)
-def test_after_a_kill_it_goes_on_to_the_same_bits(last: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("last", "every"), KILLS)
+def test_after_a_kill_it_goes_on_to_the_same_bits(last: int, every: int, tmp_path: Path) -> None:
     checkpoint = tmp_path / "training.pt"
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(TESTS.parent)}
-    command = [sys.executable, str(TESTS / "digits_training.py"), str(checkpoint), str(last)]
+    command = [sys.executable, str(TESTS / "digits_training.py"), str(checkpoint), str(last), str(every)]
     killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert checkpoint.is_file()

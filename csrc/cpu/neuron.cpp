@@ -14,7 +14,7 @@ namespace neurocuda::cpu {
 namespace {
 
 constexpr std::int64_t kTile =
-    8192;  // neurons whose state stays in the second-level cache while time goes by
+    16384;  // neurons whose state stays in the second-level cache while time goes by
 
 constexpr std::int64_t kCaches = std::int64_t{1} << 24;  // bytes
 

@@ -3,8 +3,7 @@
 Two ways, one after the other, of the same weights and thresholds (`Trainable`): first, if asked for, with rectifiers
 that are quantised to as many levels as there are steps (QCFS, Bu et al. 2022), at the cost of training the original;
 then the spiking network itself, through its neurons' kernels and a surrogate gradient, which sees also when spikes
-come. What it learns from is the original: no labels are needed. Over the first half of the batches it is guided, less
-and less, by the original's activations at the sums of the network (at all rectifiers, where there are no sums).
+come. What it learns from is the original: no labels are needed.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from neurocuda.convert.report import is_classes, measure
 from neurocuda.convert.samples import take
 from neurocuda.convert.seeding import generators_of, restored, seed_all
 from neurocuda.convert.snn import SNN, whole
-from neurocuda.convert.trainable import Rates, Trainable
+from neurocuda.convert.trainable import Trainable
 from neurocuda.errors import ArgumentError
 from neurocuda.nn import Neuron
 from neurocuda.ops import Surrogate
@@ -41,12 +40,11 @@ _WARM_UP = 20
 
 @dataclass(frozen=True)
 class _Phase:
-    """A way to train: `run` gives what the network returns for a batch, and records activations if it can."""
+    """A way to train: `run` gives what the network returns for a batch."""
 
     name: str
     epochs: int
-    run: Callable[[Tensor, Rates], Tensor]
-    records: tuple[str, ...] = ()
+    run: Callable[[Tensor], Tensor]
 
 
 def finetune(
@@ -56,7 +54,7 @@ def finetune(
     timesteps: int = 4,
     *,
     quantized_epochs: int = 0,
-    rate: float = 1e-3,
+    rate: float = 4e-4,
     loss: Loss | None = None,
     surrogate: Surrogate | None = None,
     dtype: torch.dtype = torch.float32,
@@ -98,8 +96,8 @@ def finetune(
         trained = Trainable(start.rectified, start.thresholds, surrogate).to(_device(start))
         original = Trainable(start.rectified, start.thresholds, surrogate).to(_device(start)).requires_grad_(False)
         phases = (
-            _Phase("levels", quantized_epochs, lambda x, _: trained.levels(x, timesteps)),
-            _Phase("spikes", epochs, lambda x, record: trained.spikes(x, timesteps, record).mean(0), trained.sums),
+            _Phase("levels", quantized_epochs, lambda x: trained.levels(x, timesteps)),
+            _Phase("spikes", epochs, lambda x: trained.spikes(x, timesteps).mean(0)),
         )
         settings = (
             epochs,
@@ -195,7 +193,7 @@ def _train(
             task = bar.add_task(f"training {phase.name}", total=total, visible=total > 0)
             for epoch in range(phase.epochs):
                 done = position.done(number, epoch, len(loader))
-                if done == len(loader):
+                if (number, epoch) < position[:2]:
                     bar.advance(task, done)
                     continue
                 seed_all(seed + 1 + epoch + phases[0].epochs * number)
@@ -210,8 +208,7 @@ def _train(
                         continue
                     step = epoch * len(loader) + count - 1
                     _set_rate(optimizer, rate, step, total)
-                    guided = max(0.0, 1 - 2 * step / total)
-                    _step(phase, optimizer, original, item, loss, guided, dtype, f"data, batch {count - 1}")
+                    _step(phase, optimizer, original, item, loss, dtype, f"data, batch {count - 1}")
                     if kept is not None and count % every == 0:
                         kept.write(trained, optimizer, Position(number, epoch, count), states)
         if kept is not None and (found is None or position.phase < len(phases)):
@@ -240,34 +237,27 @@ def _step(
     original: Trainable,
     item: Any,
     loss: Loss | None,
-    guided: float,
     dtype: torch.dtype,
     where: str,
 ) -> None:
-    """One batch. `guided` weighs how far the rates within are from the original's activations."""
     x, labels = _batch(item, where)
     graph, device = original.source, next(original.parameters()).device
     shape = graph.nodes[graph.inputs[0]].output_shape
     if tuple(x.shape[1:]) != shape or len(x) == 0:
         raise ArgumentError(f"{where}: expected samples [B, {', '.join(map(str, shape))}], found {tuple(x.shape)}")
     x = x.to(device).float()
-    found: Rates = dict.fromkeys(phase.records if guided else ())
-    wanted: Rates = dict.fromkeys(found)
     answer = None
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        y = phase.run(x, found).float()
-        if loss is None or found:
+        y = phase.run(x).float()
+        if loss is None:
             with torch.no_grad():
-                answer = original.rectified(x, wanted).float()
-    if loss is None:
-        assert answer is not None
+                answer = original.rectified(x).float()
+    if answer is not None:
         value = _distance(y, answer)
-    elif labels is None:
+    elif loss is None or labels is None:
         raise ArgumentError(f"{where}: expected labels, which the loss takes, found none")
     else:
         value = loss(y, labels.to(device))
-    if found:
-        value = value + guided / len(found) * sum(_difference(found[name], wanted[name]) for name in found)
     if not bool(value.isfinite()):
         raise ArgumentError(f"{where}: expected a finite loss, found {value.item()}; a lower rate may help")
     optimizer.zero_grad(set_to_none=True)
@@ -281,10 +271,3 @@ def _distance(y: Tensor, wanted: Tensor) -> Tensor:
         return functional.mse_loss(y, wanted)
     logs = functional.log_softmax(y, 1), functional.log_softmax(wanted, 1)
     return functional.kl_div(*logs, reduction="batchmean", log_target=True)
-
-
-def _difference(found: Tensor | None, wanted: Tensor | None) -> Tensor:
-    """The mean square difference of rates and activations, as a share of the mean square of these."""
-    assert found is not None
-    assert wanted is not None
-    return (found - wanted).square().mean() / wanted.square().mean().clamp(min=1e-12)

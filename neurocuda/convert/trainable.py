@@ -19,9 +19,6 @@ from neurocuda.ops.backends import operators
 
 _LEARNED = ("weight", "bias", "scale")
 
-Rates = dict[str, Tensor | None]
-"""Activations [B, *shape] by the name of the rectifier, None as long as they are not known."""
-
 
 class Signal:
     """Frames [N, *shape] that still are to be multiplied by `scale`, a value for each channel, if there is one.
@@ -73,19 +70,13 @@ class Trainable(nn.Module):
                 values = torch.from_numpy(np.asarray(thresholds[name], np.float64)).log2().float()
                 self.log_thresholds.append(nn.Parameter(values))
 
-    def rectified(self, x: Tensor, record: Rates | None = None) -> Tensor:
-        """The output [B, *shape] for frames x [B, *shape], with the rectifiers as they are.
-
-        `record` takes the activations of the rectifiers that are its keys.
-        """
+    def rectified(self, x: Tensor) -> Tensor:
+        """The output [B, *shape] for frames x [B, *shape], with the rectifiers as they are."""
 
         def rectify(node: Node, branches: list[Signal]) -> Signal:
             cap = node.parameters.get("cap")
             highest = float(cap) if isinstance(cap, np.ndarray) else None
-            y = _total(branches).clamp(0, highest)
-            if record is not None and node.name in record:
-                record[node.name] = y
-            return Signal(y)
+            return Signal(_total(branches).clamp(0, highest))
 
         return self._output(Signal(x), rectify).whole()
 
@@ -104,11 +95,10 @@ class Trainable(nn.Module):
 
         return self._output(Signal(x), rectify).whole()
 
-    def spikes(self, x: Tensor, timesteps: int, record: Rates | None = None) -> Tensor:
+    def spikes(self, x: Tensor, timesteps: int) -> Tensor:
         """The output [T, B, *shape] for frames x [B, *shape] shown at each of T steps.
 
         The neurons are those of `spiking`: gain 1 / theta, threshold 1, reset by subtraction, v = 1/2 at the start.
-        `record` takes theta times the spikes per step, the activation they stand for, of the rectifiers in it.
         """
         batch, ops, kind = x.shape[0], operators(x.device), x.device.type
         # Under autocast in the type that the next layer takes: spikes are exact in it.
@@ -131,17 +121,9 @@ class Trainable(nn.Module):
             over_time = [_over_time(branch, timesteps, batch) for branch in branches]
             start = NeuronState((one / 2).expand(batch, *node.input_shape))
             output, _, _ = ops.neuron(over_time, c, start, self.surrogate, **narrow)
-            if record is not None and node.name in record:
-                record[node.name] = output.mean(0, dtype=torch.float32) * _channels(theta, rank)
             return Signal(output.flatten(0, 1), theta)
 
         return _over_time(self._output(Signal(x, steady=True), rectify), timesteps, batch)
-
-    @property
-    def sums(self) -> tuple[str, ...]:
-        """The rectifiers of sums of branches; all of them, where there are no sums."""
-        sums = tuple(name for name in self._populations if len(self._sources[name]) > 1)
-        return sums or tuple(self._populations)
 
     def graph(self) -> Graph:
         """The rectified graph with the weights as they are now."""
