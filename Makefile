@@ -89,14 +89,14 @@ emulate: $(INSTALLED)
 	$(call build_emulated,$(EMULATED),)
 	for order in forward reverse; do \
 	  (cd $(EMULATED) && NEUROCUDA_EMULATION_ORDER=$$order OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python -m pytest \
-	    -n $(WORKERS) -m "not cuda" -p no:cacheprovider $(EMULATED_TESTS:%=tests/test_%.py)) || exit 1; \
+	    -n $(WORKERS) -m "not cuda" -k "not instruction" -p no:cacheprovider $(EMULATED_TESTS:%=tests/test_%.py)) || exit 1; \
 	done
 
 emulate-sanitize: $(INSTALLED)
 	$(call build_emulated,$(EMULATED)-sanitize,CC=gcc CXX=g++ NEUROCUDA_SANITIZE=1)
 	cd $(EMULATED)-sanitize && LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0 \
 	  UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 OMP_NUM_THREADS=1 \
-	  $(CURDIR)/$(BIN)/python -m pytest -n $(WORKERS) -m "not cuda" -p no:cacheprovider $(EMULATED_TESTS:%=tests/test_%.py)
+	  $(CURDIR)/$(BIN)/python -m pytest -n $(WORKERS) -m "not cuda" -k "not instruction" -p no:cacheprovider $(EMULATED_TESTS:%=tests/test_%.py)
 
 # It needs nvcc; the disassembler comes with Triton.
 cuda-check: $(INSTALLED)

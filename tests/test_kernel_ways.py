@@ -16,7 +16,7 @@ from test_recurrent_operator import FIRES, Population, branch, compiled_argument
 
 from neurocuda.ops import NeuronState, Surrogate, backends, reference
 
-C: Any = importlib.import_module("neurocuda._C") if backends.backends()["cpu"] == backends.AVAILABLE else None
+C: Any = importlib.import_module("neurocuda._C") if backends.serves(backends.backends()["cpu"]) else None
 pytestmark = pytest.mark.skipif(getattr(C, "kernels", "") != "emulated", reason="no device is emulated: make emulate")
 
 OPS = torch.ops.neurocuda
