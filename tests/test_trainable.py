@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import digit_models
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from neurocuda import ArgumentError, Graph, Node, Surrogate, use_backend
+from neurocuda import ArgumentError, Graph, Node, Surrogate, convert, use_backend
 from neurocuda.convert.snn import SNN
 from neurocuda.convert.trainable import Trainable
 
@@ -223,3 +225,19 @@ def test_one_input_and_one_output() -> None:
     twice = Graph({**graph.nodes, "more": same("more", "Output", (3,))}, (*graph.edges, ("fc", "more")))
     with pytest.raises(ArgumentError, match="expected one output, found 2: more, output"):
         Trainable(twice, powers(), HOW)
+
+
+def test_spikes_are_those_of_the_converted_network_with_its_maxima() -> None:
+    x = (digit_models.digits()[2][:6] * 8).round() / 8
+    snn = convert(digit_models.trained("pooled"), digit_models.digits()[0], percentile=99.0, samples=50, report=False)
+    powers = {name: 2.0 ** np.round(np.log2(theta)) for name, theta in snn.thresholds.items()}
+    graph = Graph({name: _on_grid(node) for name, node in snn.rectified.nodes.items()}, snn.rectified.edges)
+    assert any(node.metadata for node in graph.nodes.values())
+    with torch.no_grad():
+        found = Trainable(graph, powers, HOW).spikes(x, 12)
+        assert torch.equal(found, SNN(graph, powers, timesteps=12).steps(x, 12))
+
+
+def _on_grid(node: Node) -> Node:
+    grid = {f: np.round(node.array(f) * 64) / 64 for f in ("weight", "bias") if f in node.parameters}
+    return replace(node, parameters={**node.parameters, **grid})

@@ -46,6 +46,14 @@ def spiking(
     return _Writer(graph, thresholds, dt, initial).graph(metadata or {})
 
 
+def initial_potential(node: Node, initial: float = 0.5) -> float:
+    """Where the neuron of a rectifier starts, in units of theta.
+
+    Fluctuations of two signals alone make a neuron fire that compares them: it starts further from its threshold.
+    """
+    return initial / 2 if MAXIMUM in node.metadata else initial
+
+
 def in_order(graph: Graph) -> tuple[str, ...]:
     """The nodes of a graph without cycles, each after its sources; of those that could come next, the first by name."""
     digraph = networkx.DiGraph(list(graph.edges))
@@ -160,9 +168,8 @@ class _Writer:
         reset, spikes = f"{self.last}{node.name}.reset", node.name + SPIKES
         self.units[node.name] = self.thetas[node.name]
         self._add(node.name, {"type": "I", "r": np.array(1 / self.dt)})
-        # Fluctuations of two signals alone make a neuron fire that compares them: it starts further from its threshold.
-        initial = self.initial / 2 if MAXIMUM in node.metadata else self.initial
-        self._add(spikes, {"type": "Threshold", "threshold": np.array(1 - initial, np.float32)})
+        level = np.array(1 - initial_potential(node, self.initial), np.float32)
+        self._add(spikes, {"type": "Threshold", "threshold": level})
         self._add(reset, {"type": "Scale", "scale": np.array(-1, np.float32)})
         self.edges += [(node.name, spikes), (spikes, reset), (reset, node.name)]
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from neurocuda.convert.spiking import initial_potential
 from neurocuda.errors import ArgumentError
 from neurocuda.graph import Graph, Node, align
 from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, reference
@@ -98,7 +99,7 @@ class Trainable(nn.Module):
     def spikes(self, x: Tensor, timesteps: int) -> Tensor:
         """The output [T, B, *shape] for frames x [B, *shape] shown at each of T steps.
 
-        The neurons are those of `spiking`: gain 1 / theta, threshold 1, reset by subtraction, v = 1/2 at the start.
+        The neurons are those of `spiking`: gain 1 / theta, threshold 1, reset by subtraction, and where they start.
         """
         batch, ops, kind = x.shape[0], operators(x.device), x.device.type
         # Under autocast in the type that the next layer takes: spikes are exact in it.
@@ -119,7 +120,7 @@ class Trainable(nn.Module):
                 reset="subtract",
             )
             over_time = [_over_time(branch, timesteps, batch) for branch in branches]
-            start = NeuronState((one / 2).expand(batch, *node.input_shape))
+            start = NeuronState((one * initial_potential(node)).expand(batch, *node.input_shape))
             output, _, _ = ops.neuron(over_time, c, start, self.surrogate, **narrow)
             return Signal(output.flatten(0, 1), theta)
 
