@@ -19,11 +19,8 @@ namespace neurocuda {
 
 enum class Synapse { kNone, kUpdated, kPrevious };      // previous: u uses the current of the step before
 enum class Fires { kNever, kAbove, kReaching, kMany };  // never: the membrane potential is the output
-enum class Reset {
-  kToValue,
-  kSubtract,
-  kFeedback
-};  // feedback: with Synapse::kUpdated, spikes are the next i
+// feedback: with Synapse::kUpdated, spikes are the i of the next step
+enum class Reset { kToValue, kSubtract, kFeedback };
 
 // The kinds whose spikes may come back as current.
 template <Synapse synapse, Fires fires>

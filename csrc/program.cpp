@@ -193,11 +193,13 @@ void Program::make_ready(std::vector<at::Tensor> inputs) const {
     std::vector<at::Tensor> slots = filled(std::move(inputs));
     std::vector<c10::IValue> stack;
     std::atomic<bool> finite = true;
+    std::vector<ReadyCall> ready;  // of an attempt that fails nothing is kept
     for (const Call& call : calls_) {
-      ready_.push_back(ready_call(call, slots, constants_));
+      ready.push_back(ready_call(call, slots, constants_));
       step(call, slots, stack, finite);
       for (const int slot : call.spent) slots[slot].reset();
     }
+    ready_ = std::move(ready);
     is_ready_ = true;
   });
 }

@@ -10,8 +10,7 @@ namespace neurocuda::cpu {
 NEUROCUDA_MULTIVERSION
 bool all_finite(const float* values, std::int64_t count) {
   constexpr std::uint32_t kExponent = 0x7f800000;
-  constexpr int kChains =
-      64;  // values that are looked at side by side, so that none waits for the one before
+  constexpr int kChains = 64;  // side by side, so that no value waits for the one before
   std::uint32_t largest[kChains] = {};
   std::int64_t at = 0;
   for (; at + kChains <= count; at += kChains) {

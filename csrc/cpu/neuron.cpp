@@ -13,8 +13,8 @@
 namespace neurocuda::cpu {
 namespace {
 
-constexpr std::int64_t kTile =
-    16384;  // neurons whose state stays in the second-level cache while time goes by
+// Neurons whose state stays in the second-level cache while time goes by.
+constexpr std::int64_t kTile = 16384;
 
 constexpr std::int64_t kCaches = std::int64_t{1} << 24;  // bytes
 

@@ -21,6 +21,10 @@ bool streams(const at::Tensor& tensor) {
 
 }  // namespace
 
+bool dense_floats(const at::Tensor& tensor) {
+  return tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.is_contiguous();
+}
+
 char* place_of(const at::Tensor& tensor) {
   return static_cast<char*>(const_cast<void*>(tensor.const_data_ptr()));
 }

@@ -23,6 +23,9 @@ struct Order {
 // The order in which `strides` go through memory, or, without them, that of the axes themselves.
 Order order_of(at::IntArrayRef sizes, at::IntArrayRef strides = {});
 
+// Whether it is float32, contiguous and on the CPU.
+bool dense_floats(const at::Tensor& tensor);
+
 // Where the memory of a tensor begins.
 char* place_of(const at::Tensor& tensor);
 

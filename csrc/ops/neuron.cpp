@@ -82,11 +82,8 @@ void Population::check(const char* op, at::TensorList branches) const {
   }
 }
 
-ReadCoefficients::ReadCoefficients(const Population& population, const Order& order, Coefficient* to) {
-  for (int name = 0; name < kCoefficients; ++name) {
-    const at::Tensor* tensor = population.coefficient(name);
-    if (tensor != nullptr) to[name] = coefficient_of(*tensor, population.v.dim(), order, copies[name]);
-  }
+bool any(const Copies& copies) {
+  return std::any_of(copies.begin(), copies.end(), [](const at::Tensor& t) { return t.defined(); });
 }
 
 std::int64_t grain(std::int64_t steps) {
@@ -154,27 +151,20 @@ NeuronOutputs allocate(at::TensorList branches, const Population& population, at
           trace(trace_i && synapse)};
 }
 
-void run_on_cpu(const NeuronCall& call, std::atomic<bool>* finite) {
-  const std::int64_t units = (call.neurons + cpu::kNeuronGrain - 1) / cpu::kNeuronGrain;
-  at::parallel_for(0, units, grain(call.steps), [&](std::int64_t first, std::int64_t last) {
-    cpu::neuron(call, first * cpu::kNeuronGrain, std::min(last * cpu::kNeuronGrain, call.neurons), finite);
-  });
-}
+// What the kernels are asked, and the tensors that it points into.
+struct Job {
+  NeuronCall call;
+  Copies copies;
+};
 
-void run(at::TensorList branches, const Population& population, bool packed, const Tensor& output,
-         const Tensor& v, const Tensor* i, const Tensor* trace_v, const Tensor* trace_i,
-         std::atomic<bool>* finite = nullptr) {
+Job job_of(at::TensorList branches, const Population& population, bool packed, const Tensor& output,
+           const Tensor& v, const Tensor* i, const Tensor* trace_v, const Tensor* trace_i) {
   const auto sizes = v.sizes();
   const Order order = packed ? order_of(sizes) : order_of(sizes, output.strides().slice(1));
-  NeuronCall call;
-  call.kind = population.kind();
-  call.steps = branches[0].size(0);
+  Job job;
+  NeuronCall& call = job.call;
+  describe(branches, population, order, call, job.copies);
   call.neurons = order.neurons;
-  call.branch_count = static_cast<int>(branches.size());
-  for (int branch = 0; branch < call.branch_count; ++branch) {
-    call.branches[branch] = signal_of(branches[branch], true, order);
-  }
-  const ReadCoefficients coefficients(population, order, call.coefficients);
   call.v = signal_of(v, false, order);
   if (i != nullptr) call.i = signal_of(*i, false, order);
   call.packed = packed;
@@ -187,7 +177,22 @@ void run(at::TensorList branches, const Population& population, bool packed, con
   }
   if (trace_v != nullptr) call.trace_v = signal_of(*trace_v, true, order);
   if (trace_i != nullptr) call.trace_i = signal_of(*trace_i, true, order);
-  if (call.steps == 0 || order.neurons == 0) return;
+  return job;
+}
+
+void run_on_cpu(const NeuronCall& call, std::atomic<bool>* finite) {
+  const std::int64_t units = (call.neurons + cpu::kNeuronGrain - 1) / cpu::kNeuronGrain;
+  at::parallel_for(0, units, grain(call.steps), [&](std::int64_t first, std::int64_t last) {
+    cpu::neuron(call, first * cpu::kNeuronGrain, std::min(last * cpu::kNeuronGrain, call.neurons), finite);
+  });
+}
+
+void run(at::TensorList branches, const Population& population, bool packed, const Tensor& output,
+         const Tensor& v, const Tensor* i, const Tensor* trace_v, const Tensor* trace_i,
+         std::atomic<bool>* finite = nullptr) {
+  const Job job = job_of(branches, population, packed, output, v, i, trace_v, trace_i);
+  const NeuronCall& call = job.call;
+  if (call.steps == 0 || call.neurons == 0) return;
   on_device(
       v,
       [&](cuda::Stream stream) {
@@ -240,28 +245,14 @@ NeuronOutputs recorded_neuron(const Recorded& recorded, at::TensorList branches,
 
 std::optional<ReadyNeuron> ReadyNeuron::of(at::TensorList branches, const Population& population) {
   population.check("neuron", branches);
-  const auto plain = [](const Tensor& t) {
-    return t.is_cpu() && t.scalar_type() == at::kFloat && t.is_contiguous();
-  };
-  if (!std::all_of(branches.begin(), branches.end(), plain) || !plain(population.v)) return {};
-  if (population.i && !plain(*population.i)) return {};
-  if (branches[0].numel() == 0) return {};
-  const Order order = order_of(population.v.sizes());
+  const Tensor* const i = population.i ? &*population.i : nullptr;
+  if (!std::all_of(branches.begin(), branches.end(), dense_floats) || !dense_floats(population.v)) return {};
+  if ((i != nullptr && !dense_floats(*i)) || branches[0].numel() == 0) return {};
+  // The memory is that of each call; a branch stands for the output, which is laid out alike.
+  const Job job = job_of(branches, population, false, branches[0], population.v, i, nullptr, nullptr);
+  if (any(job.copies)) return {};
   ReadyNeuron ready;
-  NeuronCall& call = ready.call_;
-  call.kind = population.kind();
-  call.steps = branches[0].size(0);
-  call.neurons = order.neurons;
-  call.branch_count = static_cast<int>(branches.size());
-  for (int branch = 0; branch < call.branch_count; ++branch) {
-    call.branches[branch] = signal_of(branches[branch], true, order);
-  }
-  const ReadCoefficients coefficients(population, order, call.coefficients);
-  if (coefficients.copied()) return {};
-  call.v = signal_of(population.v, false, order);
-  if (population.i) call.i = signal_of(*population.i, false, order);
-  call.packed = false;
-  call.output = call.branches[0];
+  ready.call_ = job.call;
   return ready;
 }
 

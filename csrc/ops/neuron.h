@@ -4,10 +4,8 @@
 #include <ATen/core/Tensor.h>
 #include <c10/util/string_view.h>
 
-#include <algorithm>
 #include <array>
 #include <atomic>
-#include <iterator>
 #include <optional>
 #include <tuple>
 #include <utility>
@@ -51,14 +49,26 @@ struct Population {
   void check(const char* op, at::TensorList branches) const;
 };
 
-// The coefficients of a population, and the copies of those that cannot be read in place.
-struct ReadCoefficients {
-  ReadCoefficients(const Population& population, const Order& order, Coefficient* to);
-  bool copied() const {
-    return std::any_of(std::begin(copies), std::end(copies), [](const at::Tensor& t) { return t.defined(); });
+// Of the coefficients that cannot be read in place.
+using Copies = std::array<at::Tensor, kCoefficients>;
+bool any(const Copies& copies);
+
+// What the calls of all operators on populations have in common.
+template <class Call>
+void describe(at::TensorList branches, const Population& population, const Order& order, Call& call,
+              Copies& copies) {
+  call.kind = population.kind();
+  call.steps = branches[0].size(0);
+  call.branch_count = static_cast<int>(branches.size());
+  for (int branch = 0; branch < call.branch_count; ++branch) {
+    call.branches[branch] = signal_of(branches[branch], true, order);
   }
-  at::Tensor copies[kCoefficients];
-};
+  for (int name = 0; name < kCoefficients; ++name) {
+    const at::Tensor* tensor = population.coefficient(name);
+    if (tensor == nullptr) continue;
+    call.coefficients[name] = coefficient_of(*tensor, population.v.dim(), order, copies[name]);
+  }
+}
 
 // output, v, i, trace of v, trace of i
 using NeuronOutputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;

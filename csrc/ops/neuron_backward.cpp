@@ -99,16 +99,11 @@ void run(at::TensorList branches, const Population& population, std::pair<Surrog
   const Tensor& v = population.v;
   const Order order = order_of(v.sizes(), C10_AS_INTARRAYREF_SLOW(layout));
   NeuronBackwardCall call;
-  call.kind = population.kind();
+  Copies copies;
+  describe(branches, population, order, call, copies);
   call.surrogate = surrogate.first;
   call.scale = surrogate.second;
-  call.steps = branches[0].size(0);
   call.neurons = order.neurons;
-  call.branch_count = static_cast<int>(branches.size());
-  for (int branch = 0; branch < call.branch_count; ++branch) {
-    call.branches[branch] = signal_of(branches[branch], true, order);
-  }
-  const ReadCoefficients coefficients(population, order, call.coefficients);
   const auto signal = [&](const MaybeTensor& tensor, bool over_time) {
     return tensor ? signal_of(*tensor, over_time, order) : Signal();
   };

@@ -15,7 +15,6 @@
 #include <vector>
 
 #include "ops/layout.h"
-#include "ops/memory.h"
 #include "ops/on_device.h"
 #include "ops/ready.h"
 #include "ops/route.h"
@@ -97,15 +96,9 @@ ConvAxis axis_of(const Tensor& x, const Tensor& weight, const Tensor& out, std::
           stride[axis],     pads[2 * axis],     dilation[axis]};
 }
 
-// What the kernels are asked, and the tensors that it points into.
-struct Job {
-  OrderedConv layer;
-  Tensor input, weights, offset;
-};
-
-Job job_of(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Numbers stride, Numbers pads,
-           Numbers dilation, std::int64_t groups, const OptionalTensor& packed, c10::string_view route,
-           const Tensor& out) {
+Job<OrderedConv> job_of(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Numbers stride,
+                        Numbers pads, Numbers dilation, std::int64_t groups, const OptionalTensor& packed,
+                        c10::string_view route, const Tensor& out) {
   check_out(output_shape(x, weight, stride, pads, dilation, groups), x, out);
   constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
   TORCH_CHECK_VALUE(x.numel() / std::max<std::int64_t>(1, x.size(0)) < kMost,
@@ -153,8 +146,8 @@ Job job_of(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Nu
 
 void run_on_cpu(const OrderedConv& layer) {
   const std::int64_t taps = layer.in / layer.groups * layer.rows.kernel * layer.columns.kernel;
-  const std::int64_t work =
-      layer.out * layer.rows.out * layer.columns.out * taps / 16;  // cycles a frame, if dense
+  // Cycles a frame, if dense.
+  const std::int64_t work = layer.out * layer.rows.out * layer.columns.out * taps / 16;
   at::parallel_for(0, layer.frames, std::max<std::int64_t>(1, (1 << 16) / std::max<std::int64_t>(1, work)),
                    [&](std::int64_t begin, std::int64_t end) { cpu::ordered_conv(layer, begin, end); });
 }
@@ -162,7 +155,7 @@ void run_on_cpu(const OrderedConv& layer) {
 void compute_into(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Numbers stride,
                   Numbers pads, Numbers dilation, std::int64_t groups, const OptionalTensor& packed,
                   c10::string_view route, const Tensor& out) {
-  const Job job = job_of(x, weight, bias, stride, pads, dilation, groups, packed, route, out);
+  const Job<OrderedConv> job = job_of(x, weight, bias, stride, pads, dilation, groups, packed, route, out);
   if (out.numel() == 0) return;
   on_device(
       out, [&](cuda::Stream stream) { cuda::ordered_conv(job.layer, stream); },
@@ -266,18 +259,9 @@ ReadyLayer ready_conv(const Tensor& x, const Tensor& weight, const OptionalTenso
                       Numbers pads, Numbers dilation, std::int64_t groups, const OptionalTensor& packed,
                       c10::string_view route) {
   const Tensor out = fresh(output_shape(x, weight, stride, pads, dilation, groups), {}, weight.options());
-  Job job = job_of(x, weight, bias, stride, pads, dilation, groups, packed, route, out);
-  if (!x.is_cpu() || !job.input.is_same(x) || !packed || !job.weights.is_same(*packed)) return nullptr;
-  if (out.numel() == 0 || (bias && job.offset.const_data_ptr() != bias->const_data_ptr())) return nullptr;
-  job.input.reset();
-  return [job = std::move(job), shape = out.sizes().vec()](const Tensor& values) {
-    Tensor result = pooled(shape, {}, at::kFloat);
-    OrderedConv layer = job.layer;
-    layer.x = values.const_data_ptr();
-    layer.y = result.mutable_data_ptr<float>();
-    run_on_cpu(layer);
-    return result;
-  };
+  if (out.numel() == 0) return nullptr;
+  return ready_of(job_of(x, weight, bias, stride, pads, dilation, groups, packed, route, out), x, bias,
+                  packed, out, run_on_cpu);
 }
 
 namespace {

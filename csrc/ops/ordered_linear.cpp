@@ -12,7 +12,6 @@
 #include <string>
 
 #include "ops/layout.h"
-#include "ops/memory.h"
 #include "ops/on_device.h"
 #include "ops/ready.h"
 #include "ops/route.h"
@@ -71,14 +70,8 @@ Tensor pack_meta(const Tensor& weight) {
                           weight.options());
 }
 
-// What the kernels are asked, and the tensors that it points into.
-struct Job {
-  OrderedLinear layer;
-  Tensor input, weights, offset;
-};
-
-Job job_of(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& packed,
-           c10::string_view route, const Tensor& out) {
+Job<OrderedLinear> job_of(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+                          const OptionalTensor& packed, c10::string_view route, const Tensor& out) {
   check_out(x, weight, out);
   const Tensor input = as_float_or_bytes(x).contiguous();
   const Tensor weights = aligned(packed.has_value() ? *packed : pack(weight));
@@ -123,7 +116,7 @@ void run_on_cpu(const OrderedLinear& layer) {
 
 void compute_into(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
                   const OptionalTensor& packed, c10::string_view route, const Tensor& out) {
-  const Job job = job_of(x, weight, bias, packed, route, out);
+  const Job<OrderedLinear> job = job_of(x, weight, bias, packed, route, out);
   on_device(
       out, [&](cuda::Stream stream) { cuda::ordered_linear(job.layer, stream); },
       [&] { run_on_cpu(job.layer); });
@@ -196,18 +189,7 @@ Tensor with_gradient(const Tensor& x, const Tensor& weight, const OptionalTensor
 ReadyLayer ready_linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
                         const OptionalTensor& packed, c10::string_view route) {
   const Tensor out = fresh(output_shape(x, weight), {}, weight.options());
-  Job job = job_of(x, weight, bias, packed, route, out);
-  if (!x.is_cpu() || !job.input.is_same(x) || !packed || !job.weights.is_same(*packed)) return nullptr;
-  if (bias && job.offset.const_data_ptr() != bias->const_data_ptr()) return nullptr;
-  job.input.reset();
-  return [job = std::move(job), shape = out.sizes().vec()](const Tensor& values) {
-    Tensor result = pooled(shape, {}, at::kFloat);
-    OrderedLinear layer = job.layer;
-    layer.x = values.const_data_ptr();
-    layer.y = result.mutable_data_ptr<float>();
-    run_on_cpu(layer);
-    return result;
-  };
+  return ready_of(job_of(x, weight, bias, packed, route, out), x, bias, packed, out, run_on_cpu);
 }
 
 namespace {

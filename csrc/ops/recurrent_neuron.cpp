@@ -8,7 +8,6 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <iterator>
 #include <tuple>
 
 #include "cpu/recurrent_neuron.h"
@@ -71,7 +70,7 @@ struct Results {
 struct Job {
   RecurrentCall call;
   Tensor weights, bias;
-  Tensor copies[kCoefficients];
+  Copies copies;
 };
 
 // There are steps and neurons.
@@ -94,21 +93,11 @@ Job job_of(const Recurrence& r, const MaybeTensor& packed, const Results& result
   if (r.bias) job.bias = r.bias->expand(widths).contiguous();
 
   RecurrentCall& call = job.call;
-  call.kind = r.population.kind();
-  call.steps = r.branches[0].size(0);
+  describe(r.branches, r.population, order, call, job.copies);
   call.samples = order.neurons / neurons;
   call.neurons = neurons;
   call.matrices = matrices;
-  call.branch_count = static_cast<int>(r.branches.size());
   call.place = static_cast<int>(r.place);
-  for (int branch = 0; branch < call.branch_count; ++branch) {
-    call.branches[branch] = signal_of(r.branches[branch], true, order);
-  }
-  for (int name = 0; name < kCoefficients; ++name) {
-    const Tensor* tensor = r.population.coefficient(name);
-    if (tensor == nullptr) continue;
-    call.coefficients[name] = coefficient_of(*tensor, results.v.dim(), order, job.copies[name]);
-  }
   call.packed = job.weights.const_data_ptr<float>();
   call.bias = r.bias ? job.bias.const_data_ptr<float>() : nullptr;
   call.v = signal_of(results.v, false, order);
@@ -182,16 +171,13 @@ RecurrentOutputs recurrent_neuron(at::TensorList branches, std::int64_t place, c
 std::optional<ReadyRecurrence> ReadyRecurrence::of(const Recurrence& r, const MaybeTensor& packed) {
   r.check("recurrent_neuron");
   const Population& p = r.population;
-  const auto plain = [](const Tensor& t) {
-    return t.is_cpu() && t.scalar_type() == at::kFloat && t.is_contiguous();
-  };
-  if (!std::all_of(r.branches.begin(), r.branches.end(), plain) || !plain(p.v) || !plain(r.spikes)) return {};
-  if ((p.i && !plain(*p.i)) || !packed || r.branches[0].numel() == 0) return {};
+  if (!std::all_of(r.branches.begin(), r.branches.end(), dense_floats) || !dense_floats(p.v) ||
+      !dense_floats(r.spikes))
+    return {};
+  if ((p.i && !dense_floats(*p.i)) || !packed || r.branches[0].numel() == 0) return {};
   const Job job =
       job_of(r, packed, {r.branches[0], p.v, p.i ? &*p.i : nullptr, r.spikes, nullptr, nullptr, nullptr});
-  const bool copied =
-      std::any_of(std::begin(job.copies), std::end(job.copies), [](const Tensor& t) { return t.defined(); });
-  if (copied || (r.bias && job.bias.const_data_ptr() != r.bias->const_data_ptr())) return {};
+  if (any(job.copies) || (r.bias && job.bias.const_data_ptr() != r.bias->const_data_ptr())) return {};
   ReadyRecurrence ready;
   ready.call_ = job.call;
   return ready;
