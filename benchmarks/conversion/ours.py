@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from neurocuda.convert.calibrate import convert
-from neurocuda.convert.rectified import compute
+from neurocuda.convert.rectified import compute, in_order
 from neurocuda.convert.snn import SNN
-from neurocuda.convert.spiking import in_order
 from neurocuda.graph import Graph
 
 BATCH = 50

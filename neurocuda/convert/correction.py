@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neurocuda.convert.rectified import compute, sum_of
-from neurocuda.convert.spiking import in_order
+from neurocuda.convert.rectified import compute, in_order, sum_of
 from neurocuda.graph import Graph, Node, align
 
 _BIASED = frozenset({"Affine", "Conv1d", "Conv2d"})

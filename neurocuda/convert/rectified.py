@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from graphlib import TopologicalSorter
 from typing import Any
 
+import networkx
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,9 +15,16 @@ from neurocuda.errors import ArgumentError
 from neurocuda.graph import Graph, Node, align
 
 
+def in_order(graph: Graph) -> tuple[str, ...]:
+    """The nodes of a graph without cycles, each after its sources; of those that could come next, the first by name."""
+    digraph = networkx.DiGraph(list(graph.edges))
+    digraph.add_nodes_from(graph.nodes)
+    return tuple(networkx.lexicographical_topological_sort(digraph))
+
+
 def rectifiers(graph: Graph) -> tuple[str, ...]:
     """The names of the ReLU nodes, in the order in which signals reach them."""
-    return tuple(name for name in _order(graph) if graph.nodes[name].type == "ReLU")
+    return tuple(name for name in in_order(graph) if graph.nodes[name].type == "ReLU")
 
 
 def evaluate(
@@ -36,7 +43,7 @@ def evaluate(
     shape = graph.nodes[graph.inputs[0]].output_shape
     if tuple(x.shape[1:]) != shape or x.dim() == 0:
         raise ArgumentError(f"x: expected a tensor [B, {', '.join(map(str, shape))}], found shape {tuple(x.shape)}")
-    order = _order(graph)
+    order = in_order(graph)
     sources: dict[str, list[str]] = {name: [] for name in graph.nodes}
     last: dict[str, str] = {}
     for source, target in graph.edges:
@@ -57,13 +64,6 @@ def evaluate(
     outputs = {name: signals[name] for name in graph.outputs}
     recorded = {name: signals[name] for name in record}
     return (outputs[graph.outputs[0]] if len(outputs) == 1 else outputs), recorded
-
-
-def _order(graph: Graph) -> tuple[str, ...]:
-    before: dict[str, list[str]] = {name: [] for name in graph.nodes}
-    for source, target in graph.edges:
-        before[target].append(source)
-    return tuple(TopologicalSorter(before).static_order())
 
 
 def sum_of(branches: list[Tensor], node: Node, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -106,11 +106,15 @@ def _matrix(node: Node, x: Tensor) -> Tensor:
 
 
 def _convolution(node: Node, x: Tensor) -> Tensor:
-    weight = _array(node, "weight", x)
-    bias = _array(node, "bias", x).expand(weight.shape[0])
+    return convolve(node, x, _array(node, "weight", x), _array(node, "bias", x))
+
+
+def convolve(node: Node, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The convolution of a node, with weights of its shape."""
     padding = node.parameters["padding"]
     where = padding if isinstance(padding, str) else node.numbers("padding")
     stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
+    bias = bias.expand(weight.shape[0])
     if node.type == "Conv1d":
         return functional.conv1d(x, weight, bias, stride, where, dilation, groups)
     return functional.conv2d(x, weight, bias, stride, where, dilation, groups)

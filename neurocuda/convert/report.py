@@ -16,9 +16,10 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
 
+from neurocuda.convert.rectified import in_order
 from neurocuda.convert.samples import Samples
 from neurocuda.convert.snn import SNN
-from neurocuda.convert.spiking import SPIKES, in_order
+from neurocuda.convert.spiking import SPIKES
 from neurocuda.errors import ArgumentError
 from neurocuda.graph import WEIGHTED, Node
 

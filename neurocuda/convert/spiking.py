@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import networkx
 import nir
 import numpy as np
 
 from neurocuda.convert.max_pool import MAXIMUM
+from neurocuda.convert.rectified import in_order
 from neurocuda.errors import ArgumentError, raise_problems
 from neurocuda.graph import WEIGHTED, Graph, Node
 from neurocuda.graph.build import build
@@ -52,13 +52,6 @@ def initial_potential(node: Node, initial: float = 0.5) -> float:
     Fluctuations of two signals alone make a neuron fire that compares them: it starts further from its threshold.
     """
     return initial / 2 if MAXIMUM in node.metadata else initial
-
-
-def in_order(graph: Graph) -> tuple[str, ...]:
-    """The nodes of a graph without cycles, each after its sources; of those that could come next, the first by name."""
-    digraph = networkx.DiGraph(list(graph.edges))
-    digraph.add_nodes_from(graph.nodes)
-    return tuple(networkx.lexicographical_topological_sort(digraph))
 
 
 class _Writer:

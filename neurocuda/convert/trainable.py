@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from graphlib import TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from neurocuda.convert.rectified import compute, convolve, in_order
 from neurocuda.convert.spiking import initial_potential
 from neurocuda.errors import ArgumentError
 from neurocuda.graph import Graph, Node, align
@@ -55,7 +55,7 @@ class Trainable(nn.Module):
         self._sources: dict[str, list[str]] = {name: [] for name in graph.nodes}
         for source, target in graph.edges:
             self._sources[target].append(source)
-        self._order = tuple(TopologicalSorter(self._sources).static_order())
+        self._order = in_order(graph)
         self._last = _last_uses(self._order, self._sources)
         self._places: dict[tuple[str, str], int] = {}
         self.learned = nn.ParameterList()
@@ -166,7 +166,7 @@ class Trainable(nn.Module):
         if node.type in ("Output", "Identity"):
             return x
         if node.type in ("AvgPool2d", "SumPool2d"):
-            return Signal(_pool(node, x.frames), x.scale, x.steady)
+            return Signal(compute(node, x.frames), x.scale, x.steady)
         if node.type == "Flatten":
             return _flatten(node, x)
         if node.type == "Scale":
@@ -178,7 +178,7 @@ class Trainable(nn.Module):
                 by_group = weight.reshape(groups, -1, *weight.shape[1:])  # [groups, out, in, *kernel]
                 scale = x.scale.expand(node.input_shape[0]).reshape(groups, 1, -1, *[1] * (weight.dim() - 2))
                 weight = (by_group * scale).flatten(0, 1)
-            return Signal(_convolution(node, x.frames, weight, bias), None, x.steady)
+            return Signal(_convolution(node, x.frames, weight, own["bias"]), None, x.steady)
         frames = x.frames if x.scale is None or len(node.input_shape) == 1 else x.whole()
         if x.scale is not None and len(node.input_shape) == 1:
             weight = weight * x.scale
@@ -273,22 +273,9 @@ def _flatten(node: Node, x: Signal) -> Signal:
     return Signal(frames.reshape(frames.shape[0], *node.output_shape), scale, x.steady)
 
 
-def _pool(node: Node, frames: Tensor) -> Tensor:
-    kernel, stride, padding = (node.numbers(field) for field in ("kernel_size", "stride", "padding"))
-    y = functional.pad(frames, (padding[1], padding[1], padding[0], padding[0])) if any(padding) else frames
-    divisor = 1 if node.type == "SumPool2d" else kernel[0] * kernel[1]
-    return functional.avg_pool2d(y, kernel, stride, divisor_override=divisor)
-
-
-def _convolution(node: Node, frames: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _convolution(node: Node, frames: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """On the CPU with the channels last, which is the faster way to train by."""
-    padding = node.parameters["padding"]
-    where = padding if isinstance(padding, str) else node.numbers("padding")
-    groups = node.number("groups")
-    bias = None if bias is None else bias.expand(weight.shape[0])
-    if node.type == "Conv1d":
-        return functional.conv1d(frames, weight, bias, node.numbers("stride"), where, node.numbers("dilation"), groups)
-    if frames.device.type == "cpu":
+    if node.type == "Conv2d" and frames.device.type == "cpu":
         frames = frames.contiguous(memory_format=torch.channels_last)
         weight = weight.contiguous(memory_format=torch.channels_last)
-    return functional.conv2d(frames, weight, bias, node.numbers("stride"), where, node.numbers("dilation"), groups)
+    return convolve(node, frames, weight, bias)
