@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from neurocuda.errors import ArgumentError
-from neurocuda.graph import SPIKING, WEIGHTED, Graph, Node, shape_text
+from neurocuda.graph import SPIKING, WEIGHTED, Graph, Node, SoftReset, shape_text, soft_resets
 from neurocuda.schedule import Edge, Schedule, Stage
 
 How = Literal["ordered", "library", "neuron", "recurrent", "soft reset", "direct"]
@@ -55,14 +55,14 @@ class LoweredNode:
 class LoweredStage:
     """A stage of the schedule; what is fused has the names of its parts.
 
-    recurrence: the neuron and the weight of a cycle of the two. soft_reset: the integrator, the threshold and the
-    scale of a cycle of the three; it runs as such where a gradient is needed, or more recorded than spikes and v.
+    recurrence: the neuron and the weight of a cycle of the two. soft_reset: a cycle of these three; it runs as such
+    where a gradient is needed, or more recorded than spikes and v.
     """
 
     nodes: tuple[LoweredNode, ...]
     cyclic: bool
     recurrence: tuple[str, str] | None = None
-    soft_reset: tuple[str, str, str] | None = None
+    soft_reset: SoftReset | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,8 @@ def lower(graph: Graph, schedule: Schedule, force: Mapping[str, How] | None = No
     readers: dict[str, list[str]] = {name: [] for name in graph.nodes}
     for source, target in graph.edges:
         readers[source].append(target)
-    stages = tuple(_stage(graph, schedule, stage, readers, force) for stage in schedule.stages)
+    loops = {frozenset((loop.integrator, loop.threshold, loop.scale)): loop for loop in soft_resets(graph)}
+    stages = tuple(_stage(graph, schedule, stage, readers, loops, force) for stage in schedule.stages)
     return LoweredSchedule(schedule, stages, _spent(graph, schedule))
 
 
@@ -131,12 +132,17 @@ def _spent(graph: Graph, schedule: Schedule) -> tuple[tuple[str, ...], ...]:
 
 
 def _stage(
-    graph: Graph, schedule: Schedule, stage: Stage, readers: Mapping[str, list[str]], force: Mapping[str, How]
+    graph: Graph,
+    schedule: Schedule,
+    stage: Stage,
+    readers: Mapping[str, list[str]],
+    loops: Mapping[frozenset[str], SoftReset],
+    force: Mapping[str, How],
 ) -> LoweredStage:
     nodes = tuple(_node(graph.nodes[name], force) for name in stage.nodes)
-    loop = _soft_reset(graph, schedule, stage, readers)
+    loop = _fused_soft_reset(schedule, stage, loops)
     if loop is not None:
-        why = f"soft reset of {loop[0]!r}, sum and update in one pass"
+        why = f"soft reset of {loop.integrator!r}, sum and update in one pass"
         return LoweredStage(
             tuple(LoweredNode(graph.nodes[name], "soft reset", why) for name in stage.nodes), True, None, loop
         )
@@ -197,24 +203,19 @@ def _recurrence(
     return (neuron, weight) if fused else None
 
 
-def _soft_reset(
-    graph: Graph, schedule: Schedule, stage: Stage, readers: Mapping[str, list[str]]
-) -> tuple[str, str, str] | None:
-    """The I, Threshold and Scale of a cycle of just these, whose spikes come back one step late.
+def _fused_soft_reset(schedule: Schedule, stage: Stage, loops: Mapping[frozenset[str], SoftReset]) -> SoftReset | None:
+    """The soft reset that is a cycle by itself, and whose spikes come back one step late.
 
     What comes back is the last term of the sum into the I, or one of two, whose order is of no account.
     """
-    by_type = {graph.nodes[name].type: name for name in stage.nodes}
-    if not stage.cyclic or len(stage.nodes) != 3 or set(by_type) != {"I", "Threshold", "Scale"}:
+    loop = loops.get(frozenset(stage.nodes))
+    if loop is None:
         return None
-    integrator, level, scale = by_type["I"], by_type["Threshold"], by_type["Scale"]
-    terms = schedule.edges[integrator]
+    terms = schedule.edges[loop.integrator]
     fused = (
-        [(edge.source, edge.delayed) for edge in schedule.edges[scale]] == [(level, True)]
-        and [(edge.source, edge.delayed) for edge in schedule.edges[level]] == [(integrator, False)]
-        and readers[scale] == [integrator]
-        and readers[integrator] == [level]
-        and [edge for edge in schedule.delayed if edge.source == level] == [Edge(level, scale, True)]
-        and Edge(scale, integrator, False) in (terms[-1:] if len(terms) > 2 else terms)
+        schedule.edges[loop.threshold] == (Edge(loop.integrator, loop.threshold, False),)
+        and [edge for edge in schedule.delayed if edge.source == loop.threshold]
+        == [Edge(loop.threshold, loop.scale, True)]
+        and Edge(loop.scale, loop.integrator, False) in (terms[-1:] if len(terms) > 2 else terms)
     )
-    return (integrator, level, scale) if fused else None
+    return loop if fused else None

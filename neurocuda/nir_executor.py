@@ -25,14 +25,16 @@ from neurocuda.errors import ArgumentError, NeuroCUDAWarning, raise_problems
 from neurocuda.graph import NEURONS, Graph, Node, align, from_nir
 from neurocuda.inputs import Signals, ask_finite, check_finite, check_inputs, check_out, quantities
 from neurocuda.io import read
+from neurocuda.layers import Delays, Tensors
 from neurocuda.lowering import How, LoweredSchedule, lower
 from neurocuda.ops import Surrogate, compiled, reference
 from neurocuda.ops.backends import operators, wanted
 from neurocuda.ops.cuda_graphs import CudaGraphs, capturable, into
 from neurocuda.ops.recording import Recorder, on_their_own, recordable
 from neurocuda.plausibility import doubts
+from neurocuda.precision import keep_types
 from neurocuda.schedule import schedule
-from neurocuda.stages import Chunk, Delays, Tensors, run_chunk
+from neurocuda.stages import Chunk, run_chunk
 from neurocuda.state import State, check_state
 
 _WEIGHTS = ("weight", "bias", "scale")
@@ -299,19 +301,8 @@ class Executor(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Executor:
         """Move the parameters of neurons and the delays with the module, but never change their type."""
-        kept = {key: getattr(self, key) for key in (*self._exact.values(), *self._delays.values())}
-        before = {
-            key: (tensor.detach().clone(), None if tensor.grad is None else tensor.grad.clone())
-            for key, tensor in kept.items()
-        }
         move: Callable[..., nn.Module] = super()._apply
-        move(fn, recurse)
-        for key, (value, gradient) in before.items():
-            after = getattr(self, key)
-            if after.dtype != value.dtype:
-                after.grad = None
-                after.data = value.to(after.device)
-                after.grad = None if gradient is None else gradient.to(after.device)
+        keep_types(self, [*self._exact.values(), *self._delays.values()], lambda: move(fn, recurse))
         return self
 
     def parameter_name(self, node: str, field: str) -> str | None:

@@ -18,6 +18,7 @@ from neurocuda.graph.fields import check_fields
 from neurocuda.graph.model import collapse
 from neurocuda.ops import NeuronState, Surrogate, reference
 from neurocuda.ops.backends import operators
+from neurocuda.precision import keep_types
 from neurocuda.state import State, check_state
 
 __all__ = ["IF", "LI", "LIF", "CubaLI", "CubaLIF", "I", "Neuron", "PerStep", "detach_state", "reset_state"]
@@ -229,20 +230,8 @@ class Neuron(nn.Module):
 
     def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the parameters and the state kept with the module, but never change their type."""
-        held = {**self._parameters, **self._buffers}
-        before = {
-            name: (tensor.detach().clone(), None if tensor.grad is None else tensor.grad.clone())
-            for name, tensor in held.items()
-            if tensor is not None
-        }
         move: Callable[..., nn.Module] = super()._apply
-        move(fn, recurse)
-        for name, (value, gradient) in before.items():
-            after = getattr(self, name)
-            if after.dtype != value.dtype:
-                after.grad = None
-                after.data = value.to(after.device)
-                after.grad = None if gradient is None else gradient.to(after.device)
+        keep_types(self, self._names, lambda: move(fn, recurse))
         if self.state is not None:
             self.state = self.state.to(getattr(self, self._names[0]).device)
         return self

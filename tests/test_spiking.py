@@ -161,7 +161,7 @@ def test_every_neuron_is_one_fused_soft_reset(name: str) -> None:
     graph = network(nodes, edges)
     theta = {relu: np.array(2.0) for relu, node in graph.nodes.items() if node.type == "ReLU"}
     net = Executor(spiking(graph, theta))
-    assert {stage.soft_reset[0] for stage in net.schedule.stages if stage.soft_reset} == set(theta)
+    assert {stage.soft_reset.integrator for stage in net.schedule.stages if stage.soft_reset} == set(theta)
 
 
 def test_feedback_is_last_whatever_the_modules_are_called() -> None:
@@ -170,7 +170,7 @@ def test_feedback_is_last_whatever_the_modules_are_called() -> None:
         nodes |= {"a": RELU, "output": SHAPED}
         paths = ", ".join(f"input {first}{number} a" for number in (1, 2, 3))
         net = Executor(spiking(network(nodes, f"{paths}, a output"), {"a": np.ones(4)}))
-        assert [stage.soft_reset[0] for stage in net.schedule.stages if stage.soft_reset] == ["a"]
+        assert [stage.soft_reset.integrator for stage in net.schedule.stages if stage.soft_reset] == ["a"]
 
 
 @pytest.mark.parametrize("dt", [1e-4, 1e-3, 1.0, 0.007, 3e-5])

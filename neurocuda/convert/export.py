@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import nir
 import numpy as np
@@ -16,7 +16,7 @@ from neurocuda.convert.snn import SNN
 from neurocuda.convert.trace import trace
 from neurocuda.discretization import Discretization
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning
-from neurocuda.graph import Graph, Node
+from neurocuda.graph import Graph, Node, soft_resets
 from neurocuda.graph.model import collapse
 from neurocuda.io import write
 from neurocuda.nir_executor import Executor
@@ -113,48 +113,19 @@ def current(net: Executor) -> Graph:
     return replace(net.graph, nodes=nodes)
 
 
-@dataclass(frozen=True)
-class _Loop:
-    """A soft-reset neuron as three nodes, and its threshold."""
-
-    integrator: str
-    threshold: str
-    back: str
-    theta: np.ndarray
-
-
-def _loops(graph: Graph) -> list[_Loop]:
-    into: dict[str, list[str]] = {name: [] for name in graph.nodes}
-    out_of: dict[str, list[str]] = {name: [] for name in graph.nodes}
-    for a, b in graph.edges:
-        into[b].append(a)
-        out_of[a].append(b)
-    found = []
-    for name, node in graph.nodes.items():
-        if node.type != "I" or len(out_of[name]) != 1:
-            continue
-        spikes = out_of[name][0]
-        for back in out_of[spikes]:
-            closes = into[back] == [spikes] and out_of[back] == [name] and into[spikes] == [name]
-            if closes and graph.nodes[spikes].type == "Threshold" and graph.nodes[back].type == "Scale":
-                found.append(_Loop(name, spikes, back, -graph.nodes[back].array("scale")))
-                break
-    return found
-
-
 def _with_if(graph: Graph) -> Graph:
     """The same graph with `nir.IF` in place of loops."""
-    loops = _loops(graph)
+    loops = soft_resets(graph)
     nodes = dict(graph.nodes)
     renamed = {}
     for loop in loops:
         node = nodes[loop.integrator]
-        theta = np.asarray(loop.theta, np.float64)
+        theta = np.asarray(-nodes[loop.scale].array("scale"), np.float64)
         parameters = {"r": node.array("r"), "v_threshold": theta, "v_reset": np.zeros_like(theta)}
         nodes[loop.integrator] = replace(node, type="IF", parameters=parameters)
-        del nodes[loop.threshold], nodes[loop.back]
+        del nodes[loop.threshold], nodes[loop.scale]
         renamed[loop.threshold] = loop.integrator
-    gone = {loop.back for loop in loops}
+    gone = {loop.scale for loop in loops}
     inner = {(loop.integrator, loop.threshold) for loop in loops}
     kept = [(a, b) for a, b in graph.edges if not {a, b} & gone and (a, b) not in inner]
     warnings.warn(

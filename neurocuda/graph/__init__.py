@@ -14,6 +14,7 @@ from neurocuda.graph.model import (
     parameters_text,
     shape_text,
 )
+from neurocuda.graph.soft_reset import SoftReset, soft_resets
 
 __all__ = [
     "NEURONS",
@@ -23,10 +24,12 @@ __all__ = [
     "Graph",
     "Node",
     "Shape",
+    "SoftReset",
     "align",
     "build",
     "expand",
     "from_nir",
     "parameters_text",
     "shape_text",
+    "soft_resets",
 ]

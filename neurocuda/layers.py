@@ -1,0 +1,143 @@
+"""What the nodes without a state compute over some steps: layers of weights, pools, and what is element by element."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from neurocuda.graph import Node
+from neurocuda.lowering import LoweredNode
+from neurocuda.ops import NeuronCoefficients, Surrogate, library, reference
+from neurocuda.ops.coefficients import SpikeWhen
+
+
+@dataclass(frozen=True)
+class Delays:
+    """The delay of each element in steps, and the numbers in it, ascending, known without asking the device."""
+
+    steps: Tensor
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """What the nodes compute with: the operators, float32 weights by node and field, coefficients, delays."""
+
+    operators: ModuleType
+    weights: Mapping[tuple[str, str], Tensor]
+    coefficients: Mapping[str, NeuronCoefficients]
+    delays: Mapping[str, Delays]
+    spike_when: SpikeWhen
+    surrogate: Surrogate
+
+
+def compute(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
+    """The output [T, B, *shape] of a node for its sum x."""
+    return _COMPUTE[lowered.node.type](x, lowered, tensors)
+
+
+def _by_step(frames: Tensor, x: Tensor) -> Tensor:
+    """Frames [T * B, *shape] as the steps and samples of x."""
+    return frames.reshape(*x.shape[:2], *frames.shape[1:])
+
+
+def _identity(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
+    return x
+
+
+def _scale(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
+    return x * tensors.weights[lowered.node.name, "scale"]
+
+
+def _threshold(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
+    level = tensors.weights[lowered.node.name, "threshold"]
+    return reference.threshold(x, level, tensors.spike_when, tensors.surrogate)
+
+
+def _flatten(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
+    return x.reshape(*x.shape[:2], *lowered.node.output_shape)
+
+
+def _linear(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
+    name = lowered.node.name
+    weight, bias = tensors.weights[name, "weight"], tensors.weights.get((name, "bias"))
+    frames = x.flatten(0, 1)
+    if lowered.how == "ordered":
+        result = tensors.operators.ordered_linear(frames, weight, bias)
+    else:
+        result = torch.matmul(weight, frames.unsqueeze(-1)).squeeze(-1)
+        result = result if bias is None else result + bias
+    return _by_step(result, x)
+
+
+def _convolution(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
+    node = lowered.node
+    weight, bias = tensors.weights[node.name, "weight"], tensors.weights[node.name, "bias"]
+    pads = convolution_pads(node)
+    frames = x.flatten(0, 1)
+    if lowered.how == "ordered":
+        stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
+        result = tensors.operators.ordered_conv(frames, weight, bias, stride, pads, dilation, groups)
+    else:
+        result = _library_convolution(frames, weight, bias.expand(weight.shape[0]), pads, lowered)
+    return _by_step(result, x)
+
+
+def _library_convolution(
+    frames: Tensor, weight: Tensor, bias: Tensor, pads: reference.Pads, lowered: LoweredNode
+) -> Tensor:
+    node = lowered.node
+    padding = tuple(before for before, _ in pads)
+    if any(before != after for before, after in pads):
+        frames, padding = reference.pad(frames, pads), (0,) * len(pads)
+    if frames.device.type == "cpu" and node.type == "Conv2d":
+        layout = torch.channels_last if lowered.channels_last else torch.contiguous_format
+        frames = frames.contiguous(memory_format=layout)
+    stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
+    slices = lowered.slices if frames.device.type == "cpu" else 1
+    parts = zip(weight.chunk(slices), bias.chunk(slices), strict=True)
+    results = [library.convolution(frames, *part, stride, padding, dilation, groups) for part in parts]
+    return results[0] if len(results) == 1 else torch.cat(results, 1)
+
+
+def convolution_pads(node: Node) -> reference.Pads:
+    """Zeros before and after each axis; 'same' puts the odd one after, as torch does."""
+    padding = node.parameters["padding"]
+    if isinstance(padding, tuple):
+        return tuple((zeros, zeros) for zeros in padding)
+    if padding == "valid":
+        return tuple((0, 0) for _ in node.numbers("stride"))
+    kernel = node.array("weight").shape[2:]
+    totals = [gap * (k - 1) for k, gap in zip(kernel, node.numbers("dilation"), strict=True)]
+    return tuple((total // 2, total - total // 2) for total in totals)
+
+
+def _sum_pool(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
+    return _by_step(tensors.operators.sum_pool2d(x.flatten(0, 1), *_window(lowered.node)), x)
+
+
+def _average_pool(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
+    return _by_step(tensors.operators.avg_pool2d(x.flatten(0, 1), *_window(lowered.node)), x)
+
+
+def _window(node: Node) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    return node.numbers("kernel_size"), node.numbers("stride"), node.numbers("padding")
+
+
+_COMPUTE: Mapping[str, Callable[[Tensor, LoweredNode, Tensors], Tensor]] = {
+    "Output": _identity,
+    "Identity": _identity,
+    "Scale": _scale,
+    "Threshold": _threshold,
+    "Flatten": _flatten,
+    "Affine": _linear,
+    "Linear": _linear,
+    "Conv1d": _convolution,
+    "Conv2d": _convolution,
+    "SumPool2d": _sum_pool,
+    "AvgPool2d": _average_pool,
+}
