@@ -1,4 +1,4 @@
-"""`finetune`: a converted network is trained until a few steps are enough.
+"""`finetune`: a converted network is trained for a few steps.
 
 Two ways, one after the other, of the same weights and thresholds (`Trainable`): first, if asked for, with rectifiers
 that are quantised to as many levels as there are steps (QCFS, Bu et al. 2022), at the cost of training the original;
@@ -64,7 +64,7 @@ def finetune(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 100,
 ) -> SNN:
-    """A spiking network that does in `timesteps` steps, without a read-out delay, what the original does.
+    """A spiking network trained to do in `timesteps` steps, without a read-out delay, what the original does.
 
     network: an `SNN`, or a model that `convert` takes, which is converted first. data: a loader with a length that can
     be gone through anew in every epoch, or what `convert` takes, in batches of 64 in random order. epochs: how often

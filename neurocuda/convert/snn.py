@@ -31,6 +31,7 @@ class SNN(nn.Module):
     `timesteps` of them. `network` is the `Executor` that runs it and `rectified` the network of ReLU nodes
     that it approximates; `thresholds` holds theta by the name of the ReLU. Where it came from `convert`, `report` tells
     how well, and `percentile` is that of its thresholds. Both numbers of steps can be set.
+    Under `torch.no_grad()` each of its neurons is one fused operator; with gradients they run step by step.
     """
 
     def __init__(
