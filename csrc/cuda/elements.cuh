@@ -170,7 +170,7 @@ __device__ __forceinline__ void store(Element type, const float (&from)[width], 
       return store_bytes<width>(words, to);
     case Element::kBool:
 #pragma unroll
-      for (int k = 0; k < width; ++k) words[k / 4] |= (from[k] != 0.0f ? 1u : 0u) << (8 * (k % 4));
+      for (int k = 0; k < width; ++k) words[k / 4] |= static_cast<unsigned>(from[k] != 0.0f) << (8 * (k % 4));
       return store_bytes<width>(words, to);
   }
 }
@@ -193,9 +193,9 @@ __device__ __forceinline__ void store_bits(const float (&spikes)[width], bool th
     const unsigned lane = threadIdx.x % 32;
     if (there && lane % 8 == 0) store_byte(ballot >> lane & 0xffu, row + neuron / 8);
   } else {
-    unsigned bits = 0;
+    unsigned bits = 0;  // below a cast, for UBSan of gcc 12 gets a shifted ?: of an element wrong
 #pragma unroll
-    for (int k = 0; k < width; ++k) bits |= (spikes[k] != 0.0f ? 1u : 0u) << k;
+    for (int k = 0; k < width; ++k) bits |= static_cast<unsigned>(spikes[k] != 0.0f) << k;
     if constexpr (width == 4) bits |= __shfl_down_sync(kWholeWarp, bits, 1) << 4;
     if (there && neuron % 8 == 0) store_byte(bits, row + neuron / 8);
   }

@@ -1,0 +1,369 @@
+"""Proves of each layer and pool of a graph that its sum is the same in any order, or says why it is not.
+
+Grids and bounds are followed from the inputs through the graph (`grids`). A spiking neuron emits 0 or 1 whatever its
+membrane does, so that a layer after one is exact by its own weights alone. Sums into nodes and updates of neurons have
+one defined order and need no proof. Nothing is measured and nothing assumed but the promise on the inputs, which the
+executor checks: the proof may miss what is exact, and never takes for exact what is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from neurocuda import grids
+from neurocuda.discretization import Discretization, coefficients, neuron_parameters
+from neurocuda.errors import ArgumentError
+from neurocuda.graph import NEURONS, SPIKING, WEIGHTED, Graph, Node, align
+from neurocuda.grids import MOST, Grid, InputGrid, Sum
+from neurocuda.schedule import Edge, Schedule, schedule
+
+_SUMS = WEIGHTED | {"SumPool2d", "AvgPool2d"}
+
+_MOST_SPIKES = 2**20
+"""Of a neuron in a step: up to here a rounding of its potential adds less than one."""
+
+InputGrids = InputGrid | Mapping[str, InputGrid]
+
+
+@dataclass(frozen=True)
+class Integers:
+    """A layer as a product of whole numbers: signal 0 .. 255 in steps of 2^signal_step, weights -127 .. 127."""
+
+    signal_step: int
+    weight_steps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Of one layer or pool: whether its sum is the same in any order.
+
+    steps_used: the sum of magnitudes at most, in steps of the grid of the terms; 2^24 is the limit. signal_bits,
+    weight_bits: what holds either operand as a whole number, with its sign. inputs: those on whose promised grid it
+    rests. reason and remedy: why it is not exact, and what would make it so.
+    """
+
+    node: str
+    type: str
+    exact: bool
+    steps_used: float | None = None
+    signal_bits: int | None = None
+    weight_bits: int | None = None
+    inputs: frozenset[str] = frozenset()
+    integers: Integers | None = None
+    reason: str = ""
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        if not self.exact:
+            return f"node {self.node!r} ({self.type}): {self.reason}; {self.remedy}"
+        return f"node {self.node!r} ({self.type}): exact in any order"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The proofs of all layers and pools, in the order in which they run. Its text is a table.
+
+    Where `exact`, every order of summation, batch, chunk, backend and width that holds the operands gives the same
+    bits, as long as the inputs keep their promise (`inputs`) and, where membranes are summed, a run is no longer than
+    `steps`.
+    """
+
+    source: str
+    proofs: tuple[Proof, ...]
+    inputs: Mapping[str, InputGrid]
+    steps: int | None
+
+    @property
+    def exact(self) -> bool:
+        return self.first is None
+
+    @property
+    def first(self) -> Proof | None:
+        """The first node that is not exact."""
+        return next((proof for proof in self.proofs if not proof.exact), None)
+
+    def of(self, node: str) -> Proof | None:
+        """The proof of a node, if it is a layer or a pool."""
+        return next((proof for proof in self.proofs if proof.node == node), None)
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """One row for each layer and pool, under a first row of titles."""
+        rows: list[tuple[str, ...]] = [("node", "type", "exact", "steps of 2^24", "signal bits", "weight bits", "why")]
+        for p in self.proofs:
+            used = "" if p.steps_used is None else f"2^{math.log2(max(p.steps_used, 1)):.1f}"
+            bits = ("" if count is None else str(count) for count in (p.signal_bits, p.weight_bits))
+            why = f"{p.reason}; {p.remedy}" if not p.exact else ""
+            rows.append((p.node, p.type, "yes" if p.exact else "no", used, *bits, why))
+        return rows
+
+    def __str__(self) -> str:
+        exact = sum(proof.exact for proof in self.proofs)
+        lines = [f"{self.source}: {exact} of {len(self.proofs)} layers and pools are exact in any order"]
+        lines += [f"  given that input {name!r} has {grid}" for name, grid in self.inputs.items()]
+        if self.steps is not None:
+            lines.append(f"  given that a run has no more than {self.steps} steps")
+        rows = self.rows()
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        for row in rows if self.proofs else ():
+            lines.append("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        if self.first is not None:
+            lines.append(f"not exact, first {self.first}")
+        return "\n".join(lines)
+
+
+def certify(
+    graph: Graph,
+    discretization: Discretization | None = None,
+    *,
+    input_grid: InputGrids | None = None,
+    steps: int | None = None,
+) -> Certificate:
+    """The certificate of a graph.
+
+    input_grid: what the inputs are promised to be, one for all or by name; whole numbers 0 .. 255 without. steps: the
+    most steps of a run, which bounds the membranes of I neurons that are summed; without, those are not on a grid.
+    Raises `ArgumentError`.
+    """
+    d = Discretization() if discretization is None else discretization
+    if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
+        raise ArgumentError(f"steps: expected a whole number >= 1, found {steps!r}")
+    return _Search(graph, d, promised(graph, input_grid), steps).certificate()
+
+
+def promised(graph: Graph, input_grid: InputGrids | None) -> dict[str, InputGrid]:
+    """The grid of each Input by name."""
+    if input_grid is None or isinstance(input_grid, InputGrid):
+        return dict.fromkeys(graph.inputs, input_grid or InputGrid())
+    if not isinstance(input_grid, Mapping) or not all(isinstance(g, InputGrid) for g in input_grid.values()):
+        raise ArgumentError(f"input_grid: expected an InputGrid, or a dict of them by input, found {input_grid!r}")
+    unknown = sorted(set(input_grid) - set(graph.inputs))
+    if unknown:
+        raise ArgumentError(f"input_grid: expected the inputs {list(graph.inputs)}, found {unknown}")
+    return {name: input_grid.get(name, InputGrid()) for name in graph.inputs}
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """A signal that is on no grid: why, and what would put it on one."""
+
+    reason: str
+    remedy: str
+
+
+_Signal = Grid | _Lost
+
+
+class _Search:
+    """Goes through a graph in the order of its schedule; what a cycle brings is known where spikes are."""
+
+    def __init__(self, graph: Graph, d: Discretization, inputs: Mapping[str, InputGrid], steps: int | None) -> None:
+        self.graph, self.d, self.inputs, self.steps = graph, d, inputs, steps
+        self.signals: dict[str, _Signal] = {}
+        self.proofs: list[Proof] = []
+        for name, node in graph.nodes.items():
+            if node.type == "Threshold" or (node.type in SPIKING and d.spikes_per_step == "one"):
+                self.signals[name] = grids.constant(_channels(node.output_shape), 0, 0.0, 1.0)
+
+    def certificate(self) -> Certificate:
+        plan: Schedule = schedule(self.graph, self.d)
+        order = [name for stage in plan.stages for name in stage.nodes]
+        waiting = [name for name in order if name not in self.signals]
+        # Cycles may come to rest on spikes only after a node that the schedule has first.
+        while waiting:
+            left = [name for name in waiting if not self._visit(self.graph.nodes[name], plan.edges[name])]
+            if len(left) == len(waiting):
+                for name in left:
+                    self._lose(self.graph.nodes[name])
+                break
+            waiting = left
+        self.proofs.sort(key=lambda proof: order.index(proof.node))
+        return Certificate(self.graph.source, tuple(self.proofs), self.inputs, self.steps)
+
+    def _lose(self, node: Node) -> None:
+        lost = _Lost(
+            f"what node {node.name!r} ({node.type}) gives comes back to it without bound",
+            "a spiking neuron in the cycle bounds it",
+        )
+        self.signals[node.name] = lost
+        if node.type in _SUMS:
+            self.proofs.append(_not_exact(node, lost))
+
+    def _visit(self, node: Node, edges: tuple[Edge, ...]) -> bool:
+        """Follow the grid through a node; False while something that it reads is not known."""
+        if node.type == "Input" and node.name in self.inputs:
+            promise = self.inputs[node.name]
+            channels = _channels(node.output_shape)
+            self.signals[node.name] = grids.constant(
+                channels, promise.exponent, promise.low, promise.high, frozenset({node.name})
+            )
+            return True
+        arriving: list[Grid] = []
+        for edge in edges:
+            signal = self.signals.get(edge.source)
+            if signal is None:
+                return False
+            if isinstance(signal, _Lost):
+                self.signals[node.name] = signal
+                if node.type in _SUMS:
+                    self.proofs.append(_not_exact(node, signal))
+                return True
+            arriving.append(signal.with_zero() if edge.delayed else signal)
+        total = grids.add(arriving, _channels(node.input_shape))
+        if not total.exact:
+            lost = _Lost(
+                f"the sum into node {node.name!r} may reach {_steps(total)} steps of 2^{total.grid.coarsest}",
+                "at most 2^24 are held; fewer or coarser branches",
+            )
+            self.signals[node.name] = lost
+            if node.type in _SUMS:
+                self.proofs.append(_not_exact(node, lost))
+            return True
+        self.signals[node.name] = self._through(node, total.grid)
+        return True
+
+    def _through(self, node: Node, x: Grid) -> _Signal:
+        """What a node gives for a sum on the grid x."""
+        if node.type in WEIGHTED:
+            return self._layer(node, x)
+        if node.type in ("SumPool2d", "AvgPool2d"):
+            return self._pool(node, x)
+        if node.type in NEURONS:
+            return self._neuron(node, x)
+        if node.type == "Scale":
+            total = grids.scaled(x, align(node.array("scale"), len(node.input_shape)))
+            remedy = "a scale of a power of two, or of few bits, keeps the grid"
+            return total.grid if total.exact else _Lost(f"{_name(node)} takes the signal off its grid", remedy)
+        if node.type == "Flatten":
+            return grids.flattened(x, _channels(node.output_shape))
+        return x.with_zero() if node.type == "Delay" else x
+
+    def _layer(self, node: Node, x: Grid) -> _Signal:
+        total = _layer_sum(node, x)
+        weights = _whole_weights(node)
+        signal_bits = _bits(x.low.min(), x.high.max(), x.coarsest)
+        weight_bits = None if weights is None else int(weights[1]).bit_length() + 1
+        proof = Proof(node.name, node.type, total.exact, total.steps_used, signal_bits, weight_bits, x.inputs)
+        if total.exact:
+            whole = signal_bits is not None and signal_bits <= 8 and x.low.min() >= 0
+            small = weights is not None and weights[1] <= 127
+            if whole and small and weights is not None and len(node.input_shape) == len(_AXES[node.type]):
+                proof = replace(proof, integers=Integers(x.coarsest, weights[0]))
+            self.proofs.append(proof)
+            return total.grid
+        lost = self._too_fine(node, total, weight_bits)
+        self.proofs.append(replace(proof, reason=lost.reason, remedy=lost.remedy))
+        return lost
+
+    def _too_fine(self, node: Node, total: Sum, weight_bits: int | None) -> _Lost:
+        bits = "more than 24" if weight_bits is None else str(weight_bits)
+        reason = f"its sum may reach {_steps(total)} steps of 2^{int(total.step.min())}, its weights have {bits} bits"
+        remedy = "2^24 are held: neurocuda.quantize(graph, bits=8)"
+        if weight_bits is not None and weight_bits <= 8:
+            remedy = "2^24 are held: fewer bits of the signal or the bias, or a smaller fan-in"
+        return _Lost(reason, remedy)
+
+    def _pool(self, node: Node, x: Grid) -> _Signal:
+        area = math.prod(node.numbers("kernel_size"))
+        total = grids.pool(x, area, any(node.numbers("padding")))
+        proof = Proof(
+            node.name,
+            node.type,
+            total.exact,
+            total.steps_used,
+            _bits(x.low.min(), x.high.max(), x.coarsest),
+            None,
+            x.inputs,
+        )
+        if not total.exact:
+            lost = _Lost(f"its sum may reach {_steps(total)} steps", "2^24 are held: a smaller window, or fewer bits")
+            self.proofs.append(replace(proof, reason=lost.reason, remedy=lost.remedy))
+            return lost
+        self.proofs.append(proof)
+        if node.type == "SumPool2d":
+            return total.grid
+        mean = grids.divided(total.grid, area)
+        remedy = "SumPool2d with 1/area in the next weights keeps it, as neurocuda.quantize writes it"
+        return mean or _Lost(f"{_name(node)} divides by {area}, which leaves the grid", remedy)
+
+    def _neuron(self, node: Node, x: Grid) -> _Signal:
+        c = coefficients(node, neuron_parameters(node), self.d)
+        if node.type in SPIKING:  # many spikes a step: what is left after a reset is below the threshold
+            return self._spike_counts(node, x)
+        if node.type != "I":
+            return _Lost(f"{_name(node)} gives a potential that decays", "a spiking neuron in its place gives 0 or 1")
+        remedy = "certify(..., steps=) bounds it, or a Threshold in its place"
+        if self.steps is None:
+            return _Lost(f"{_name(node)} gives a potential that grows with time", remedy)
+        gain = grids.scaled(x, c.gain_v.numpy())
+        longest = replace(gain, magnitude=gain.magnitude * self.steps)
+        if not (gain.exact and longest.exact):
+            return _Lost(f"{_name(node)} may reach {_steps(longest)} steps of its grid in {self.steps} steps", remedy)
+        low, high = (
+            np.minimum(gain.grid.low * self.steps, gain.grid.low),
+            np.maximum(gain.grid.high * self.steps, gain.grid.high),
+        )
+        return replace(gain.grid, low=low, high=high)
+
+    def _spike_counts(self, node: Node, x: Grid) -> _Signal:
+        c = coefficients(node, neuron_parameters(node), self.d)
+        assert c.threshold is not None
+        decays = bool((c.decay_v >= 0).all()) and bool((c.decay_v <= 1).all())
+        plain = c.decay_i is None and decays and bool((c.bias_v <= 0).all())
+        gained = float(c.gain_v.abs().max()) * float(x.magnitude.max())
+        most = math.floor(gained / float(c.threshold.min())) + 2  # one for what was left, one for rounding
+        if not plain or most > _MOST_SPIKES:
+            return _Lost(f"{_name(node)} may fire any number of spikes in a step", "spikes_per_step='one'")
+        return grids.constant(_channels(node.output_shape), 0, 0.0, float(most), x.inputs)
+
+
+_AXES = {"Affine": "x", "Linear": "x", "Conv1d": "cx", "Conv2d": "cyx"}
+
+
+def _channels(shape: tuple[int, ...]) -> int:
+    return shape[0] if shape else 1
+
+
+def _name(node: Node) -> str:
+    return f"node {node.name!r} ({node.type})"
+
+
+def _steps(total: Sum) -> str:
+    return f"2^{math.log2(max(total.steps_used, 1)):.1f}"
+
+
+def _not_exact(node: Node, lost: _Lost) -> Proof:
+    return Proof(node.name, node.type, False, reason=f"what it sums is on no grid: {lost.reason}", remedy=lost.remedy)
+
+
+def _bits(low: float, high: float, step: int) -> int | None:
+    """Bits of whole numbers from low to high in steps of 2^step, with a sign where there is one."""
+    largest = math.ldexp(max(abs(low), abs(high)), -step)
+    return None if largest > MOST else int(largest).bit_length() + (1 if low < 0 else 0)
+
+
+def _layer_sum(node: Node, x: Grid) -> Sum:
+    weight = node.array("weight")
+    bias = node.array("bias") if "bias" in node.parameters else None
+    if node.type in ("Affine", "Linear"):
+        if weight.ndim > 2:
+            return grids.matrices(weight, bias, x)
+        return grids.layer(weight[:, :, None], bias, x)
+    padding = node.parameters["padding"]
+    padded = padding == "same" or (isinstance(padding, tuple) and any(padding))
+    x = x.with_zero() if padded else x
+    return grids.layer(weight.reshape(*weight.shape[:2], -1), bias, x, node.number("groups"))
+
+
+def _whole_weights(node: Node) -> tuple[tuple[int, ...], int] | None:
+    """The weights as whole numbers: a step for each output channel, and the largest of all; None above 24 bits."""
+    weight = node.array("weight").astype(np.float32)
+    rows = weight.reshape(weight.shape[0] if node.type.startswith("Conv") or weight.ndim == 2 else -1, -1)
+    steps = grids.lowest_bits(rows).min(1)
+    largest = np.abs(rows).max(1).astype(np.float64)
+    steps = np.where(largest == 0, 0, steps)
+    numbers = np.ldexp(largest, -steps)
+    return (tuple(int(step) for step in steps), int(numbers.max())) if numbers.max() <= MOST else None
