@@ -1,5 +1,6 @@
 """The rows: which network, which input, at which firing rate."""
 
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -15,7 +16,8 @@ from benchmarks import networks
 from benchmarks.problem import Network, Neuron, Problem
 from examples.digits.network import FILE as DIGITS_FILE
 from examples.digits.network import digits
-from neurocuda import Discretization, Graph, NeuroCUDAWarning, Node, from_nir, load
+from neurocuda import Discretization, Graph, NeuroCUDAWarning, Node, from_nir, load, write
+from neurocuda.quantization import quantize
 
 DT = 1e-4
 """Seconds of a step in every row but the paper's CNN, which counts steps."""
@@ -58,6 +60,17 @@ def paper_cnn(paper: Path, quick: bool) -> Problem:
     return problem("cnn", "N-MNIST CNN of the paper", graph, Discretization(dt=1.0), x, networks.paper_cnn)
 
 
+def quantized_cnn(paper: Path, quick: bool) -> Problem:
+    """The same with weights of 8 bits: proved exact, layer by layer."""
+    published = paper_cnn(paper, quick)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "quantized.nir"
+        write(quantize(published.nir, 8, discretization=published.discretization).graph, file)
+        graph = nir.read(file, type_check=False)
+    title = "N-MNIST CNN of the paper, 8-bit weights"
+    return problem("cnn-8bit", title, graph, published.discretization, published.x, networks.paper_cnn)
+
+
 def resnet18(paper: Path, quick: bool) -> Problem:
     """ResNet-18 of IF neurons, weights k/256, about a tenth firing.
 
@@ -91,6 +104,7 @@ ROWS: Mapping[str, Callable[[Path, bool], Problem]] = {
     "braille-10": braille("braille-10", 1.4),
     "braille-30": braille("braille-30", 9.6),
     "cnn": paper_cnn,
+    "cnn-8bit": quantized_cnn,
     "resnet": resnet18,
     "step-digits": digits_step,
     "step-braille": braille_step,

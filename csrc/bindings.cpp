@@ -123,6 +123,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       },
       py::call_guard<py::gil_scoped_release>(), "Asks whether every number is finite; `wait` tells.");
   m.def("all_finite", &neurocuda::all_finite, py::call_guard<py::gil_scoped_release>());
+  m.def("on_grid", &neurocuda::on_grid, py::call_guard<py::gil_scoped_release>());
+  m.def("same_integers", &neurocuda::same_integers, py::call_guard<py::gil_scoped_release>());
 
   py::class_<Slot>(m, "Slot").def(py::init<int>()).def_readonly("number", &Slot::number);
   py::class_<neurocuda::Program, std::shared_ptr<neurocuda::Program>>(

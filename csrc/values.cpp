@@ -4,6 +4,7 @@
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <utility>
@@ -25,8 +26,9 @@ bool plain(const at::Tensor& tensor) {
          tensor.is_non_overlapping_and_dense();
 }
 
+constexpr std::int64_t kGrain = 1 << 16;
+
 bool on_cpu_finite(const at::Tensor& tensor) {
-  constexpr std::int64_t kGrain = 1 << 16;
   const float* values = tensor.const_data_ptr<float>();
   std::atomic<bool> finite = true;
   at::parallel_for(0, tensor.numel(), kGrain, [&](std::int64_t first, std::int64_t last) {
@@ -139,6 +141,43 @@ bool same_bits(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& 
   Answer answer;
   answer.ask_same_bits(a, b);
   return answer.wait();
+}
+
+bool on_grid(const at::Tensor& tensor, double step, double low, double high) {
+  const float* values = tensor.const_data_ptr<float>();
+  std::atomic<bool> yes = true;
+  at::parallel_for(0, tensor.numel(), kGrain, [&](std::int64_t first, std::int64_t last) {
+    if (!cpu::on_grid(values + first, last - first, static_cast<float>(step), static_cast<float>(low),
+                      static_cast<float>(high))) {
+      yes = false;
+    }
+  });
+  return yes;
+}
+
+bool same_integers(const std::vector<at::Tensor>& weights, const std::vector<at::Tensor>& numbers,
+                   const std::vector<at::Tensor>& steps) {
+  std::atomic<bool> yes = true;
+  for (std::size_t layer = 0; yes && layer < weights.size(); ++layer) {
+    const at::Tensor& weight = weights[layer];
+    if (weight.scalar_type() != at::kFloat || !weight.is_cpu() || !weight.is_contiguous() ||
+        weight.sizes() != numbers[layer].sizes()) {
+      return false;
+    }
+    const float* values = weight.const_data_ptr<float>();
+    const std::int8_t* wanted = numbers[layer].const_data_ptr<std::int8_t>();
+    const float* step = steps[layer].const_data_ptr<float>();
+    const std::int64_t channels = weight.size(0), each = channels > 0 ? weight.numel() / channels : 0;
+    const std::int64_t grain = std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, each));
+    at::parallel_for(0, channels, grain, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t channel = first; channel < last; ++channel) {
+        if (!cpu::same_integers(values + channel * each, wanted + channel * each, each, step[channel])) {
+          yes = false;
+        }
+      }
+    });
+  }
+  return yes;
 }
 
 }  // namespace neurocuda

@@ -46,4 +46,13 @@ class Answer {
 bool all_finite(const at::Tensor& tensor);
 bool same_bits(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b);
 
+// Whether all values of a contiguous float32 tensor on the CPU are multiples of `step`, a power of two, from
+// low to high.
+bool on_grid(const at::Tensor& tensor, double step, double low, double high);
+
+// Whether contiguous float32 weights [out, ...] on the CPU are int8 numbers times a step for each output
+// channel.
+bool same_integers(const std::vector<at::Tensor>& weights, const std::vector<at::Tensor>& numbers,
+                   const std::vector<at::Tensor>& steps);
+
 }  // namespace neurocuda

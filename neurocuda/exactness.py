@@ -96,23 +96,25 @@ class Certificate:
         for p in self.proofs:
             used = "" if p.steps_used is None else f"2^{math.log2(max(p.steps_used, 1)):.1f}"
             bits = ("" if count is None else str(count) for count in (p.signal_bits, p.weight_bits))
-            why = f"{p.reason}; {p.remedy}" if not p.exact else ""
-            rows.append((p.node, p.type, "yes" if p.exact else "no", used, *bits, why))
+            rows.append((p.node, p.type, "yes" if p.exact else "no", used, *bits, p.reason))
         return rows
 
-    def __str__(self) -> str:
+    def lines(self) -> list[str]:
+        """What it says, and what it rests on, in a few lines."""
         exact = sum(proof.exact for proof in self.proofs)
         lines = [f"{self.source}: {exact} of {len(self.proofs)} layers and pools are exact in any order"]
-        lines += [f"  given that input {name!r} has {grid}" for name, grid in self.inputs.items()]
+        lines += [f"given that input {name!r} has {grid}" for name, grid in self.inputs.items()]
         if self.steps is not None:
-            lines.append(f"  given that a run has no more than {self.steps} steps")
-        rows = self.rows()
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        for row in rows if self.proofs else ():
-            lines.append("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+            lines.append(f"given that a run has no more than {self.steps} steps")
         if self.first is not None:
             lines.append(f"not exact, first {self.first}")
-        return "\n".join(lines)
+        return lines
+
+    def __str__(self) -> str:
+        rows = self.rows() if self.proofs else []
+        widths = [max(len(row[column]) for row in rows) for column in range(7)] if rows else []
+        table = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([*table, *self.lines()])
 
 
 def certify(
@@ -148,10 +150,12 @@ def promised(graph: Graph, input_grid: InputGrids | None) -> dict[str, InputGrid
 
 @dataclass(frozen=True)
 class _Lost:
-    """A signal that is on no grid: why, and what would put it on one."""
+    """A signal that is on no grid: the node that lost it, why, what would keep it; its size where that is known."""
 
+    node: str
     reason: str
     remedy: str
+    bounds: Grid | None = None
 
 
 _Signal = Grid | _Lost
@@ -185,7 +189,8 @@ class _Search:
 
     def _lose(self, node: Node) -> None:
         lost = _Lost(
-            f"what node {node.name!r} ({node.type}) gives comes back to it without bound",
+            _name(node),
+            "what it gives comes back to it without bound",
             "a spiking neuron in the cycle bounds it",
         )
         self.signals[node.name] = lost
@@ -206,6 +211,8 @@ class _Search:
             signal = self.signals.get(edge.source)
             if signal is None:
                 return False
+            if isinstance(signal, _Lost) and node.type in SPIKING and signal.bounds is not None:
+                signal = signal.bounds
             if isinstance(signal, _Lost):
                 self.signals[node.name] = signal
                 if node.type in _SUMS:
@@ -215,9 +222,14 @@ class _Search:
         total = grids.add(arriving, _channels(node.input_shape))
         if not total.exact:
             lost = _Lost(
-                f"the sum into node {node.name!r} may reach {_steps(total)} steps of 2^{total.grid.coarsest}",
-                "at most 2^24 are held; fewer or coarser branches",
+                _name(node),
+                f"the sum of its branches may reach {_steps(total)} steps of 2^{total.grid.coarsest}",
+                "2^24 are held: fewer or coarser branches",
+                total.grid,
             )
+            if node.type in SPIKING:
+                self.signals[node.name] = self._spike_counts(node, total.grid)
+                return True
             self.signals[node.name] = lost
             if node.type in _SUMS:
                 self.proofs.append(_not_exact(node, lost))
@@ -236,7 +248,11 @@ class _Search:
         if node.type == "Scale":
             total = grids.scaled(x, align(node.array("scale"), len(node.input_shape)))
             remedy = "a scale of a power of two, or of few bits, keeps the grid"
-            return total.grid if total.exact else _Lost(f"{_name(node)} takes the signal off its grid", remedy)
+            return (
+                total.grid
+                if total.exact
+                else _Lost(_name(node), "it takes its signal off the grid", remedy, total.grid)
+            )
         if node.type == "Flatten":
             return grids.flattened(x, _channels(node.output_shape))
         return x.with_zero() if node.type == "Delay" else x
@@ -254,32 +270,18 @@ class _Search:
                 proof = replace(proof, integers=Integers(x.coarsest, weights[0]))
             self.proofs.append(proof)
             return total.grid
-        lost = self._too_fine(node, total, weight_bits)
+        lost = _too_fine(node, total, weight_bits)
         self.proofs.append(replace(proof, reason=lost.reason, remedy=lost.remedy))
         return lost
-
-    def _too_fine(self, node: Node, total: Sum, weight_bits: int | None) -> _Lost:
-        bits = "more than 24" if weight_bits is None else str(weight_bits)
-        reason = f"its sum may reach {_steps(total)} steps of 2^{int(total.step.min())}, its weights have {bits} bits"
-        remedy = "2^24 are held: neurocuda.quantize(graph, bits=8)"
-        if weight_bits is not None and weight_bits <= 8:
-            remedy = "2^24 are held: fewer bits of the signal or the bias, or a smaller fan-in"
-        return _Lost(reason, remedy)
 
     def _pool(self, node: Node, x: Grid) -> _Signal:
         area = math.prod(node.numbers("kernel_size"))
         total = grids.pool(x, area, any(node.numbers("padding")))
-        proof = Proof(
-            node.name,
-            node.type,
-            total.exact,
-            total.steps_used,
-            _bits(x.low.min(), x.high.max(), x.coarsest),
-            None,
-            x.inputs,
-        )
+        bits = _bits(x.low.min(), x.high.max(), x.coarsest)
+        proof = Proof(node.name, node.type, total.exact, total.steps_used, bits, None, x.inputs)
         if not total.exact:
-            lost = _Lost(f"its sum may reach {_steps(total)} steps", "2^24 are held: a smaller window, or fewer bits")
+            remedy = "2^24 are held: a smaller window, or fewer bits"
+            lost = _Lost(_name(node), f"its sum may reach {_steps(total)} steps", remedy, total.grid)
             self.proofs.append(replace(proof, reason=lost.reason, remedy=lost.remedy))
             return lost
         self.proofs.append(proof)
@@ -287,26 +289,23 @@ class _Search:
             return total.grid
         mean = grids.divided(total.grid, area)
         remedy = "SumPool2d with 1/area in the next weights keeps it, as neurocuda.quantize writes it"
-        return mean or _Lost(f"{_name(node)} divides by {area}, which leaves the grid", remedy)
+        return mean or _Lost(_name(node), f"it divides by {area}", remedy, x)
 
     def _neuron(self, node: Node, x: Grid) -> _Signal:
         c = coefficients(node, neuron_parameters(node), self.d)
         if node.type in SPIKING:  # many spikes a step: what is left after a reset is below the threshold
             return self._spike_counts(node, x)
         if node.type != "I":
-            return _Lost(f"{_name(node)} gives a potential that decays", "a spiking neuron in its place gives 0 or 1")
+            return _Lost(_name(node), "it gives a potential that decays", "a spiking neuron gives 0 or 1")
         remedy = "certify(..., steps=) bounds it, or a Threshold in its place"
         if self.steps is None:
-            return _Lost(f"{_name(node)} gives a potential that grows with time", remedy)
+            return _Lost(_name(node), "it gives a potential that grows with time", remedy)
         gain = grids.scaled(x, c.gain_v.numpy())
         longest = replace(gain, magnitude=gain.magnitude * self.steps)
         if not (gain.exact and longest.exact):
-            return _Lost(f"{_name(node)} may reach {_steps(longest)} steps of its grid in {self.steps} steps", remedy)
-        low, high = (
-            np.minimum(gain.grid.low * self.steps, gain.grid.low),
-            np.maximum(gain.grid.high * self.steps, gain.grid.high),
-        )
-        return replace(gain.grid, low=low, high=high)
+            return _Lost(_name(node), f"it may reach {_steps(longest)} steps of its grid in {self.steps} steps", remedy)
+        low, high = gain.grid.low, gain.grid.high
+        return replace(gain.grid, low=np.minimum(low * self.steps, low), high=np.maximum(high * self.steps, high))
 
     def _spike_counts(self, node: Node, x: Grid) -> _Signal:
         c = coefficients(node, neuron_parameters(node), self.d)
@@ -316,7 +315,7 @@ class _Search:
         gained = float(c.gain_v.abs().max()) * float(x.magnitude.max())
         most = math.floor(gained / float(c.threshold.min())) + 2  # one for what was left, one for rounding
         if not plain or most > _MOST_SPIKES:
-            return _Lost(f"{_name(node)} may fire any number of spikes in a step", "spikes_per_step='one'")
+            return _Lost(_name(node), "it may fire any number of spikes in a step", "spikes_per_step='one'")
         return grids.constant(_channels(node.output_shape), 0, 0.0, float(most), x.inputs)
 
 
@@ -336,7 +335,22 @@ def _steps(total: Sum) -> str:
 
 
 def _not_exact(node: Node, lost: _Lost) -> Proof:
-    return Proof(node.name, node.type, False, reason=f"what it sums is on no grid: {lost.reason}", remedy=lost.remedy)
+    return Proof(
+        node.name,
+        node.type,
+        False,
+        reason=f"what it sums is on no grid since {lost.node}: {lost.reason}",
+        remedy=lost.remedy,
+    )
+
+
+def _too_fine(node: Node, total: Sum, weight_bits: int | None) -> _Lost:
+    bits = "more than 24" if weight_bits is None else str(weight_bits)
+    reason = f"{bits} bits a weight, its sum may reach {_steps(total)} steps of 2^{int(total.step.min())}"
+    remedy = "2^24 are held: neurocuda.quantize(graph, bits=8)"
+    if weight_bits is not None and weight_bits <= 8:
+        remedy = "2^24 are held: fewer bits of the signal or the bias, or a smaller fan-in"
+    return _Lost(_name(node), reason, remedy, total.grid)
 
 
 def _bits(low: float, high: float, step: int) -> int | None:
@@ -361,7 +375,11 @@ def _layer_sum(node: Node, x: Grid) -> Sum:
 def _whole_weights(node: Node) -> tuple[tuple[int, ...], int] | None:
     """The weights as whole numbers: a step for each output channel, and the largest of all; None above 24 bits."""
     weight = node.array("weight").astype(np.float32)
-    rows = weight.reshape(weight.shape[0] if node.type.startswith("Conv") or weight.ndim == 2 else -1, -1)
+    rows = (
+        weight.reshape(weight.shape[0], -1)
+        if node.type in ("Conv1d", "Conv2d")
+        else weight.reshape(-1, weight.shape[-1])
+    )
     steps = grids.lowest_bits(rows).min(1)
     largest = np.abs(rows).max(1).astype(np.float64)
     steps = np.where(largest == 0, 0, steps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from neurocuda.graph import Node
 from neurocuda.lowering import LoweredNode
-from neurocuda.ops import NeuronCoefficients, Surrogate, library, reference
+from neurocuda.ops import NeuronCoefficients, Surrogate, integer, library, reference
 from neurocuda.ops.coefficients import SpikeWhen
+from neurocuda.ops.integer import IntegerWeight
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,11 @@ class Delays:
 
 @dataclass(frozen=True)
 class Tensors:
-    """What the nodes compute with: the operators, float32 weights by node and field, coefficients, delays."""
+    """What the nodes compute with: the operators, float32 weights by node and field, coefficients, delays.
+
+    integers: the weights of the layers that run as whole numbers now; none where only floats will do. bytes: the
+    populations whose spikes are uint8 for their sake.
+    """
 
     operators: ModuleType
     weights: Mapping[tuple[str, str], Tensor]
@@ -33,6 +38,8 @@ class Tensors:
     delays: Mapping[str, Delays]
     spike_when: SpikeWhen
     surrogate: Surrogate
+    integers: Mapping[str, IntegerWeight] = field(default_factory=dict)
+    bytes: frozenset[str] = frozenset()
 
 
 def compute(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
@@ -68,7 +75,10 @@ def _linear(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
     frames = x.flatten(0, 1)
     if lowered.how == "ordered":
         result = tensors.operators.ordered_linear(frames, weight, bias)
+    elif name in tensors.integers:
+        result = _integer(frames, lowered, tensors, bias, (), (), ())
     else:
+        frames = frames.float() if frames.dtype == torch.uint8 else frames
         result = torch.matmul(weight, frames.unsqueeze(-1)).squeeze(-1)
         result = result if bias is None else result + bias
     return _by_step(result, x)
@@ -82,9 +92,34 @@ def _convolution(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
     if lowered.how == "ordered":
         stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
         result = tensors.operators.ordered_conv(frames, weight, bias, stride, pads, dilation, groups)
+    elif node.name in tensors.integers:
+        if any(before != after for before, after in pads):
+            frames, pads = reference.pad(frames, pads), ((0, 0),) * len(pads)
+        stride, dilation = node.numbers("stride"), node.numbers("dilation")
+        padding = tuple(before for before, _ in pads)
+        result = _integer(frames, lowered, tensors, bias, stride, padding, dilation)
     else:
+        frames = frames.float() if frames.dtype == torch.uint8 else frames
         result = _library_convolution(frames, weight, bias.expand(weight.shape[0]), pads, lowered)
     return _by_step(result, x)
+
+
+def _integer(
+    frames: Tensor,
+    lowered: LoweredNode,
+    tensors: Tensors,
+    bias: Tensor | None,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> Tensor:
+    node, numbers = lowered.node, lowered.integers
+    assert numbers is not None
+    weight = tensors.integers[node.name]
+    groups = node.number("groups") if "groups" in node.parameters else 1
+    bias = None if bias is None else bias.expand(weight.numbers.shape[0])
+    step = 2.0**numbers.signal_step
+    return integer.convolution(frames, weight, bias, step, stride, padding, dilation, groups)
 
 
 def _library_convolution(

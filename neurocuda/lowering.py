@@ -8,13 +8,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from neurocuda.errors import ArgumentError
+from neurocuda.exactness import Certificate, Integers
 from neurocuda.graph import SPIKING, WEIGHTED, Graph, Node, SoftReset, shape_text, soft_resets
+from neurocuda.ops import integer
 from neurocuda.schedule import Edge, Schedule, Stage
 
-How = Literal["ordered", "library", "neuron", "recurrent", "soft reset", "direct"]
+How = Literal["ordered", "library", "integer", "neuron", "recurrent", "soft reset", "direct"]
 
 ORDERED_LIMIT = 2**20
 """Multiply-adds of one step of one sample up to which a layer is summed in the defined order."""
+
+BY_LIBRARY = frozenset({"library", "integer"})
+"""What the vendor's library sums."""
 
 _LAST_FROM = 64
 """Positions of the output from which the library's convolution on CPUs is fastest with the channels last in memory."""
@@ -28,7 +33,9 @@ class LoweredNode:
     """A node and how it is computed.
 
     ordered: a sum in the defined order, the same bits everywhere. library: the vendor's convolution or
-    matrix product, whose last bit may depend on batch and chunk. neuron: the fused sum and update. recurrent:
+    matrix product, whose last bit may depend on batch and chunk. integer: that of whole numbers, of a layer that is
+    proved exact: the bits of any other way; on other devices, with gradients, or where an input is off its grid, it is
+    as library. neuron: the fused sum and update. recurrent:
     half of a neuron and its weight, run as one operator. soft reset: part of an integrator, its threshold and the scale
     that takes spikes off it, run as one operator. direct: one elementwise operation, pool or copy.
 
@@ -39,11 +46,13 @@ class LoweredNode:
     node: Node
     how: How
     why: str
+    integers: Integers | None = None
+    inputs: frozenset[str] = frozenset()
 
     @property
     def channels_last(self) -> bool:
         node = self.node
-        return self.how == "library" and node.type == "Conv2d" and math.prod(node.output_shape[1:]) >= _LAST_FROM
+        return self.how in BY_LIBRARY and node.type == "Conv2d" and math.prod(node.output_shape[1:]) >= _LAST_FROM
 
     @property
     def slices(self) -> int:
@@ -69,12 +78,18 @@ class LoweredStage:
 class LoweredSchedule:
     """A schedule with the computation of every node. Its text is a table, one line for each node.
 
-    `spent` names, for each stage, the signals that nothing reads after it.
+    `spent` names, for each stage, the signals that nothing reads after it. `bytes` are the populations whose spikes may
+    be uint8 between integer layers.
     """
 
     schedule: Schedule
     stages: tuple[LoweredStage, ...]
     spent: tuple[tuple[str, ...], ...]
+    bytes: frozenset[str]
+
+    @property
+    def integer_layers(self) -> tuple[LoweredNode, ...]:
+        return tuple(entry for stage in self.stages for entry in stage.nodes if entry.how == "integer")
 
     @property
     def layered(self) -> bool:
@@ -103,19 +118,49 @@ class LoweredSchedule:
         )
 
 
-def lower(graph: Graph, schedule: Schedule, force: Mapping[str, How] | None = None) -> LoweredSchedule:
+def lower(
+    graph: Graph, schedule: Schedule, certificate: Certificate, force: Mapping[str, How] | None = None
+) -> LoweredSchedule:
     """Choose how each node is computed. `force` overrides the choice for layers with weights, by name."""
     force = dict(force or {})
     wrong = sorted(name for name in force if name not in graph.nodes or graph.nodes[name].type not in WEIGHTED)
-    if wrong or not set(force.values()) <= {"ordered", "library"}:
+    if wrong or not set(force.values()) <= {"ordered", "library", "integer"}:
         found = ", ".join(map(repr, wrong)) or str(force)
-        raise ArgumentError(f"force: expected layers with weights as 'ordered' or 'library', found {found}")
+        raise ArgumentError(f"force: expected layers with weights as 'ordered', 'library' or 'integer', found {found}")
     readers: dict[str, list[str]] = {name: [] for name in graph.nodes}
     for source, target in graph.edges:
         readers[source].append(target)
     loops = {frozenset((loop.integrator, loop.threshold, loop.scale)): loop for loop in soft_resets(graph)}
-    stages = tuple(_stage(graph, schedule, stage, readers, loops, force) for stage in schedule.stages)
-    return LoweredSchedule(schedule, stages, _spent(graph, schedule))
+    entries = {name: _node(node, certificate, force) for name, node in graph.nodes.items()}
+    stages = tuple(_stage(graph, schedule, stage, readers, loops, entries) for stage in schedule.stages)
+    return LoweredSchedule(schedule, stages, _spent(graph, schedule), _bytes(schedule, stages, certificate))
+
+
+def _bytes(schedule: Schedule, stages: tuple[LoweredStage, ...], certificate: Certificate) -> frozenset[str]:
+    """The populations that an integer layer reads, and nothing a step late or step by step."""
+    cyclic = {entry.node.name for stage in stages if stage.cyclic for entry in stage.nodes}
+    integer_layers = {entry.node.name for stage in stages for entry in stage.nodes if entry.how == "integer"}
+    found: set[str] = set()
+    for stage in stages:
+        loop = stage.soft_reset
+        name = loop.threshold if loop else stage.nodes[0].node.name
+        if not loop and (stage.cyclic or stage.nodes[0].node.type not in SPIKING):
+            continue
+        readers = {
+            (edge.target, edge.delayed) for edges in schedule.edges.values() for edge in edges if edge.source == name
+        }
+        readers -= {(loop.scale, True)} if loop else set()
+        late = any(delayed or target in cyclic - _fused(stages) for target, delayed in readers)
+        proofs = [certificate.of(target) for target, _ in readers if target in integer_layers]
+        fits = all(proof is not None and proof.integers is not None for proof in proofs)
+        if proofs and fits and not late:
+            found.add(name)
+    return frozenset(found)
+
+
+def _fused(stages: tuple[LoweredStage, ...]) -> set[str]:
+    """The integrators of soft resets: cycles that run as one operator unless more is asked of them."""
+    return {stage.soft_reset.integrator for stage in stages if stage.soft_reset is not None}
 
 
 def _spent(graph: Graph, schedule: Schedule) -> tuple[tuple[str, ...], ...]:
@@ -137,9 +182,9 @@ def _stage(
     stage: Stage,
     readers: Mapping[str, list[str]],
     loops: Mapping[frozenset[str], SoftReset],
-    force: Mapping[str, How],
+    entries: Mapping[str, LoweredNode],
 ) -> LoweredStage:
-    nodes = tuple(_node(graph.nodes[name], force) for name in stage.nodes)
+    nodes = tuple(entries[name] for name in stage.nodes)
     loop = _fused_soft_reset(schedule, stage, loops)
     if loop is not None:
         why = f"soft reset of {loop.integrator!r}, sum and update in one pass"
@@ -153,17 +198,28 @@ def _stage(
     return LoweredStage(tuple(LoweredNode(lowered.node, "recurrent", why) for lowered in nodes), True, pair)
 
 
-def _node(node: Node, force: Mapping[str, How]) -> LoweredNode:
+def _node(node: Node, certificate: Certificate, force: Mapping[str, How]) -> LoweredNode:
     if "tau" in node.parameters or "r" in node.parameters:
         return LoweredNode(node, "neuron", "sum and update in one pass")
     if node.type not in WEIGHTED:
         return LoweredNode(node, "direct", "")
     work = multiply_adds(node)
-    if node.name in force:
-        return LoweredNode(node, force[node.name], "forced")
     small = work <= ORDERED_LIMIT
+    proof = certificate.of(node.name)
+    integers = proof.integers if proof is not None else None
+    how = force.get(node.name, "integer" if integers and not small and integer.gains() else "library")
+    if node.name not in force and small:
+        how = "ordered"
+    if how == "integer":
+        if proof is None or integers is None:
+            found = f"{proof.reason or 'more bits'}" if proof is not None else "none"
+            raise ArgumentError(f"force: expected 8-bit weights and signals for node {node.name!r}, found {found}")
+        why = f"8-bit weights and signals, exact in any order; {work} multiply-adds a step"
+        return LoweredNode(node, how, why, integers, proof.inputs)
+    if node.name in force:
+        return LoweredNode(node, how, "forced")
     why = f"{work} multiply-adds a step, {'at most' if small else 'more than'} {ORDERED_LIMIT}"
-    return LoweredNode(node, "ordered" if small else "library", why)
+    return LoweredNode(node, how, why)
 
 
 def multiply_adds(node: Node) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import nir
@@ -22,14 +22,17 @@ from neurocuda.discretization import (
     problems,
 )
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning, raise_problems
+from neurocuda.exactness import InputGrids, certify
 from neurocuda.graph import NEURONS, Graph, Node, align, from_nir
 from neurocuda.inputs import Signals, ask_finite, check_finite, check_inputs, check_out, quantities
+from neurocuda.integer_layers import IntegerLayers
 from neurocuda.io import read
 from neurocuda.layers import Delays, Tensors
 from neurocuda.lowering import How, LoweredSchedule, lower
 from neurocuda.ops import Surrogate, compiled, reference
 from neurocuda.ops.backends import operators, wanted
 from neurocuda.ops.cuda_graphs import CudaGraphs, capturable, into
+from neurocuda.ops.integer import IntegerWeight
 from neurocuda.ops.recording import Recorder, on_their_own, recordable
 from neurocuda.plausibility import doubts
 from neurocuda.precision import keep_types
@@ -56,11 +59,14 @@ def load(
     chunk: int = 32,
     surrogate: Surrogate | None = None,
     learn: str | Collection[str] = (),
+    input_grid: InputGrids | None = None,
 ) -> Executor:
     """A network from a NIR file, a `Graph` or a `nir.NIRGraph`.
 
     `chunk` is the number of steps that run layer by layer at a time: more is faster up to the cache, and takes
-    more memory. `learn` names neuron parameters ("tau", "v_threshold", ...) to be trained. Raises `FileError`,
+    more memory. `learn` names neuron parameters ("tau", "v_threshold", ...) to be trained. `input_grid` is what the
+    inputs are likely to be, whole numbers 0 .. 255 without: while they are, layers that are proved exact may run as
+    integers, to the same bits (`Executor.certificate`, `Executor.schedule`). Raises `FileError`,
     `GraphError` (`ShapeError`, `AlgebraicLoopError`) or `ArgumentError`; warns with `NeuroCUDAWarning` of what
     is probably not meant.
     """
@@ -72,7 +78,7 @@ def load(
         graph = read(source)
     else:
         raise ArgumentError(f"source: expected a path, a Graph or a nir.NIRGraph, found {type(source).__name__}")
-    net = Executor(graph, discretization, chunk=chunk, surrogate=surrogate, learn=learn)
+    net = Executor(graph, discretization, chunk=chunk, surrogate=surrogate, learn=learn, input_grid=input_grid)
     for line in [*graph.warnings, *doubts(graph, net.discretization)]:
         warnings.warn(f"{graph.source}: {line}", NeuroCUDAWarning, stacklevel=2)
     return net
@@ -101,6 +107,7 @@ class Executor(nn.Module):
         surrogate: Surrogate | None = None,
         learn: str | Collection[str] = (),
         force: Mapping[str, How] | None = None,
+        input_grid: InputGrids | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(chunk, int) or chunk < 1:
@@ -119,7 +126,8 @@ class Executor(nn.Module):
         self.chunk = chunk
         self.surrogate = Surrogate() if surrogate is None else surrogate
         raise_problems(problems(graph, self.discretization), graph.source)
-        self.schedule: LoweredSchedule = lower(graph, schedule(graph, self.discretization), force)
+        self.certificate = certify(graph, self.discretization, input_grid=input_grid)
+        self.schedule: LoweredSchedule = lower(graph, schedule(graph, self.discretization), self.certificate, force)
         self._exact: dict[tuple[str, str], str] = {}
         self._weights: dict[tuple[str, str], str] = {}
         self._delays: dict[str, str] = {}
@@ -131,6 +139,7 @@ class Executor(nn.Module):
             known = sorted({field for _, field in self._exact})
             raise ArgumentError(f"learn: expected neuron parameters of this graph {known}, found {unknown}")
         self._entries = self._state_entries()
+        self._integers = IntegerLayers(self.schedule, self.certificate, self._by_field())
         self._recorder = Recorder()
         self._graphs = CudaGraphs()
 
@@ -245,6 +254,7 @@ class Executor(nn.Module):
         inputs = list(given.values())
         steps, batch = inputs[0].shape[:2]
         ops = operators(inputs[0].device)
+        integers = self._integers.usable(given, self._by_field())
         recording = ops is compiled and inputs[0].is_cpu and recordable([*inputs, *carry])
         if recording:
             self._recorder.refresh(self._sources())
@@ -257,15 +267,19 @@ class Executor(nn.Module):
         pieces: list[list[Tensor]] = []
         for start in range(0, steps, max(length, 1)):
             part = [x[start : start + length] for x in inputs]
-            advance = partial(self._advance, asked, tensors)
+            whole_numbers = integers
+            if integers and not self._integers.on_grid(dict(zip(given, part, strict=True))):
+                whole_numbers = self._integers.without_promise(integers)
+            advance = partial(self._advance, asked, tensors, whole_numbers)
             if recording:
-                made = self._recorder.run(tuple(asked), advance, [*part, *carry], finite=len(part))
+                key = (*asked, *whole_numbers)
+                made = self._recorder.run(key, advance, [*part, *carry], finite=len(part), state=len(carry))
                 if made is None:
                     check_finite(given)  # which says where
                 assert made is not None
                 results = made
             else:
-                results = on_their_own(advance([*part, *carry]), [*part, *carry])
+                results = on_their_own(advance([*part, *carry]), [*part, *carry], len(carry))
             signals, carry = results[:count], results[count:]
             if length >= steps:
                 return signals, carry
@@ -280,14 +294,23 @@ class Executor(nn.Module):
             carry = [tensor.clone() for tensor in carry]
         return whole or [torch.cat(parts) for parts in zip(*pieces, strict=True)], carry
 
-    def _advance(self, asked: list[tuple[str, str]], tensors: Tensors | None, given: list[Tensor]) -> list[Tensor]:
+    def _advance(
+        self,
+        asked: list[tuple[str, str]],
+        tensors: Tensors | None,
+        integers: Mapping[str, IntegerWeight],
+        given: list[Tensor],
+    ) -> list[Tensor]:
         """Outputs, recordings and the state after a chunk, from the inputs and the state before it."""
         names = self.graph.inputs
         inputs = dict(zip(names, [x.float() for x in given[: len(names)]], strict=True))
         carry = dict(zip(self._entries, given[len(names) :], strict=True))
         steps, batch = given[0].shape[:2]
         chunk = Chunk(steps, batch, carry, {key: [] for key in asked}, given[0].device)
-        run_chunk(self.schedule, tensors or self._tensors(given[0].device), inputs, chunk)
+        tensors = self._tensors(given[0].device) if tensors is None else tensors
+        if integers:
+            tensors = replace(tensors, integers=integers, bytes=self.schedule.bytes)
+        run_chunk(self.schedule, tensors, inputs, chunk)
         records = [pieces[0] if len(pieces) == 1 else torch.cat(pieces) for pieces in chunk.records.values()]
         by_key = dict(zip(chunk.records, records, strict=True))
         return [
@@ -308,6 +331,11 @@ class Executor(nn.Module):
     def parameter_name(self, node: str, field: str) -> str | None:
         """The name of the parameter or buffer that holds a field of a node; None if there is none of it."""
         return self._weights.get((node, field), self._exact.get((node, field)))
+
+    def _by_field(self) -> dict[tuple[str, str], Tensor]:
+        """The parameters and buffers of the nodes, by node and field."""
+        names = {**self._weights, **self._exact}
+        return {key: getattr(self, name) for key, name in names.items()}
 
     def _sources(self) -> list[Tensor]:
         """All parameters and buffers."""

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from neurocuda.graph import Node
-from neurocuda.lowering import LoweredSchedule, LoweredStage
+from neurocuda.lowering import BY_LIBRARY, LoweredSchedule, LoweredStage
 
 PIECE = 2**19
 """Values of the largest signal of a piece, where that is more than a step: 2 MiB, a second-level cache."""
@@ -57,7 +57,7 @@ def _piece(stage: LoweredStage, batch: int, steps: int) -> int:
 
 def _frames_wanted(stage: LoweredStage) -> float:
     """Frames for which the outputs of a library layer are as many as its weights."""
-    library = [entry.node for entry in stage.nodes if entry.how == "library"]
+    library = [entry.node for entry in stage.nodes if entry.how in BY_LIBRARY]
     return max((n.array("weight").size / max(1, math.prod(n.output_shape)) for n in library), default=0.0)
 
 

@@ -18,6 +18,9 @@ from neurocuda.spans import Span, spans
 
 _TRACED = {"v", "i"}
 
+_TAKE_BYTES = {"SumPool2d", "AvgPool2d", "Flatten"}
+"""What takes uint8 spikes as they are, beside layers of integers and populations."""
+
 
 @dataclass
 class Chunk:
@@ -258,6 +261,7 @@ def _run_soft_reset(lowered: LoweredSchedule, loop: SoftReset, tensors: Tensors,
         NeuronState(chunk.carry[f"{integrator}.v"], previous),
         tensors.surrogate,
         {"v"} if asked else (),
+        **_type(level, tensors),
     )
     for quantity in asked:
         chunk.record(integrator, quantity, traces["v"])
@@ -267,6 +271,11 @@ def _run_soft_reset(lowered: LoweredSchedule, loop: SoftReset, tensors: Tensors,
     chunk.carry[f"{integrator}.v"] = state.v
     chunk.carry[f"{level}.previous"] = chunk.previous[f"{level}.previous"] = state.i  # nothing else reads it late
     chunk.signals[level] = spikes
+
+
+def _type(name: str, tensors: Tensors) -> dict[str, torch.dtype]:
+    """The type of the spikes of a population, where it is not the usual one."""
+    return {"dtype": torch.uint8} if name in tensors.bytes else {}
 
 
 def _neuron_state(name: str, chunk: Chunk) -> NeuronState:
@@ -293,7 +302,7 @@ def _compute(lowered: LoweredNode, branches: list[Tensor], tensors: Tensors, chu
         wanted = chunk.quantities(name) & _TRACED
         c = tensors.coefficients[name]
         output, state, traces = tensors.operators.neuron(
-            branches, c, _neuron_state(name, chunk), tensors.surrogate, wanted
+            branches, c, _neuron_state(name, chunk), tensors.surrogate, wanted, **_type(name, tensors)
         )
         _keep_neuron_state(name, state, chunk)
         for quantity, values in traces.items():
@@ -301,7 +310,8 @@ def _compute(lowered: LoweredNode, branches: list[Tensor], tensors: Tensors, chu
         if "input" in chunk.quantities(name):
             chunk.record(name, "input", tensors.operators.branch_sum(branches))
     else:
-        x = tensors.operators.branch_sum(branches)
+        takes_bytes = name in tensors.integers or node.type in _TAKE_BYTES
+        x = branches[0] if len(branches) == 1 and takes_bytes else tensors.operators.branch_sum(branches)
         chunk.record(name, "input", x)
         if node.type == "Delay":
             key = f"{name}.history"

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from neurocuda.discretization import Discretization
 from neurocuda.errors import ArgumentError
-from neurocuda.graph import NEURONS, SPIKE_PRODUCING, Graph
+from neurocuda.graph import NEURONS, SPIKE_PRODUCING, WEIGHTED, Graph
 from neurocuda.io import read
-from neurocuda.lowering import How, LoweredSchedule
+from neurocuda.lowering import How
 from neurocuda.nir_executor import Executor, RunResult
+from neurocuda.ops import integer
 from neurocuda.state import State
 
 Recordings = Mapping[str, Mapping[str, Tensor]]
@@ -152,6 +153,7 @@ def verify(
             *_other_orders(baseline, file, force),
             *_stopped_and_resumed(baseline),
             *_other_threads(baseline),
+            *_other_arithmetic(baseline, force),
         ]
     recordings = baseline.result.recordings
     return Report(
@@ -161,7 +163,7 @@ def verify(
         nodes=len(graph.nodes),
         values=sum(trace.numel() for traces in recordings.values() for trace in traces.values()),
         spikes=baseline.spikes,
-        library=library_layers(net.schedule),
+        library=library_layers(net),
         trials=tuple(trials),
     )
 
@@ -219,10 +221,14 @@ def state_difference(expected: State, found: State, order: Sequence[str], step: 
     return None
 
 
-def library_layers(lowered: LoweredSchedule) -> tuple[str, ...]:
-    """The layers that the vendor's library computes, whose last bit may depend on chunk, batch and threads."""
-    entries = [entry for stage in lowered.stages for entry in stage.nodes]
-    return tuple(entry.node.name for entry in entries if entry.how == "library")
+def library_layers(net: Executor) -> tuple[str, ...]:
+    """The layers that the vendor's library computes, whose last bit may depend on chunk, batch and threads.
+
+    Not those that are proved exact in any order.
+    """
+    entries = [entry for stage in net.schedule.stages for entry in stage.nodes]
+    exact = {proof.node for proof in net.certificate.proofs if proof.exact}
+    return tuple(entry.node.name for entry in entries if entry.how == "library" and entry.node.name not in exact)
 
 
 def rewrite_in_other_order(file: str | os.PathLike[str], target: str | os.PathLike[str], seed: int) -> None:
@@ -319,6 +325,20 @@ def _other_threads(baseline: _Baseline) -> Iterator[Trial]:
             yield baseline.again(f"on {threads} thread{'s' * (threads > 1)}")
     finally:
         torch.set_num_threads(before)
+
+
+def _other_arithmetic(baseline: _Baseline, force: Mapping[str, How] | None) -> Iterator[Trial]:
+    """Layers that are proved exact by other means; all of the inputs here are on the grid of the proof."""
+    net = baseline.net
+    proofs = [proof for proof in net.certificate.proofs if proof.exact and proof.type in WEIGHTED]
+    ways: list[tuple[How, list[str]]] = [("library", [proof.node for proof in proofs])]
+    if integer.gains():
+        ways.append(("integer", [proof.node for proof in proofs if proof.integers is not None]))
+    for how, names in ways:
+        if names:
+            forced = {**(force or {}), **dict.fromkeys(names, how)}
+            other = Executor(net.graph, net.discretization, force=forced)
+            yield baseline.again(f"what is proved exact, {how} sums", other)
 
 
 def _quantities(graph: Graph, name: str) -> tuple[str, ...]:

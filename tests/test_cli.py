@@ -533,11 +533,13 @@ def test_a_failed_write_leaves_the_old_file_whole(chain: Path, x: Path, tmp_path
 def test_verify_passes(two_by_two: Path, chain: Path, x: Path) -> None:
     out, err = command("verify", two_by_two, "--steps", "12", "--batch", "3")
     assert err == ""
-    lines = out.splitlines()
+    report, _, certificate = out.partition("\n\nCertificate\n")
+    lines = report.splitlines()
     assert lines[0].startswith(f"{two_by_two}: 12 steps of 3 samples, ")
     assert lines[0].endswith(" values of 7 nodes compared in each trial")
     assert all(line.startswith("equal    ") for line in lines[1:-1])
-    assert lines[-1] == "12 trials: equal bits in all of them"
+    assert lines[-1] == f"{len(lines) - 2} trials: equal bits in all of them"
+    assert " layers and pools are exact in any order" in certificate
     np.save(x, np.zeros((20, 2, 3)))
     out, _ = command("verify", chain, "--input", x)
     assert ": 20 steps of 2 samples, no spikes; " in out
@@ -549,7 +551,8 @@ def test_verify_passes_on_a_published_graph() -> None:
     path = PAPER / "rnn/braille_noDelay_bias_zero_nested.nir"
     out, _ = command("verify", path, "--steps", "8", "--batch", "2")
     assert "Nothing fired" not in out
-    assert out.splitlines()[-1].endswith(" trials: equal bits in all of them")
+    assert " trials: equal bits in all of them\n" in out
+    assert out.splitlines()[-1].startswith("not exact, first node 'fc1' (Affine): more than 24 bits a weight, ")
 
 
 def test_verify_names_the_first_difference(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -563,7 +566,7 @@ def test_verify_names_the_first_difference(chain: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(verification, "Executor", Faulty)
     out, _ = command("verify", chain, "--steps", "16", "--batch", "2", code=1)
-    lines = out.splitlines()
+    lines = out.partition("\n\nCertificate\n")[0].splitlines()
     at = lines.index("DIFFERS  in chunks of 7 steps")
     place = r" {9}first at node 'lif', 'v' at step 9, index \(1, 2\): \S+ \(0x\w{8}\) became 0\.25 \(0x3e800000\)"
     assert re.fullmatch(place, lines[at + 1])

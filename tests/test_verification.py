@@ -327,7 +327,7 @@ def test_library_layers_are_named_and_may_differ(tmp_path: Path) -> None:
     assert report.library == ("fc",)
     for trial in report.trials:
         assert trial.difference is None or trial.difference.node in ("fc", "lif", "output")
-    assert library_layers(Executor(neurocuda.read(path)).schedule) == ()
+    assert library_layers(Executor(neurocuda.read(path))) == ()
     assert verify(path, steps=6, batch=3).ok
 
 

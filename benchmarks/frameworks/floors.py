@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from benchmarks.problem import Candidate, Problem, Runner
 from neurocuda import load
+from neurocuda.exactness import Integers, certify
+from neurocuda.layers import convolution_pads
+from neurocuda.ops import integer
 
 
 def candidates(problem: Problem) -> Iterable[Candidate]:
@@ -20,6 +23,8 @@ def candidates(problem: Problem) -> Iterable[Candidate]:
         if any(isinstance(layer, nn.Conv2d) for layer in problem.layers.values()) and not problem.one_call_a_step:
             last = partial(_layers_alone, layout=torch.channels_last)
             yield Candidate("floor: the same, channels last", "floor", last)
+        if integer_layers(problem) and not problem.one_call_a_step:
+            yield Candidate("floor: the same as exact int8", "floor", _integers_alone)
 
 
 def _copy(problem: Problem) -> Runner:
@@ -55,5 +60,42 @@ def _layers_alone(problem: Problem, layout: torch.memory_format) -> Runner:
         for layer, inputs in calls:
             for x in inputs:
                 layer(x)
+
+    return Runner(run)
+
+
+def integer_layers(problem: Problem) -> dict[str, Integers]:
+    """The layers that are proved to be products of bytes, where this machine gains by it."""
+    proofs = certify(problem.graph, problem.discretization).proofs if integer.gains() else ()
+    return {p.node: p.integers for p in proofs if p.integers is not None and p.type == "Conv2d"}
+
+
+def _integers_alone(problem: Problem) -> Runner:
+    """The convolutions alone as the vendor's library computes them from bytes, their weights packed before."""
+    net = load(problem.graph, problem.discretization)
+    layers = integer_layers(problem)
+    recordings = net.run(problem.x, record=dict.fromkeys(layers, "input")).recordings
+    calls: list[Callable[[], Tensor]] = []
+    for name, numbers in layers.items():
+        node, step = problem.graph.nodes[name], 2.0**numbers.signal_step
+        frames = (recordings[name]["input"].flatten(0, 1) / step).to(torch.uint8)
+        weight = integer.whole(torch.from_numpy(node.array("weight").astype("float32")), numbers.weight_steps)
+        calls.append(
+            partial(
+                integer.convolution,
+                frames.contiguous(memory_format=torch.channels_last),
+                weight,
+                None,
+                step,
+                node.numbers("stride"),
+                [before for before, _ in convolution_pads(node)],
+                node.numbers("dilation"),
+                node.number("groups"),
+            )
+        )
+
+    def run() -> None:
+        for call in calls:
+            call()
 
     return Runner(run)

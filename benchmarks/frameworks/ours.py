@@ -1,6 +1,6 @@
 """NeuroCUDA itself."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import torch
@@ -14,10 +14,17 @@ from neurocuda.ops import NeuronState, compiled
 from neurocuda.ops.backends import AVAILABLE, backends
 
 
+_FORCED: Mapping[str, Mapping[str, How]] = {
+    "cnn": {"library layers": "library"},
+    "cnn-8bit": {"library layers": "library", "exact int8 layers": "integer"},
+    "resnet": {"float32 library layers": "library"},
+}
+
+
 def candidates(problem: Problem) -> Iterable[Candidate]:
-    yield Candidate("neurocuda", "ours", partial(_run, library=False), batches_over_time=True)
-    if problem.row == "cnn":
-        yield Candidate("neurocuda, library layers", "ours", partial(_run, library=True), batches_over_time=True)
+    yield Candidate("neurocuda", "ours", partial(_run, how=None), batches_over_time=True)
+    for name, how in _FORCED.get(problem.row, {}).items():
+        yield Candidate(f"neurocuda, {name}", "ours", partial(_run, how=how), batches_over_time=True)
     if problem.separate and backends()["cpu"] == AVAILABLE:
         for name, dtype, packed in (
             ("neurocuda operator", torch.float32, False),
@@ -45,11 +52,14 @@ def _operator(problem: Problem, dtype: torch.dtype, packed: bool) -> Runner:
     return Runner(run, signals)
 
 
-def _run(problem: Problem, library: bool) -> Runner:
-    force: dict[str, How] = {}
-    if library:
-        force = {name: "library" for name, layer in problem.layers.items() if hasattr(layer, "weight")}
-    net = Executor(problem.graph, problem.discretization, force=force)
+def _run(problem: Problem, how: How | None) -> Runner:
+    """The network with its layers as it chooses, or all of them in one way, as far as they can be."""
+    net = Executor(problem.graph, problem.discretization)
+    if how is not None:
+        proofs = {proof.node: proof for proof in net.certificate.proofs}
+        weighted = [name for name, layer in problem.layers.items() if hasattr(layer, "weight")]
+        force = {name: how for name in weighted if how != "integer" or proofs[name].integers is not None}
+        net = Executor(problem.graph, problem.discretization, force=force)
 
     def step_by_step() -> None:
         state: State | None = None

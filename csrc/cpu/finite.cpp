@@ -1,6 +1,7 @@
 #include "cpu/finite.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "cpu/multiversion.h"
@@ -26,6 +27,26 @@ bool all_finite(const float* values, std::int64_t count) {
     largest[0] = std::max(largest[0], bits & kExponent);
   }
   return *std::max_element(largest, largest + kChains) < kExponent;
+}
+
+NEUROCUDA_MULTIVERSION
+bool on_grid(const float* values, std::int64_t count, float step, float low, float high) {
+  const float steps = 1.0f / step;
+  std::int64_t off = 0;
+  for (std::int64_t at = 0; at < count; ++at) {
+    const float x = values[at], number = x * steps;
+    off += !(std::nearbyint(number) == number && x >= low && x <= high);
+  }
+  return off == 0;
+}
+
+NEUROCUDA_MULTIVERSION
+bool same_integers(const float* values, const std::int8_t* numbers, std::int64_t count, float step) {
+  std::uint32_t different = 0;
+  for (std::int64_t at = 0; at < count; ++at) {
+    different |= values[at] != static_cast<float>(numbers[at]) * step ? 1u : 0u;
+  }
+  return different == 0;
 }
 
 }  // namespace neurocuda::cpu

@@ -52,10 +52,13 @@ class Recorder:
             self._kept.clear()
             self._sources = list(sources)
 
-    def run(self, key: Hashable, function: Function, inputs: list[Tensor], finite: int = 0) -> list[Tensor] | None:
+    def run(
+        self, key: Hashable, function: Function, inputs: list[Tensor], finite: int = 0, *, state: int = 0
+    ) -> list[Tensor] | None:
         """`function(inputs)`, or None if one of the first `finite` inputs is not that.
 
-        The results share no memory with anything. `key` says what else they depend on.
+        The results share no memory with anything; the last `state` of them lie in the order of axes that comes. `key`
+        says what else they depend on.
         """
         key = _kind(key, inputs)
         program = self._programs.get(key)
@@ -68,12 +71,12 @@ class Recorder:
             self._programs.clear()
         if program is not None or key not in self._programs:
             self._programs.setdefault(key, None)
-            return on_their_own(function(inputs), inputs)
+            return on_their_own(function(inputs), inputs, state)
         inputs = [t.detach() for t in inputs]  # one tensor may stand for two inputs
         mode = _Recording(inputs)
         with mode:
             results = function(inputs)
-        program, results = mode.finish(results, finite)
+        program, results = mode.finish(results, finite, state)
         self._programs[key] = program or False
         if program:
             self._live.update(mode.live)
@@ -128,24 +131,33 @@ def recordable(inputs: Collection[Tensor]) -> bool:
     )
 
 
-def on_their_own(results: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Results of a function, copied where they share memory: with an input, another, or what they are a part of."""
+def on_their_own(results: Sequence[Tensor], inputs: Sequence[Tensor], state: int = 0) -> list[Tensor]:
+    """Results of a function, copied where they share memory: with an input, another, or what they are a part of.
+
+    And where they are not contiguous, but for the last `state`, which may have their axes in another order.
+    """
     if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
         return [t.clone() for t in results]  # there is no memory to look at
     return [
         t.clone(memory_format=torch.contiguous_format) if shared else t
-        for t, shared in zip(results, _shared(results, inputs), strict=True)
+        for t, shared in zip(results, _shared(results, inputs, state), strict=True)
     ]
 
 
-def _shared(results: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[bool]:
+def _shared(results: Sequence[Tensor], inputs: Sequence[Tensor], state: int) -> list[bool]:
     seen = {t.untyped_storage().data_ptr() for t in inputs}
     shared = []
-    for t in results:
+    for place, t in enumerate(results):
         memory = t.untyped_storage()
-        shared.append(memory.data_ptr() in seen or memory.nbytes() != t.nbytes or not t.is_contiguous())
+        lies_well = t.is_contiguous() or (place >= len(results) - state and _is_dense(t))
+        shared.append(memory.data_ptr() in seen or memory.nbytes() != t.nbytes or not lies_well)
         seen.add(memory.data_ptr())
     return shared
+
+
+def _is_dense(t: Tensor) -> bool:
+    """Whether each place of its memory is one value, in whatever order of the axes."""
+    return t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last)
 
 
 class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -185,10 +197,10 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._fold(func, given, results)
         return result
 
-    def finish(self, results: list[Tensor], finite: int) -> tuple[Any, list[Tensor]]:
+    def finish(self, results: list[Tensor], finite: int, state: int) -> tuple[Any, list[Tensor]]:
         """The program, None if there can be none, and results that share no memory."""
         slots = []
-        for place, shared in enumerate(_shared(results, self.inputs)):
+        for place, shared in enumerate(_shared(results, self.inputs, state)):
             slot = self._argument(results[place])
             if shared or id(results[place]) in self.constants:
                 copy = self.program.new_slot()
@@ -215,7 +227,8 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.alive.append(t)
             self.constants[id(t)] = self.program.constant(t)
             for origin in self.origins.get(id(t), (t,)):
-                self.live[id(origin)] = (origin, origin.detach())
+                if origin.layout == torch.strided:  # a library's own form of a weight cannot be written to
+                    self.live[id(origin)] = (origin, origin.detach())
         return self.constants[id(t)]
 
     def _fold(self, func: Any, given: list[Tensor], results: list[Any]) -> None:

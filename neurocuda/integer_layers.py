@@ -1,0 +1,87 @@
+"""The layers of a network that run as whole numbers, for as long as the proof holds that lets them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neurocuda.exactness import Certificate
+from neurocuda.lowering import LoweredNode, LoweredSchedule
+from neurocuda.ops import compiled, integer
+from neurocuda.ops.backends import operators
+from neurocuda.ops.integer import IntegerWeight
+
+Parameters = Mapping[tuple[str, str], Tensor]
+"""By node and field."""
+
+
+class IntegerLayers:
+    """Their weights as int8, and what the parameters were that the certificate speaks of.
+
+    A changed parameter ends it: from then on these layers run in float32, until the network is loaded anew.
+    """
+
+    def __init__(self, lowered: LoweredSchedule, certificate: Certificate, parameters: Parameters) -> None:
+        self._layers: dict[str, LoweredNode] = {entry.node.name: entry for entry in lowered.integer_layers}
+        self._grids = certificate.inputs
+        self._rests_on = frozenset[str]().union(*(entry.inputs for entry in self._layers.values()))
+        self._rest = {
+            key: value.detach().clone() for key, value in parameters.items() if self._layers and not self._is_whole(key)
+        }
+        self._weights: dict[str, IntegerWeight] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_weights": {}}  # the library's own form of them cannot be copied
+
+    def _is_whole(self, key: tuple[str, str]) -> bool:
+        return key[0] in self._layers and key[1] == "weight"
+
+    def usable(self, inputs: Mapping[str, Tensor], parameters: Parameters) -> dict[str, IntegerWeight]:
+        """The weights of the layers that may run as whole numbers in this call, by name."""
+        x = next(iter(inputs.values()), None)
+        if not self._layers or x is None or not _serves(x) or not self._holds(parameters):
+            return {}
+        return self._weights
+
+    def on_grid(self, inputs: Mapping[str, Tensor]) -> bool:
+        """Whether the inputs that layers rest on keep their promise."""
+        return all(
+            integer.on_grid(inputs[name], grid.step, grid.low, grid.high)
+            for name, grid in self._grids.items()
+            if name in self._rests_on
+        )
+
+    def without_promise(self, weights: Mapping[str, IntegerWeight]) -> dict[str, IntegerWeight]:
+        """Those that rest on no input."""
+        return {name: weight for name, weight in weights.items() if not self._layers[name].inputs}
+
+    def _holds(self, parameters: Parameters) -> bool:
+        if not self._weights:
+            for name, entry in self._layers.items():
+                assert entry.integers is not None
+                weight = torch.from_numpy(entry.node.array("weight").astype(np.float32))
+                self._weights[name] = integer.whole(weight, entry.integers.weight_steps)
+        now = [parameters[name, "weight"].detach() for name in self._weights]
+        rest = [parameters[key].detach() for key in self._rest]
+        same_bits = importlib.import_module("neurocuda._C").same_bits
+        if integer.same(now, list(self._weights.values())) and same_bits(rest, list(self._rest.values())):
+            return True
+        self._layers, self._weights, self._rest = {}, {}, {}
+        return False
+
+
+def _serves(x: Tensor) -> bool:
+    return (
+        x.is_cpu
+        and integer.gains()
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and operators(x.device) is compiled
+    )
