@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -18,6 +18,8 @@ from neurocuda.spans import Span, spans
 
 _TRACED = {"v", "i"}
 
+_STATEFUL = NEURONS | {"Delay"}
+
 _TAKE_BYTES = {"SumPool2d", "AvgPool2d", "Flatten"}
 """What takes uint8 spikes as they are, beside layers of integers and populations."""
 
@@ -27,7 +29,8 @@ class Chunk:
     """A chunk of `steps` steps under way.
 
     `carry` is the state, rebound as nodes advance; `previous` collects the last outputs that delayed edges
-    will carry into the next chunk; `records` the recorded quantities, a list of pieces in time.
+    will carry into the next chunk; `records` the recorded quantities, a list of pieces in time. `done` are stages that
+    have run, by number.
     """
 
     steps: int
@@ -37,6 +40,7 @@ class Chunk:
     device: torch.device
     signals: dict[str, Tensor] = field(default_factory=dict)
     previous: dict[str, Tensor] = field(default_factory=dict)
+    done: frozenset[int] = frozenset()
 
     def quantities(self, name: str) -> set[str]:
         return {quantity for node, quantity in self.records if node == name}
@@ -48,6 +52,8 @@ class Chunk:
 
 def run_chunk(lowered: LoweredSchedule, tensors: Tensors, inputs: Mapping[str, Tensor], chunk: Chunk) -> None:
     """Run all stages over a chunk; leave the outputs in `chunk.signals` and the new state in `chunk.carry`."""
+    if chunk.steps > 1 and not torch.compiler.is_compiling():
+        _run_steady(lowered, tensors, inputs, chunk)
     # The pieces fit a CPU's caches; gradients keep every signal anyway.
     cut = chunk.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
     whole = (Span(range(len(lowered.stages)), chunk.steps),)
@@ -58,6 +64,26 @@ def run_chunk(lowered: LoweredSchedule, tensors: Tensors, inputs: Mapping[str, T
         else:
             _run_stages(lowered, span.stages, tensors, inputs, chunk)
     chunk.carry.update(chunk.previous)
+
+
+def _run_steady(lowered: LoweredSchedule, tensors: Tensors, inputs: Mapping[str, Tensor], chunk: Chunk) -> None:
+    """Run once for all steps what comes of inputs that lie in memory once for all steps."""
+    names = {name for name, x in inputs.items() if x.stride(0) == 0}
+    done = []
+    for number, stage in enumerate(lowered.stages) if names else ():
+        node, edges = stage.nodes[0].node, lowered.schedule.edges[stage.nodes[0].node.name]
+        follows = edges and all(edge.source in names and not edge.delayed for edge in edges)
+        late = f"{node.name}.previous" in chunk.carry
+        if node.name in names or (follows and not late and not stage.cyclic and node.type not in _STATEFUL):
+            names.add(node.name)
+            done.append(number)
+    once = replace(chunk, steps=1, records={key: [] for key in chunk.records if key[0] in names}, signals={})
+    _run_stages(lowered, done, tensors, {name: x[:1] for name, x in inputs.items()}, once, keep=True)
+    for name, signal in once.signals.items():
+        chunk.signals[name] = signal.expand(chunk.steps, *signal.shape[1:])
+    for (name, quantity), (values,) in once.records.items():
+        chunk.record(name, quantity, values.expand(chunk.steps, *values.shape[1:]))
+    chunk.done = frozenset(done)
 
 
 def _run_pieces(
@@ -83,11 +109,18 @@ def _run_pieces(
 
 
 def _run_stages(
-    lowered: LoweredSchedule, numbers: range, tensors: Tensors, inputs: Mapping[str, Tensor], chunk: Chunk
+    lowered: LoweredSchedule,
+    numbers: Iterable[int],
+    tensors: Tensors,
+    inputs: Mapping[str, Tensor],
+    chunk: Chunk,
+    keep: bool = False,
 ) -> None:
     for number in numbers:
         stage = lowered.stages[number]
-        if stage.recurrence is not None:
+        if number in chunk.done:
+            pass
+        elif stage.recurrence is not None:
             _run_recurrence(lowered, stage, stage.recurrence, tensors, chunk)
         elif stage.soft_reset is not None and _fuses(lowered, stage.soft_reset, tensors, chunk):
             _run_soft_reset(lowered, stage.soft_reset, tensors, chunk)
@@ -106,7 +139,7 @@ def _run_stages(
             name = lowered_node.node.name
             if f"{name}.previous" in chunk.carry and f"{name}.previous" not in chunk.previous:
                 chunk.previous[f"{name}.previous"] = chunk.signals[name][-1].float()  # autocast makes it narrower
-        for name in lowered.spent[number]:
+        for name in () if keep else lowered.spent[number]:
             chunk.signals.pop(name, None)  # the weight of a fused recurrence has none
 
 

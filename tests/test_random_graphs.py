@@ -7,6 +7,7 @@ import torch
 from comparison import assert_equal, by_output, graph_of, order_of, recorded, tensors, told
 from devices import networks_on_each_device
 from hypothesis import given
+from hypothesis import strategies as st
 from strategies import Case, cases
 
 from neurocuda import Discretization, Executor, State
@@ -79,3 +80,15 @@ def assert_states(found: State, expected: State) -> None:
     assert found.tensors.keys() == expected.tensors.keys()
     for name, tensor in expected.tensors.items():
         assert np.array_equal(found.tensors[name].numpy(), tensor.numpy(), equal_nan=True), name
+
+
+@networks_on_each_device
+@given(cases(), st.sets(st.integers(0, 3)), st.sampled_from([1, 2, 32]))
+def test_an_input_held_for_all_steps_equals_the_same_written_out(case: Case, moving: set[int], chunk: int) -> None:
+    net = network(case, chunk=chunk)
+    held = {
+        name: x if place in moving or len(x) == 0 else np.broadcast_to(x[:1], x.shape)
+        for place, (name, x) in enumerate(case.x.items())
+    }
+    expected = recorded(net, {name: np.ascontiguousarray(x) for name, x in held.items()})
+    assert_equal(recorded(net, held), expected, order_of(net), f"all but {moving} held\n{net}\n{net.graph}")
