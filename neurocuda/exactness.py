@@ -18,7 +18,7 @@ from neurocuda import grids
 from neurocuda.discretization import Discretization, coefficients, neuron_parameters
 from neurocuda.errors import ArgumentError
 from neurocuda.graph import NEURONS, SPIKING, WEIGHTED, Graph, Node, align
-from neurocuda.grids import MOST, Grid, InputGrid, Sum
+from neurocuda.grids import LEAST, MOST, Grid, InputGrid, Sum
 from neurocuda.schedule import Edge, Schedule, schedule
 
 _SUMS = WEIGHTED | {"SumPool2d", "AvgPool2d"}
@@ -31,7 +31,11 @@ InputGrids = InputGrid | Mapping[str, InputGrid]
 
 @dataclass(frozen=True)
 class Integers:
-    """A layer as a product of whole numbers: signal 0 .. 255 in steps of 2^signal_step, weights -127 .. 127."""
+    """A layer as a product of whole numbers: signal 0 .. 255 in steps of 2^signal_step, weights -127 .. 127.
+
+    Only where a signal rests on what inputs give in the same step, not on what a state kept of them: that may come from
+    a chunk whose inputs broke their promise.
+    """
 
     signal_step: int
     weight_steps: tuple[int, ...]
@@ -168,6 +172,7 @@ class _Search:
         self.graph, self.d, self.inputs, self.steps = graph, d, inputs, steps
         self.signals: dict[str, _Signal] = {}
         self.proofs: list[Proof] = []
+        self.kept: set[str] = set()  # signals that rest on the promise on inputs of earlier steps
         for name, node in graph.nodes.items():
             if node.type == "Threshold" or (node.type in SPIKING and d.spikes_per_step == "one"):
                 self.signals[name] = grids.constant(_channels(node.output_shape), 0, 0.0, 1.0)
@@ -207,29 +212,33 @@ class _Search:
             )
             return True
         arriving: list[Grid] = []
+        whole = True
         for edge in edges:
             signal = self.signals.get(edge.source)
             if signal is None:
                 return False
             if isinstance(signal, _Lost) and node.type in SPIKING and signal.bounds is not None:
-                signal = signal.bounds
+                signal, whole = signal.bounds, False
             if isinstance(signal, _Lost):
-                self.signals[node.name] = signal
+                self.signals[node.name] = replace(signal, bounds=None)
                 if node.type in _SUMS:
                     self.proofs.append(_not_exact(node, signal))
                 return True
             arriving.append(signal.with_zero() if edge.delayed else signal)
+            if edge.source in self.kept or (edge.delayed and signal.inputs):
+                self.kept.add(node.name)
         total = grids.add(arriving, _channels(node.input_shape))
+        if total.grid.inputs and (node.type == "Delay" or node.type in NEURONS):
+            self.kept.add(node.name)
+        if node.type in SPIKING:  # many spikes a step: what is left after a reset is below the threshold
+            self.signals[node.name] = self._spike_counts(node, total.grid if whole and total.exact else total.rounded)
+            return True
         if not total.exact:
             lost = _Lost(
                 _name(node),
                 f"the sum of its branches may reach {_steps(total)} steps of 2^{total.grid.coarsest}",
                 "2^24 are held: fewer or coarser branches",
-                total.grid,
             )
-            if node.type in SPIKING:
-                self.signals[node.name] = self._spike_counts(node, total.grid)
-                return True
             self.signals[node.name] = lost
             if node.type in _SUMS:
                 self.proofs.append(_not_exact(node, lost))
@@ -265,8 +274,8 @@ class _Search:
         proof = Proof(node.name, node.type, total.exact, total.steps_used, signal_bits, weight_bits, x.inputs)
         if total.exact:
             whole = signal_bits is not None and signal_bits <= 8 and x.low.min() >= 0
-            small = weights is not None and weights[1] <= 127
-            if whole and small and weights is not None and len(node.input_shape) == len(_AXES[node.type]):
+            plain = len(node.input_shape) == len(_AXES[node.type]) and node.name not in self.kept
+            if whole and plain and weights is not None and weights[1] <= 127 and _are_floats(x.coarsest, weights[0]):
                 proof = replace(proof, integers=Integers(x.coarsest, weights[0]))
             self.proofs.append(proof)
             return total.grid
@@ -281,7 +290,7 @@ class _Search:
         proof = Proof(node.name, node.type, total.exact, total.steps_used, bits, None, x.inputs)
         if not total.exact:
             remedy = "2^24 are held: a smaller window, or fewer bits"
-            lost = _Lost(_name(node), f"its sum may reach {_steps(total)} steps", remedy, total.grid)
+            lost = _Lost(_name(node), f"its sum may reach {_steps(total)} steps", remedy, total.rounded)
             self.proofs.append(replace(proof, reason=lost.reason, remedy=lost.remedy))
             return lost
         self.proofs.append(proof)
@@ -292,15 +301,12 @@ class _Search:
         return mean or _Lost(_name(node), f"it divides by {area}", remedy, x)
 
     def _neuron(self, node: Node, x: Grid) -> _Signal:
-        c = coefficients(node, neuron_parameters(node), self.d)
-        if node.type in SPIKING:  # many spikes a step: what is left after a reset is below the threshold
-            return self._spike_counts(node, x)
         if node.type != "I":
             return _Lost(_name(node), "it gives a potential that decays", "a spiking neuron gives 0 or 1")
         remedy = "certify(..., steps=) bounds it, or a Threshold in its place"
         if self.steps is None:
             return _Lost(_name(node), "it gives a potential that grows with time", remedy)
-        gain = grids.scaled(x, c.gain_v.numpy())
+        gain = grids.scaled(x, coefficients(node, neuron_parameters(node), self.d).gain_v.numpy())
         longest = replace(gain, magnitude=gain.magnitude * self.steps)
         if not (gain.exact and longest.exact):
             return _Lost(_name(node), f"it may reach {_steps(longest)} steps of its grid in {self.steps} steps", remedy)
@@ -311,11 +317,12 @@ class _Search:
         c = coefficients(node, neuron_parameters(node), self.d)
         assert c.threshold is not None
         decays = bool((c.decay_v >= 0).all()) and bool((c.decay_v <= 1).all())
-        plain = c.decay_i is None and decays and bool((c.bias_v <= 0).all())
+        plain = c.decay_i is None and decays and bool((c.bias_v <= 0).all()) and bool((c.threshold > 0).all())
         gained = float(c.gain_v.abs().max()) * float(x.magnitude.max())
-        most = math.floor(gained / float(c.threshold.min())) + 2  # one for what was left, one for rounding
-        if not plain or most > _MOST_SPIKES:
+        most = gained / float(c.threshold.min()) + 2 if plain else math.inf  # one for what was left, one for rounding
+        if most > _MOST_SPIKES:
             return _Lost(_name(node), "it may fire any number of spikes in a step", "spikes_per_step='one'")
+        most = math.floor(most)
         return grids.constant(_channels(node.output_shape), 0, 0.0, float(most), x.inputs)
 
 
@@ -350,7 +357,13 @@ def _too_fine(node: Node, total: Sum, weight_bits: int | None) -> _Lost:
     remedy = "2^24 are held: neurocuda.quantize(graph, bits=8)"
     if weight_bits is not None and weight_bits <= 8:
         remedy = "2^24 are held: fewer bits of the signal or the bias, or a smaller fan-in"
-    return _Lost(_name(node), reason, remedy, total.grid)
+    return _Lost(_name(node), reason, remedy, total.rounded)
+
+
+def _are_floats(signal_step: int, weight_steps: tuple[int, ...]) -> bool:
+    """Whether the steps of the weights and of the products are normal numbers."""
+    least, most = min(weight_steps), max(weight_steps)
+    return min(least, signal_step + least) >= LEAST and signal_step + most <= -LEAST
 
 
 def _bits(low: float, high: float, step: int) -> int | None:

@@ -20,13 +20,19 @@ MOST = 2.0**24
 _ANY = 2000
 """The exponent of the step of a value that is always zero."""
 
-_LEAST, _HIGHEST = -126, 127
+LEAST, _HIGHEST = -126, 127
 """Exponents of the least step, below which numbers are subnormal, and of the bound of all magnitudes."""
+
+_SUBNORMAL = -300
+"""For the exponent of the lowest bit of a subnormal number, which some units take for zero: below any grid."""
 
 
 @dataclass(frozen=True)
 class InputGrid:
-    """What the values of an Input are promised to be: multiples of `step`, a power of two, from `low` to `high`."""
+    """What the values of an Input are promised to be: multiples of `step`, a power of two, from `low` to `high`.
+
+    `low` and `high` become the outermost multiples within.
+    """
 
     step: float = 1.0
     low: float = 0.0
@@ -35,15 +41,20 @@ class InputGrid:
     def __post_init__(self) -> None:
         numbers = [value for value in (self.step, self.low, self.high) if isinstance(value, int | float)]
         if len(numbers) < 3 or not all(map(math.isfinite, numbers)):
-            raise ArgumentError(f"input_grid: expected three finite numbers, found {self}")
-        if self.step <= 0 or math.frexp(self.step)[0] != 0.5 or not _LEAST <= self.exponent <= _HIGHEST:
+            raise ArgumentError(f"input_grid: expected three finite numbers, found {self!r}")
+        if self.step <= 0 or math.frexp(self.step)[0] != 0.5 or not LEAST <= self.exponent <= _HIGHEST:
             raise ArgumentError(f"input_grid, step: expected a power of two, found {self.step!r}")
         if not self.low <= self.high:
             raise ArgumentError(f"input_grid: expected low <= high, found {self.low!r} and {self.high!r}")
-        if max(abs(self.low), abs(self.high)) > MOST * self.step:
+        low, high = math.ceil(self.low / self.step), math.floor(self.high / self.step)
+        if low > high:
+            raise ArgumentError(f"input_grid: expected a multiple of the step between low and high, found {self}")
+        if max(abs(low), abs(high)) > MOST:
             raise ArgumentError(
                 f"input_grid: expected bounds within {MOST:.0f} steps, which float32 holds, found {self}"
             )
+        object.__setattr__(self, "low", low * float(self.step))
+        object.__setattr__(self, "high", high * float(self.step))
 
     @property
     def exponent(self) -> int:
@@ -98,9 +109,15 @@ class Sum:
     @property
     def exact(self) -> bool:
         """Whether float32 gives it in any order."""
-        return (
-            self.steps_used <= MOST and int(self.step.min()) >= _LEAST and float(self.magnitude.max()) < 2.0**_HIGHEST
-        )
+        return self.steps_used <= MOST and int(self.step.min()) >= LEAST and float(self.magnitude.max()) < 2.0**_HIGHEST
+
+    @property
+    def rounded(self) -> Grid:
+        """Bounds of what float32 gives where it is not exact: terms that cancel leave what their sum was rounded by.
+
+        Of fewer than 2^23 terms, that is less than the sum of their magnitudes.
+        """
+        return replace(self.grid, low=-2 * self.magnitude, high=2 * self.magnitude)
 
 
 def constant(channels: int, step: int, low: float, high: float, inputs: frozenset[str] = frozenset()) -> Grid:
@@ -118,12 +135,12 @@ def zero(channels: int) -> Grid:
 
 
 def lowest_bits(values: np.ndarray) -> np.ndarray:
-    """The exponent of the lowest bit that is set in each float32 number; that of any grid for zero."""
+    """The exponent of the lowest bit that is set in each float32 number; that of any grid for zero, of none below."""
     bits = np.ascontiguousarray(values, np.float32).view(np.int32)
     exponent = (bits >> 23) & 0xFF
     fraction = np.where(exponent == 0, bits & 0x7FFFFF, (bits & 0x7FFFFF) | 0x800000)
     lowest = np.frexp((fraction & -fraction).astype(np.float32))[1].astype(np.int64) - 1
-    return np.where(fraction == 0, _ANY, lowest + np.maximum(exponent, 1) - 150)
+    return np.where(fraction == 0, _ANY, np.where(exponent == 0, _SUBNORMAL, lowest + exponent - 150))
 
 
 def add(grids: Iterable[Grid], channels: int) -> Sum:
@@ -203,9 +220,9 @@ def scaled(x: Grid, scale: np.ndarray) -> Sum:
 
 
 def divided(x: Grid, area: int) -> Grid | None:
-    """Each value over `area`; None where that is no power of two."""
+    """Each value over `area`; None where that is no power of two, or too large a one."""
     power = area.bit_length() - 1
-    if area != 1 << power:
+    if area != 1 << power or int(x.step.min()) - power < LEAST:
         return None
     return replace(x, step=x.step - power, low=x.low / area, high=x.high / area)
 
