@@ -22,6 +22,7 @@ from neurocuda.io import read, write
 from neurocuda.nir_executor import Executor, RunResult, load
 from neurocuda.ops import NeuronCoefficients, Surrogate
 from neurocuda.ops.backends import backends, use_backend
+from neurocuda.quantization import quantize
 from neurocuda.schedule import Schedule
 from neurocuda.state import State
 
@@ -53,6 +54,7 @@ __all__ = [
     "from_nir",
     "load",
     "nn",
+    "quantize",
     "read",
     "to_nir",
     "use_backend",

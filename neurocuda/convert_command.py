@@ -44,6 +44,10 @@ Percentile = Annotated[
     float | None, typer.Option("--percentile", metavar="P", help="That of the thresholds; without it, it is chosen.")
 ]
 Dt = Annotated[float, typer.Option("--dt", metavar="S", help="Length of a step in seconds.")]
+Bits = Annotated[
+    int | None,
+    typer.Option("--weight-bits", metavar="N", help="Write weights of so many bits, 2 to 8, whose sums are exact."),
+]
 Reset = Annotated[str, typer.Option("--reset", metavar="|".join(RESETS), help="How soft-reset neurons are written.")]
 Dense = Annotated[bool, typer.Option("--dense-groups", help="Write grouped convolutions as dense ones.")]
 Plot = Annotated[str | None, typer.Option("--plot", metavar="PNG", help="Draw accuracy over the steps.")]
@@ -58,13 +62,15 @@ def convert(
     samples: Count = 400,
     percentile: Percentile = None,
     dt: Dt = 1e-4,
+    weight_bits: Bits = None,
     reset: Reset = "loop",
     dense_groups: Dense = False,
     plot: Plot = None,
 ) -> None:
     """Convert a trained PyTorch model to a spiking network in NIR.
 
-    Prints how well it agrees with the model, by the number of steps.
+    Prints how well it agrees with the model, by the number of steps; with --weight-bits also what inputs have to be
+    rounded to.
     """
     with messages():
         if reset not in RESETS:
@@ -83,12 +89,15 @@ def convert(
                 samples=samples,
                 percentile=PERCENTILES if percentile is None else percentile,
                 dt=dt,
+                weight_bits=weight_bits,
             )
             to_nir(snn, output, reset=reset, dense_groups=dense_groups)
         for warning in caught:
             if issubclass(warning.category, NeuroCUDAWarning):
                 show(f"warning: {warning.message}", err=True)
         show(str(snn.report))
+        if snn.input_grid is not None:
+            show(f"\nweights of {weight_bits} bits; the file takes inputs that are {snn.input_grid}")
         if plot is not None and snn.report is not None:
             snn.report.plot(plot)
         show(f"\nwritten to {output}" + (f", {plot}" if plot is not None else ""))

@@ -76,6 +76,18 @@ def test_options_reach_the_file(here: Path) -> None:
     assert all(node.parameters.get("groups", 1) == 1 for node in graph.nodes.values())
 
 
+def test_weights_of_few_bits(here: Path) -> None:
+    words = ("convert", "own:model", "--data", "x.npy", "--percentile", 99, "--timesteps", 8)
+    out, err = command(*words, "--weight-bits", 6, "--output", "a.nir")
+    assert "weights of 6 bits; the file takes inputs that are multiples of 0.125 from -1 to 1" in out
+    assert "not all sums are exact" not in err
+    told = neurocuda.read("a.nir").metadata["quantized"]
+    assert (told["bits"], list(told["inputs"]["input"])) == (6, [0.125, -1, 1])
+    plain, _ = command(*words, "--output", "b.nir")
+    assert "bits" not in plain
+    assert "quantized" not in neurocuda.read("b.nir").metadata
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -89,6 +101,7 @@ def test_options_reach_the_file(here: Path) -> None:
         (("own:model", "--data", "z.npz"), "expected an array 'x' and perhaps labels 'y', found z"),
         (("model.pt2", "--data", "test_convert_command:calibration_data"), "found MODULE:FUNCTION"),
         (("own:model", "--data", "x.npy", "--timesteps", 0), "timesteps: expected a whole number"),
+        (("own:model", "--data", "x.npy", "--weight-bits", 9), "weight_bits: expected a whole number from 2 to 8"),
         (("own:model", "--data", "x.npy", "--reset", "none"), "--reset: expected one of loop, if"),
         (("own:model", "--data", "x.npy", "-o", "no/where.nir"), "expected a folder to write in"),
     ],

@@ -30,6 +30,7 @@ from neurocuda.convert.trace import trace
 from neurocuda.discretization import Discretization
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning
 from neurocuda.graph import Graph
+from neurocuda.quantization import checked_bits, input_grid
 
 PERCENTILES = (96.0, 97.0, 98.0, 99.0, 99.5, 99.9)
 _TOLERANCE = 1e-3
@@ -45,6 +46,7 @@ def convert(
     samples: int | None = 400,
     percentile: float | Sequence[float] = PERCENTILES,
     dt: float = 1e-4,
+    weight_bits: int | None = None,
     report: bool = True,
 ) -> SNN:
     """The spiking network that computes what `model` computes, as far as `timesteps` steps allow.
@@ -55,11 +57,14 @@ def convert(
     total_steps: given instead of these two, the network runs so many steps in all, and their split is chosen.
     percentile: thresholds are this percentile of what each channel gives above zero; of several the one is taken with
     which the result agrees best with the model's on these samples. dt: the step in seconds for which the graph is
-    written. report: whether to measure `snn.report` (72 steps of all samples).
+    written. weight_bits: 8, say, for weights of so many bits, with which sums are exact in any order (see `quantize`);
+    what the network is given is then rounded to `snn.input_grid`, which these samples decide. report: whether to
+    measure `snn.report` (72 steps of all samples).
 
     The model is run in eval mode; its parameters, buffers and mode are afterwards what they were. The same model and
     data give the same network, bit for bit. Raises `UnsupportedModuleError` for what has no meaning as a spiking
-    network, `ArgumentError` for data that do not fit; warns with `NeuroCUDAWarning` of channels that never fired.
+    network, `ArgumentError` for data that do not fit; warns with `NeuroCUDAWarning` of channels that never fired, and
+    of a quantised network that is not exact all over.
     """
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"model: expected a torch.nn.Module, found a {type(model).__name__}")
@@ -67,6 +72,8 @@ def convert(
     whole("readout_delay", readout_delay, 0)
     if total_steps is not None:
         whole("total_steps", total_steps, 1)
+    if weight_bits is not None:
+        checked_bits("weight_bits", weight_bits)
     Discretization(dt=dt)  # which checks it
     percentiles = _percentiles(percentile)
     given = take(data, samples)
@@ -78,12 +85,21 @@ def convert(
             raise ArgumentError("model: expected at least one ReLU, whose activations become spikes, found none")
         originals, histograms = _calibrate(model, graph, given, bar)
         _warn_of_dead(histograms)
+        grid = None if weight_bits is None else input_grid([x.float().cpu().numpy() for x in given.batches])
         tried: list[_Candidate] = []
         task = bar.add_task("choosing thresholds", total=len(percentiles) * len(given.batches))
         for percent in percentiles:
             theta = _thetas(graph, histograms, percent)
             better = corrected(graph, theta, torch.cat(given.batches))
-            snn = SNN(better, theta, timesteps=timesteps, readout_delay=readout_delay, dt=dt).to(device)
+            snn = SNN(
+                better,
+                theta,
+                timesteps=timesteps,
+                readout_delay=readout_delay,
+                dt=dt,
+                weight_bits=weight_bits,
+                input_grid=grid,
+            ).to(device)
             if len(percentiles) == 1 and total_steps is None:
                 tried = [_Candidate(0.0, percent, readout_delay, snn)]
                 break
@@ -97,6 +113,7 @@ def convert(
         snn = best.snn
         snn.percentile, snn.readout_delay = best.percentile, best.readout_delay
         snn.timesteps = timesteps if total_steps is None else total_steps - best.readout_delay
+        _warn_of_inexact(snn)
         if report:
             distances = {c.percentile: c.distance for c in tried if c.readout_delay == best.readout_delay}
             snn.report = replace(measure(snn, given, originals), percentile=best.percentile, candidates=distances)
@@ -179,6 +196,12 @@ def _warn_of_dead(histograms: Mapping[str, ChannelHistograms]) -> None:
             NeuroCUDAWarning,
             stacklevel=3,
         )
+
+
+def _warn_of_inexact(snn: SNN) -> None:
+    first = None if snn.quantized is None else snn.quantized.certificate.first
+    if first is not None:
+        warnings.warn(f"weight_bits: not all sums are exact, first {first}", NeuroCUDAWarning, stacklevel=3)
 
 
 def _thetas(graph: Graph, histograms: Mapping[str, ChannelHistograms], percent: float) -> dict[str, np.ndarray]:

@@ -20,6 +20,7 @@ from neurocuda.graph import Graph, Node, soft_resets
 from neurocuda.graph.model import collapse
 from neurocuda.io import write
 from neurocuda.nir_executor import Executor
+from neurocuda.quantization import QUANTIZED
 
 RESETS = ("loop", "if")
 
@@ -40,8 +41,10 @@ def to_nir(
     assumes. dense_groups: grouped convolutions as dense ones, and kernels as squares, by zeros; the nir package's
     check of types, which others run when they read, refuses what is not.
 
-    Metadata hold dt, the discretization, versions and the steps of read-out. The same network gives the same bytes.
-    Raises `ArgumentError`, `UnsupportedModuleError` where the model cannot be traced, `FileError`.
+    Metadata hold dt, the discretization, versions, the steps of read-out, and of a quantised network the bits of its
+    weights and, of its input, the step, the lowest and the highest value: whoever runs the file has to round to them.
+    The same network gives the same bytes. Raises `ArgumentError`, `UnsupportedModuleError` where the model cannot be
+    traced, `FileError`.
     """
     if reset not in RESETS:
         raise ArgumentError(f"reset: expected one of {', '.join(map(repr, RESETS))}, found {reset!r}")
@@ -63,8 +66,10 @@ def metadata(d: Discretization) -> dict[str, object]:
 
 def _graph(network: nn.Module, example_input: Tensor | None) -> tuple[Graph, Discretization, dict[str, object]]:
     if isinstance(network, SNN):
-        steps: dict[str, object] = {"timesteps": network.timesteps, "readout_delay": network.readout_delay}
-        return current(network.network), network.network.discretization, steps
+        extra: dict[str, object] = {"timesteps": network.timesteps, "readout_delay": network.readout_delay}
+        if network.quantized is not None:
+            extra |= {QUANTIZED: network.graph.metadata[QUANTIZED]}
+        return current(network.network), network.network.discretization, extra
     if isinstance(network, Executor):
         return current(network), network.discretization, {}
     if not isinstance(network, nn.Module):

@@ -14,7 +14,9 @@ from neurocuda.convert.spiking import spiking
 from neurocuda.discretization import Discretization
 from neurocuda.errors import ArgumentError
 from neurocuda.graph import Graph
+from neurocuda.grids import InputGrid
 from neurocuda.nir_executor import Executor
+from neurocuda.quantization import Quantized, quantize
 
 if TYPE_CHECKING:
     from neurocuda.convert.report import Report
@@ -32,6 +34,9 @@ class SNN(nn.Module):
     that it approximates; `thresholds` holds theta by the name of the ReLU. Where it came from `convert`, `report` tells
     how well, and `percentile` is that of its thresholds. Both numbers of steps can be set.
     Under `torch.no_grad()` each of its neurons is one fused operator; with gradients they run step by step.
+
+    With `weight_bits` the graph is quantised (`quantized` tells how), and x is rounded to `input_grid` before it runs:
+    whoever runs its file has to do so too.
     """
 
     def __init__(
@@ -43,6 +48,8 @@ class SNN(nn.Module):
         readout_delay: int = 0,
         dt: float = 1e-4,
         initial: float = 0.5,
+        weight_bits: int | None = None,
+        input_grid: InputGrid | None = None,
     ) -> None:
         super().__init__()
         self.rectified = rectified
@@ -51,9 +58,15 @@ class SNN(nn.Module):
         self.readout_delay = readout_delay
         d = Discretization(dt=dt)
         graph = spiking(rectified, thresholds, dt=dt, initial=initial)
+        self.quantized: Quantized | None = None
+        self.input_grid: InputGrid | None = None
+        if weight_bits is not None:
+            self.input_grid = InputGrid() if input_grid is None else input_grid
+            self.quantized = quantize(graph, weight_bits, input_grid=self.input_grid, discretization=d)
+            graph = self.quantized.graph
         values = sum(math.prod(node.output_shape) for node in graph.nodes.values())
         self._frames = max(1, _VALUES // values)
-        self.network = Executor(graph, d, chunk=min(_CHUNK, self._frames))
+        self.network = Executor(graph, d, chunk=min(_CHUNK, self._frames), input_grid=self.input_grid)
         self.report: Report | None = None
         self.percentile: float | None = None
 
@@ -98,16 +111,28 @@ class SNN(nn.Module):
         return output
 
     def signal(self, x: Tensor, number: int) -> Tensor:
-        """x as a constant current over so many steps, [number, B, *shape]; it takes no memory of its own."""
+        """x, on the input's grid if there is one, as a constant current over so many steps: [number, B, *shape].
+
+        The steps take no memory of their own.
+        """
         shape = self.graph.nodes[self.graph.inputs[0]].output_shape
         if not isinstance(x, Tensor) or x.ndim == 0 or tuple(x.shape[1:]) != shape:
             found = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
             raise ArgumentError(f"x: expected samples [B, {', '.join(map(str, shape))}], found {found}")
+        if self.input_grid is not None:
+            x = _on_grid(x, self.input_grid.step)
         x = x.float() if x.dtype == torch.float64 else x
         return x.expand(number, *x.shape)
 
     def extra_repr(self) -> str:
         return f"timesteps={self.timesteps}, readout_delay={self.readout_delay}"
+
+
+def _on_grid(x: Tensor, step: float) -> Tensor:
+    """The nearest multiples of a step, a power of two, float32; half goes to even. Gradients pass as they are."""
+    x = x if x.dtype == torch.float64 else x.float()
+    rounded = ((x / step).round() * step).float()
+    return rounded.detach() + (x - x.detach()).float() if x.requires_grad else rounded
 
 
 def whole(name: str, value: object, least: int) -> int:

@@ -1,0 +1,115 @@
+"""Average pools of a graph as sums, the division by their area in the weights that come after them.
+
+A sum of whole numbers is one; its mean mostly is not on any grid of a power of two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from neurocuda.graph import WEIGHTED, Graph
+
+_TAKES = WEIGHTED | {"Scale"}
+_CARRIERS = frozenset({"Flatten", "Delay", "Identity", "SumPool2d", "AvgPool2d"})
+"""What gives a multiple of its result for a multiple of its input, and has no weights to take a factor."""
+
+
+class _Kept(Exception):
+    """Pools that have to stay as they are, and the node because of which."""
+
+    def __init__(self, pools: frozenset[str], because: str) -> None:
+        super().__init__(pools, because)
+        self.pools, self.because = pools, because
+
+
+def with_sums(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
+    """The graph with SumPool2d for AvgPool2d where weights behind it can take the division; and what became of each."""
+    into: dict[str, list[str]] = {name: [] for name in graph.nodes}
+    out_of: dict[str, list[str]] = {name: [] for name in graph.nodes}
+    for a, b in graph.edges:
+        into[b].append(a)
+        out_of[a].append(b)
+    pools = [name for name, node in graph.nodes.items() if node.type == "AvgPool2d"]
+    changed, kept = set(pools), dict[str, str]()
+    while True:
+        try:
+            factors = _Factors(graph, into, changed)
+            taken = {name: factors.into(name)[0] for name in graph.nodes}
+            break
+        except _Kept as clash:
+            changed -= clash.pools
+            kept |= dict.fromkeys(clash.pools, clash.because)
+    nodes = {}
+    for name, node in graph.nodes.items():
+        if name in changed:
+            nodes[name] = replace(node, type="SumPool2d")
+        elif node.type in _TAKES and taken[name] != 1:
+            field = "scale" if node.type == "Scale" else "weight"
+            divided = node.array(field).astype(np.float64) / taken[name]
+            nodes[name] = replace(node, parameters={**node.parameters, field: divided})
+    notes = []
+    for name in pools:
+        area = math.prod(graph.nodes[name].numbers("kernel_size"))
+        if name in changed:
+            readers = ", ".join(map(repr, _layers_behind(graph, out_of, name)))
+            notes.append(f"node {name!r}: AvgPool2d became SumPool2d, 1/{area} went into the weights of {readers}")
+        else:
+            rest = "a power of two" if area.bit_count() == 1 else "no power of two: its mean leaves the grid"
+            notes.append(f"node {name!r}: AvgPool2d stays, as {kept[name]!r} cannot take 1/{area}, {rest}")
+    return replace(graph, nodes={**graph.nodes, **nodes}), tuple(notes)
+
+
+class _Factors:
+    """How many times the signals of a graph are what they were, once the pools `changed` give sums."""
+
+    def __init__(self, graph: Graph, into: Mapping[str, list[str]], changed: set[str]) -> None:
+        self.graph, self.sources, self.changed = graph, into, changed
+        self.known: dict[str, tuple[int, frozenset[str]]] = {}
+        self.path: list[str] = []
+
+    def into(self, name: str) -> tuple[int, frozenset[str]]:
+        """The factor of what a node takes, and the pools that it comes from."""
+        found = [self.out_of(source) for source in self.sources[name]]
+        pools: frozenset[str] = frozenset().union(*(pools for _, pools in found))
+        factor = found[0][0] if found else 1
+        takes = self.graph.nodes[name].type in _TAKES | _CARRIERS
+        if any(other != factor for other, _ in found) or (factor != 1 and not takes):
+            raise _Kept(pools, name)
+        return factor, pools
+
+    def out_of(self, name: str) -> tuple[int, frozenset[str]]:
+        """The factor of what a node gives."""
+        node = self.graph.nodes[name]
+        if node.type not in _CARRIERS:
+            return 1, frozenset()
+        if name in self.path:  # a cycle that no weights stand in
+            if self.changed.intersection(self.path):
+                raise _Kept(frozenset(self.path) & self.changed, name)
+            return 1, frozenset()
+        if name not in self.known:
+            self.path.append(name)
+            factor, pools = self.into(name)
+            self.path.pop()
+            if name in self.changed:
+                factor, pools = factor * math.prod(node.numbers("kernel_size")), pools | {name}
+            self.known[name] = factor, pools
+        return self.known[name]
+
+
+def _layers_behind(graph: Graph, out_of: Mapping[str, list[str]], name: str) -> list[str]:
+    """The nodes with weights that read a node, directly or through nodes without."""
+    found, waiting, seen = set(), list(out_of[name]), {name}
+    while waiting:
+        reader = waiting.pop()
+        if reader in seen:
+            continue
+        seen.add(reader)
+        if graph.nodes[reader].type in _TAKES:
+            found.add(reader)
+        else:
+            waiting += out_of[reader]
+    return sorted(found)
