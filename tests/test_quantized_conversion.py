@@ -10,10 +10,12 @@ import pytest
 import torch
 from digit_models import MODELS, digits, trained
 from oracle import read_raw, run
+from rectified_graphs import values
 from torch import nn
 
 import neurocuda
 from neurocuda import SNN, ArgumentError, NeuroCUDAWarning
+from neurocuda.convert.spiking import as_rectifiers
 from neurocuda.exactness import certify
 from neurocuda.grids import InputGrid
 
@@ -65,6 +67,34 @@ def test_a_file_runs_as_the_network_and_the_oracle_do(name: str, tmp_path: Path)
     assert torch.equal(mine, theirs)
     expected = run(read_raw(tmp_path / "a.nir"), {"input": np.broadcast_to(rounded.numpy(), (steps, *x.shape))}, {})
     assert np.array_equal(mine.numpy(), expected.outputs["output"])
+
+
+def means(snn: SNN, x: np.ndarray) -> dict[str, np.ndarray]:
+    """What each rectifier takes on average, by channel, in units of its threshold; of the output the scores."""
+    graph = as_rectifiers(snn.graph)
+    found = values(graph, x)
+    result = {}
+    for name, node in graph.nodes.items():
+        if node.type in ("ReLU", "Output"):
+            total = sum(found[a] for a, b in graph.edges if b == name)
+            result[name] = np.moveaxis(total, 1, 0).reshape(total.shape[1], -1).mean(1)
+    return result
+
+
+def test_channels_keep_their_means_whatever_rounding_does_to_weights() -> None:
+    plain, x = converted("residual", samples=60), digits()[0][:60]
+    grid = InputGrid(0.125, -1.0, 1.0)
+    how: dict[str, Any] = {"timesteps": 8, "weight_bits": 3, "input_grid": grid}
+    moved, left = (SNN(plain.rectified, plain.thresholds, **how, samples=samples) for samples in (x, None))
+    wanted, kept, shifted = (means(snn, x.numpy()) for snn in (plain, moved, left))
+    for name in wanted:
+        # Not wholly: biases are on a grid, and those before have been rounded.
+        error, before = (np.abs(means_of[name] - wanted[name]).max() for means_of in (kept, shifted))
+        assert error < before / 8, name
+    assert accuracy(moved) > accuracy(left)
+    for name, node in left.graph.nodes.items():
+        if "weight" in node.parameters:
+            assert np.array_equal(node.array("weight"), moved.graph.nodes[name].array("weight"))
 
 
 def test_samples_are_rounded_in_every_type_and_gradients_pass() -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from rectified_graphs import network, values
 
-from neurocuda import ArgumentError, Discretization, Executor, Graph
-from neurocuda.convert.spiking import SPIKES, spiking
+from neurocuda import ArgumentError, Discretization, Executor, Graph, Node
+from neurocuda.convert.spiking import SPIKES, as_rectifiers, spiking
 
 RNG = np.random.default_rng(3)
 INPUT = {"type": "Input", "shape": np.array([3, 6, 6])}
@@ -162,6 +162,23 @@ def test_every_neuron_is_one_fused_soft_reset(name: str) -> None:
     theta = {relu: np.array(2.0) for relu, node in graph.nodes.items() if node.type == "ReLU"}
     net = Executor(spiking(graph, theta))
     assert {stage.soft_reset.integrator for stage in net.schedule.stages if stage.soft_reset} == set(theta)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_as_rectifiers_it_is_the_network_cut_off_at_its_thresholds(name: str) -> None:
+    nodes, edges = NETWORKS[name]
+    graph = network(nodes, edges)
+    x = RNG.normal(0, 1, (3, *graph.nodes["input"].output_shape)).astype(np.float32)
+    theta = {relu: np.array(0.7 * most.max()) for relu, most in thetas(graph, x).items()}
+    capped = {
+        relu: Node(relu, "ReLU", {"cap": level}, graph.nodes[relu].input_shape, graph.nodes[relu].output_shape)
+        for relu, level in theta.items()
+    }
+    expected = values(Graph({**graph.nodes, **capped}, graph.edges), x)
+    found = values(as_rectifiers(spiking(graph, theta)), x)
+    for relu, level in theta.items():
+        assert np.allclose(found[relu] * level, expected[relu], atol=1e-5 * level)
+    assert np.allclose(found["output"], expected["output"], atol=1e-5 * np.abs(expected["output"]).max())
 
 
 def test_feedback_is_last_whatever_the_modules_are_called() -> None:

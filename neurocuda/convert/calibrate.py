@@ -86,11 +86,12 @@ def convert(
         originals, histograms = _calibrate(model, graph, given, bar)
         _warn_of_dead(histograms)
         grid = None if weight_bits is None else input_grid([x.float().cpu().numpy() for x in given.batches])
+        together = torch.cat(given.batches)
         tried: list[_Candidate] = []
         task = bar.add_task("choosing thresholds", total=len(percentiles) * len(given.batches))
         for percent in percentiles:
             theta = _thetas(graph, histograms, percent)
-            better = corrected(graph, theta, torch.cat(given.batches))
+            better = corrected(graph, theta, together)
             snn = SNN(
                 better,
                 theta,
@@ -99,6 +100,7 @@ def convert(
                 dt=dt,
                 weight_bits=weight_bits,
                 input_grid=grid,
+                samples=together,
             ).to(device)
             if len(percentiles) == 1 and total_steps is None:
                 tried = [_Candidate(0.0, percent, readout_delay, snn)]

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from neurocuda.convert.correction import quantized
 from neurocuda.convert.spiking import spiking
 from neurocuda.discretization import Discretization
 from neurocuda.errors import ArgumentError
 from neurocuda.graph import Graph
 from neurocuda.grids import InputGrid
 from neurocuda.nir_executor import Executor
-from neurocuda.quantization import Quantized, quantize
+from neurocuda.quantization import Quantized
 
 if TYPE_CHECKING:
     from neurocuda.convert.report import Report
@@ -35,8 +36,9 @@ class SNN(nn.Module):
     how well, and `percentile` is that of its thresholds. Both numbers of steps can be set.
     Under `torch.no_grad()` each of its neurons is one fused operator; with gradients they run step by step.
 
-    With `weight_bits` the graph is quantised (`quantized` tells how), and x is rounded to `input_grid` before it runs:
-    whoever runs its file has to do so too.
+    With `weight_bits` the graph is quantised (`quantized` tells how), with biases that keep the means of channels on
+    `samples` where there are some, and x is rounded to `input_grid` before it runs: whoever runs its file has to do
+    so too.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class SNN(nn.Module):
         initial: float = 0.5,
         weight_bits: int | None = None,
         input_grid: InputGrid | None = None,
+        samples: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.rectified = rectified
@@ -62,7 +65,8 @@ class SNN(nn.Module):
         self.input_grid: InputGrid | None = None
         if weight_bits is not None:
             self.input_grid = InputGrid() if input_grid is None else input_grid
-            self.quantized = quantize(graph, weight_bits, input_grid=self.input_grid, discretization=d)
+            on_grid = None if samples is None else _on_grid(samples, self.input_grid.step)
+            self.quantized = quantized(graph, weight_bits, self.input_grid, d, on_grid)
             graph = self.quantized.graph
         values = sum(math.prod(node.output_shape) for node in graph.nodes.values())
         self._frames = max(1, _VALUES // values)

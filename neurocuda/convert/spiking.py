@@ -8,6 +8,7 @@ Weights are rescaled so that every neuron has a threshold of 1: W' = W * theta_i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import nir
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from neurocuda.convert.max_pool import MAXIMUM
 from neurocuda.convert.rectified import in_order
 from neurocuda.errors import ArgumentError, raise_problems
-from neurocuda.graph import WEIGHTED, Graph, Node
+from neurocuda.graph import WEIGHTED, Graph, Node, soft_resets
 from neurocuda.graph.build import build
 from neurocuda.graph.model import align, fits
 
@@ -44,6 +45,20 @@ def spiking(
     of the network, its mean over time approximates what the network computes.
     """
     return _Writer(graph, thresholds, dt, initial).graph(metadata or {})
+
+
+def as_rectifiers(graph: Graph) -> Graph:
+    """The network of rectifiers that a graph from `spiking` stands for, in its units: each gives 0 to 1."""
+    loops = soft_resets(graph)
+    nodes = dict(graph.nodes)
+    spikes = {loop.threshold: loop.integrator for loop in loops}
+    gone = {loop.scale for loop in loops}
+    for loop in loops:
+        node = nodes[loop.integrator]
+        nodes[node.name] = replace(node, type="ReLU", parameters={"cap": np.array(1.0)})
+        del nodes[loop.threshold], nodes[loop.scale]
+    edges = [(a, b) for a, b in graph.edges if b not in spikes and not {a, b} & gone]
+    return replace(graph, nodes=nodes, edges=tuple((spikes.get(a, a), b) for a, b in edges))
 
 
 def initial_potential(node: Node, initial: float = 0.5) -> float:
