@@ -62,10 +62,12 @@ class IntegerLayers:
 
     def _holds(self, parameters: Parameters) -> bool:
         if not self._weights:
+            made = {}
             for name, entry in self._layers.items():
                 assert entry.integers is not None
                 weight = torch.from_numpy(entry.node.array("weight").astype(np.float32))
-                self._weights[name] = integer.whole(weight, entry.integers.weight_steps)
+                made[name] = integer.whole(weight, entry.integers.weight_steps)
+            self._weights = made  # all at once, for other threads
         now = [parameters[name, "weight"].detach() for name in self._weights]
         rest = [parameters[key].detach() for key in self._rest]
         same_bits = importlib.import_module("neurocuda._C").same_bits
@@ -78,9 +80,9 @@ class IntegerLayers:
 def _serves(x: Tensor) -> bool:
     return (
         x.is_cpu
+        and not torch.compiler.is_compiling()  # it looks at the rest only to warn of it
         and integer.gains()
         and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
         and torch._C._functorch.peek_interpreter_stack() is None
         and operators(x.device) is compiled

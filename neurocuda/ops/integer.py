@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+_MOST_SHAPES = 16
+"""Shapes of a signal for which weights are kept as the library wants them; then all are forgotten."""
+
 
 @dataclass(frozen=True, eq=False)
 class IntegerWeight:
@@ -38,10 +41,10 @@ def gains() -> bool:
 
 def whole(weight: Tensor, exponents: Sequence[int]) -> IntegerWeight:
     """Float32 weights [out, ...] as numbers times two to the exponent of each output channel; they must be that."""
-    steps = torch.tensor([2.0**exponent for exponent in exponents], dtype=torch.float32)
+    steps = torch.tensor([2.0**exponent for exponent in exponents], dtype=torch.float32, device=weight.device)
     by_channel = steps.reshape(-1, *[1] * (weight.dim() - 1))
     numbers = (weight.detach() / by_channel).to(torch.int8)
-    return IntegerWeight(numbers, steps, torch.zeros(len(exponents), dtype=torch.int64))
+    return IntegerWeight(numbers, steps, torch.zeros_like(steps, dtype=torch.int64))
 
 
 def same(weights: Sequence[Tensor], integers: Sequence[IntegerWeight]) -> bool:
@@ -84,12 +87,15 @@ def convolution(
     shape = tuple(frames.shape)
     packed = weight.packed.get(shape)
     if packed is None:
+        if len(weight.packed) >= _MOST_SHAPES:
+            weight.packed.clear()
         with _disable_current_modes():  # not a part of what is computed from the inputs
             numbers = weight.numbers.reshape(*weight.numbers.shape[:2], *ones, *weight.numbers.shape[2:])
             packed = torch.ops.onednn.qconv_prepack(
                 numbers, weight.steps, step, 0, stride, padding, dilation, groups, list(shape)
             )
         weight.packed[shape] = packed
+    bias = None if bias is None else bias.contiguous()  # the library reads its memory, whatever its strides are
     result: Tensor = torch.ops.onednn.qconv2d_pointwise.default(
         frames, step, 0, packed, weight.steps, weight.zeros, bias, stride, padding, dilation, groups,
         1.0, 0, torch.float32, "none", [], "",

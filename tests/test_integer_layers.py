@@ -1,0 +1,359 @@
+"""Layers that run as whole numbers, and spikes in bytes between them: the bits of any other way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from comparison import assert_equal, graph_of, order_of, recorded, tensors, told
+from conftest import FULL
+from drawn import counts, settings
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from integer_networks import (
+    BY_R,
+    COUNTS,
+    conv,
+    fc,
+    fires,
+    needs_bytes,
+    pool,
+    same,
+    spiking_graph,
+    ways,
+    within_bytes,
+)
+from layer_terms import terms_of
+from layers_at_bound import at_the_bound, extremes, ones, promise_of
+from make_nir import Node, delay, graph, input_, neuron, numbers, output, scale, threshold
+from strategies import Case, cases
+
+import neurocuda
+from neurocuda import Discretization, Executor
+from neurocuda.grids import InputGrid
+
+LAYERS = 4000 if FULL else 200
+GRAPHS = 1000 if FULL else 40
+
+
+def assert_again(net: Executor, x: dict[str, np.ndarray], *what: object) -> None:
+    """Calls give the same bits again and again: the second is recorded, the next run that."""
+    with torch.no_grad():
+        first, state = net(tensors(x))
+        for number in range(3):
+            again, after = net(tensors(x))
+            assert same(first, again), (number, *what)
+            assert same(state.tensors, after.tensors), (number, *what)
+
+
+# Every way is forced
+
+
+def on_grids(case: Case, draw: np.random.Generator) -> tuple[dict[str, InputGrid], dict[str, np.ndarray]]:
+    """A promise for each input, and a signal at its ends."""
+    grids = promise_of(draw, list(case.x))
+    return grids, {name: extremes(draw, grids[name], values.shape) for name, values in case.x.items()}
+
+
+def assert_ways(case: Case, seed: int, as_given: bool = False) -> None:
+    draw = np.random.default_rng(seed)
+    found, options = graph_of(case.raw), Discretization(**case.discretization)
+    grids, x = (None, case.x) if as_given else on_grids(case, draw)
+    if draw.random() < 0.3:  # held for all steps
+        x = {name: np.broadcast_to(signal[:1], signal.shape) for name, signal in x.items()}
+    net = Executor(found, options, input_grid=grids)
+    with np.errstate(all="ignore"):
+        expected = told(oracle.run(case.raw, x, case.discretization))
+    allowed = ways(net)
+    best = {name: hows[-1] for name, hows in allowed.items()}
+    forces = [{name: how} for name, hows in allowed.items() for how in hows if how != "ordered"]
+    for force in [best, *(forces if FULL else forces[:2])]:
+        steps = next(iter(x.values())).shape[0]
+        chunk, threads = int(draw.choice([1, 2, 3, max(1, steps)])), int(draw.choice([1, 1, 2]))
+        forced = Executor(found, options, force=force, chunk=chunk, input_grid=grids)  # type: ignore[arg-type]
+        counts["integer layers forced"] += len(forced.schedule.integer_layers)
+        counts["populations in bytes"] += len(forced.schedule.bytes)
+        what = f"{force}, chunk {chunk}, {threads} threads\n{forced}\n{forced.certificate}"
+        with settings(threads):
+            assert_equal(recorded(forced, x), expected, order_of(forced), what)
+        assert_again(forced, x, what)
+
+
+@given(cases(), st.integers(0, 2**32 - 1))
+def test_every_way_of_every_layer_equals_the_oracle(case: Case, seed: int) -> None:
+    assert_ways(case, seed)
+
+
+@examples(max_examples=300 if FULL else 25)
+@given(cases(max_nodes=7, fixed=COUNTS), st.integers(0, 2**32 - 1))
+def test_so_it_is_where_neurons_count(case: Case, seed: int) -> None:
+    assert_ways(case, seed)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_spiking_networks_equal_the_oracle(part: int) -> None:
+    for number in range(part * GRAPHS // 4, (part + 1) * GRAPHS // 4):
+        draw = np.random.default_rng([number, 7])
+        raw = spiking_graph(draw)
+        options = {**BY_R, **({"output_delay": 1} if draw.random() < 0.1 else {})}
+        steps, batch = int(draw.integers(1, 8)), int(draw.integers(1, 4))
+        x = {"input": draw.integers(0, int(draw.choice([2, 9])), (steps, batch, *raw["nodes"]["input"]["shape"]))}
+        assert_ways(Case(raw, {"input": x["input"].astype(np.float32)}, options), number, as_given=True)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_layers_at_the_bound_equal_their_exact_sums(part: int) -> None:
+    for case in range(part * LAYERS // 4, (part + 1) * LAYERS // 4):
+        draw = np.random.default_rng([case, 8])
+        node, shape, grid, scales = within_bytes(draw) if case % 4 else at_the_bound(draw)[:4]
+        if "weight" not in node:
+            continue
+        one = scale(scales.reshape(-1, *[1] * (len(shape) - 1)))
+        to = output(*oracle.output_shape(node, shape))
+        found = graph_of(graph("input>s s>l l>output", input=input_(*shape), s=one, l=node, output=to))
+        x = extremes(draw, grid, (2, 3, *shape))
+        exact = terms_of(node, x.reshape(-1, *shape) * one["scale"]).exact()
+        for how in ways(Executor(found, input_grid=grid))["l"][1:]:
+            net = Executor(found, force={"l": how}, chunk=1, input_grid=grid)  # type: ignore[dict-item]
+            with torch.no_grad(), settings(int(draw.choice([1, 2])), flush=bool(draw.random() < 0.3)):
+                y = [net(torch.from_numpy(x))[0].numpy() for _ in range(3)]
+            for values in y:
+                assert np.array_equal(values.ravel().astype(np.float64), exact), (case, how, node, grid, scales)
+            counts[f"layers at the bound, {how}"] += 1
+
+
+LARGE: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
+    "3 x 3": ((24, 48, 16, 16), {"padding": 1}),
+    "3 x 3, stride 2": ((33, 31, 17, 15), {"padding": 1, "stride": 2}),
+    "1 x 1": ((64, 65, 9, 9), {}),
+    "by channel": ((64, 64, 12, 12), {"padding": 1, "groups": 64}),
+    "in groups": ((32, 48, 10, 10), {"padding": 2, "dilation": 2, "groups": 4}),
+    "few channels": ((1, 3, 40, 40), {"padding": "same"}),
+    "matrix": ((500, 130), {}),
+}
+
+
+@needs_bytes
+@pytest.mark.parametrize("name", LARGE)
+def test_layers_of_real_sizes_equal_their_exact_sums(name: str) -> None:
+    """The library has other kernels for them."""
+    (into, out, *space), fields = LARGE[name]
+    kernel, groups = {"1 x 1": 1, "matrix": 0}.get(name, 3), fields.get("groups", 1)
+    draw = numbers(name)
+    weight = draw.integers(-127, 128, (out, into // groups, *[kernel] * len(space)))
+    bias = draw.integers(-(2**20), 2**20, out) / 256
+    node: Node = {"type": "Affine", "weight": weight.astype("f4") / 128, "bias": bias.astype("f4")}
+    if space:
+        node = {**node, "type": "Conv2d", "stride": 1, "padding": 0, "dilation": 1, "groups": 1, **fields}
+    to = output(*oracle.output_shape(node, (into, *space)))
+    found = graph_of(graph("input>l l>output", input=input_(into, *space), l=node, output=to))
+    high = int(2**22 // max(1.0, np.abs(weight).reshape(out, -1).sum(1).max()))
+    grid = InputGrid(high=min(255, max(1, high)))
+    net = Executor(found, force={"l": "integer"}, input_grid=grid)
+    x = draw.integers(0, int(grid.high) + 1, (2, 3, into, *space)).astype("f4")
+    frames, w, b = (torch.from_numpy(values).double() for values in (x.reshape(6, into, *space), node["weight"], bias))
+    functional = torch.nn.functional
+    exact = functional.conv2d(frames, w, b, **fields) if space else functional.linear(frames, w, b)
+    with torch.no_grad():
+        for threads in (1, 2, 1):
+            with settings(threads):
+                assert torch.equal(net(torch.from_numpy(x))[0].double().flatten(0, 1), exact)
+
+
+# Spikes in bytes
+
+
+IMAGE = (2, 4, 4)
+FLAT = {"type": "Flatten", "start_dim": 0, "end_dim": -1}
+ENDS = {"input": input_(*IMAGE), "c1": conv(3, 2), "n1": fires(3, 4, 4)}
+
+BYTES: dict[str, tuple[Node, dict[str, Any], set[str]]] = {
+    "one after another": (
+        graph(
+            "input>c1 c1>n1 n1>c2 c2>n2 n2>c3 c3>output",
+            **ENDS,
+            c2=conv(2, 3, key=5),
+            n2=fires(2, 4, 4),
+            c3=conv(1, 2, 1),
+            output=output(1, 4, 4),
+        ),
+        BY_R,
+        {"n1", "n2"},
+    ),
+    "a skip read by a layer and by neurons": (
+        graph(
+            "input>c1 c1>n1 n1>c2 c2>n2 n2>c3 c3>n3 n1>n3 n3>c4 n1>c4 c4>output",
+            **ENDS,
+            c2=conv(3, 3, key=2),
+            n2=fires(3, 4, 4, key=2),
+            c3=conv(3, 3, key=3),
+            n3=fires(3, 4, 4, key=3),
+            c4=conv(2, 3),
+            output=output(2, 4, 4),
+        ),
+        BY_R,
+        {"n1", "n2", "n3"},
+    ),
+    "twice the same edge": (
+        graph("input>c1 c1>n1 n1>c2 n1>c2 c2>output", **ENDS, c2=conv(2, 3), output=output(2, 4, 4)),
+        BY_R,
+        {"n1"},
+    ),
+    "many readers, and an output": (
+        graph(
+            "input>c1 c1>n1 n1>c2 n1>p n1>q n1>f n1>s n1>t n1>d n1>li n1>out2 "
+            "c2>out1 p>out3 q>out3 f>out4 s>out5 t>out5 d>out5 li>out5",
+            **ENDS,
+            c2=conv(2, 3),
+            p=pool("SumPool2d"),
+            q=pool("AvgPool2d"),
+            f=FLAT,
+            s=scale(0.3),
+            t=threshold(0.5),
+            d=delay(2.0),
+            li=neuron("LI", 3, 4, 4),
+            out1=output(2, 4, 4),
+            out2=output(3, 4, 4),
+            out3=output(3, 2, 2),
+            out4=output(48),
+            out5=output(3, 4, 4),
+        ),
+        BY_R,
+        {"n1"},
+    ),
+    "pool and flatten between": (
+        graph(
+            "input>c1 c1>n1 n1>p p>c2 c2>n2 n2>f f>fc fc>n3 n3>gc gc>output",
+            **ENDS,
+            p=pool("SumPool2d"),
+            c2=conv(2, 3),
+            n2=fires(2, 2, 2),
+            f=FLAT,
+            fc=fc(5, 8),
+            n3=fires(5),
+            gc=fc(2, 5),
+            output=output(2),
+        ),
+        BY_R,
+        {"n3"},
+    ),
+    "soft reset": (
+        graph(
+            "input>c1 c1>i i>t t>z z>i t>c2 t>n2 c2>n2 n2>c3 c3>output",
+            input=input_(*IMAGE),
+            c1=conv(3, 2),
+            i=ones("I", 3, 4, 4),
+            t=threshold(np.full((3, 4, 4), 3.0)),
+            z=scale(np.full((3, 4, 4), -4.0)),
+            c2=conv(3, 3),
+            n2=fires(3, 4, 4),
+            c3=conv(2, 3),
+            output=output(2, 4, 4),
+        ),
+        BY_R,
+        {"t", "n2"},
+    ),
+    "a step late": (
+        graph("input>c1 c1>n1 n1>c2 c2>n2 n2>output", **ENDS, c2=conv(2, 3), n2=fires(2, 4, 4), output=output(2, 4, 4)),
+        {**BY_R, "output_delay": 1},
+        set(),
+    ),
+    "a reader in a cycle": (
+        graph(
+            "input>c1 c1>n1 n1>c2 c2>output n1>n2 n2>c3 c3>n2 n2>output2 n2>c4 c4>output",
+            **ENDS,
+            c2=conv(2, 3),
+            n2=fires(3, 4, 4, key=2),
+            c3=conv(3, 3, key=3),
+            c4=conv(2, 3, key=4),
+            output=output(2, 4, 4),
+            output2=output(3, 4, 4),
+        ),
+        BY_R,
+        set(),
+    ),
+    "a neuron and its weight": (
+        graph(
+            "input>a a>n1 n1>b b>lif lif>w w>lif lif>c c>output n1>lif",
+            input=input_(4),
+            a=fc(3, 4),
+            n1=fires(3),
+            b=fc(3, 3),
+            lif=neuron("CubaLIF", 3),
+            w=fc(3, 3, 1),
+            c=fc(2, 3),
+            output=output(2),
+        ),
+        {},
+        set(),
+    ),
+    "counts": (
+        graph(
+            "input>c1 c1>t t>n1 n1>c2 c2>n2 n2>output n1>n2 n1>output2",
+            input=input_(*IMAGE),
+            c1=conv(3, 2),
+            t=threshold(1.0),
+            n1=ones("IF", 3, 4, 4, r=np.full((3, 4, 4), 252.5)),
+            c2=conv(3, 3),
+            n2=ones("IF", 3, 4, 4, v_threshold=np.full((3, 4, 4), 50.0)),
+            output=output(3, 4, 4),
+            output2=output(3, 4, 4),
+        ),
+        COUNTS,
+        {"n1"},
+    ),
+}
+
+
+@needs_bytes
+@pytest.mark.parametrize("name", BYTES)
+def test_spikes_in_bytes_give_the_same_bits(name: str) -> None:
+    raw, options, in_bytes = BYTES[name]
+    found, d = graph_of(raw), Discretization(**options)
+    force = {name: hows[-1] for name, hows in ways(Executor(found, d)).items()}
+    shape = tuple(raw["nodes"]["input"]["shape"])
+    for chunk, batch, threads in ((1, 2, 1), (3, 1, 2), (32, 3, 1)):
+        net = Executor(found, d, force=force, chunk=chunk)  # type: ignore[arg-type]
+        assert net.schedule.bytes == in_bytes
+        assert len(net.schedule.integer_layers) > 0
+        x = {"input": numbers(name, chunk).integers(0, 9, (8, batch, *shape)).astype("f4")}
+        expected = oracle.run(raw, x, options)
+        assert all(expected.node_outputs[population].any() for population in in_bytes)
+        with settings(threads):
+            assert_equal(recorded(net, x), told(expected), order_of(net), str(net))
+            assert_again(net, x)
+            assert_types(net, x)
+            with torch.no_grad(), neurocuda.use_backend("reference"):
+                assert same(net(tensors(x))[0], net_outputs(net, x))
+
+
+def net_outputs(net: Executor, x: dict[str, np.ndarray]) -> Any:
+    with torch.no_grad():
+        return net(tensors(x))[0]
+
+
+def assert_types(net: Executor, x: dict[str, np.ndarray]) -> None:
+    """Nothing that a user sees is in bytes."""
+    with torch.no_grad():
+        record = dict.fromkeys(net.schedule.bytes, ("spikes", "output", "input"))
+        result = net.run(tensors(x), record=record)
+    seen = list(result.output.values()) if isinstance(result.output, dict) else [result.output]
+    seen += [*result.state.tensors.values(), *(t for of_node in result.recordings.values() for t in of_node.values())]
+    assert {t.dtype for t in seen} == {torch.float32}
+
+
+@needs_bytes
+@pytest.mark.parametrize(("gain", "fits"), [(253.0, True), (254.0, False)])
+def test_counts_beyond_a_byte_are_floats(gain: float, fits: bool) -> None:
+    nodes = {"t": threshold(0.5), "n": ones("IF", 4, r=np.full(4, gain)), "fc": fc(2, 4)}
+    raw = graph("input>t t>n n>fc fc>output", input=input_(4), output=output(2), **nodes)
+    found, d = graph_of(raw), Discretization(**COUNTS)
+    assert ("integer" in ways(Executor(found, d))["fc"]) is fits
+    net = Executor(found, d, force={"fc": "integer" if fits else "library"})
+    assert net.schedule.bytes == ({"n"} if fits else set())
+    x = {"input": np.ones((6, 2, 4), np.float32)}
+    assert_equal(recorded(net, x), told(oracle.run(raw, x, COUNTS)), order_of(net), str(net))

@@ -1,0 +1,438 @@
+"""Whole numbers end where what was proved ends: inputs off their grid, parameters that change, what watches a call."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from comparison import graph_of
+from drawn import settings
+from integer_networks import (
+    BY_R,
+    COUNTS,
+    copy_parameters,
+    fc,
+    fires,
+    library_of,
+    needs_bytes,
+    two_layers,
+    ways,
+    whole_signal,
+)
+from layers_at_bound import ones
+from make_nir import delay, graph, input_, numbers, output, scale, signal, threshold
+from torch import Tensor
+
+from neurocuda import ArgumentError, Discretization, Executor
+from neurocuda.grids import InputGrid
+from neurocuda.ops import integer
+
+pytestmark = needs_bytes
+
+
+@pytest.fixture
+def multiplied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of the signals of all integer products that Python asks for; a recorded call asks for none."""
+    shapes: list[tuple[int, ...]] = []
+    plain = integer.convolution
+
+    def noted(x: Tensor, *rest: Any) -> Tensor:
+        shapes.append(tuple(x.shape))
+        return plain(x, *rest)
+
+    monkeypatch.setattr(integer, "convolution", noted)
+    return shapes
+
+
+OFF = {"half": 0.5, "more": 256.0, "less": -1.0, "huge": 1e30, "tiny": 1e-40, "nearly": 1 + 2.0**-23}
+
+
+@pytest.mark.parametrize("value", OFF.values(), ids=OFF)
+def test_a_chunk_off_its_grid_runs_in_float(value: float, multiplied: list[tuple[int, ...]]) -> None:
+    x = whole_signal()
+    x[3, 1, 7] = value
+    float_, net = two_layers(force={"a": "library", "b": "library"}), two_layers()
+    with torch.no_grad():
+        record = {"a": "output", "b": "output"}
+        expected, found = float_.run(x, record=record), net.run(x, record=record)
+        whole = [shape for shape in multiplied if shape[1] == 40]
+        assert whole == [(4, 40)] * 3, "three of the four chunks"
+        assert len(multiplied) == 7, "the layer after the spikes rests on no input"
+        for name in record:
+            assert torch.equal(found.recordings[name]["output"], expected.recordings[name]["output"])
+        for _ in range(3):
+            assert torch.equal(net(x)[0], expected.output)
+            assert torch.equal(net(whole_signal())[0], float_(whole_signal())[0])
+
+
+def test_negative_zero_and_the_ends_are_on_the_grid(multiplied: list[tuple[int, ...]]) -> None:
+    net, x = two_layers(), torch.zeros(2, 1, 40)
+    x[0, 0, 0], x[1, 0, 1] = -0.0, 255.0
+    with torch.no_grad():
+        assert torch.equal(net(x)[0], library_of(net)(x)[0])
+    assert (2, 40) in multiplied
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.int8, torch.float16, torch.bfloat16])
+def test_narrow_and_held_inputs_give_the_same_bits(dtype: torch.dtype, multiplied: list[tuple[int, ...]]) -> None:
+    x = whole_signal().to(dtype)
+    held = x[:1].expand(8, -1, -1)
+    with torch.no_grad():
+        for signal_ in (x, held, x.transpose(0, 1).contiguous().transpose(0, 1), x[:, :1].expand(-1, 3, -1), x[::2]):
+            net, expected = two_layers(), two_layers(force={})
+            for _ in range(4):
+                assert torch.equal(net(signal_)[0], expected(signal_.float())[0])
+            assert any(shape[1] == 40 for shape in multiplied)
+            multiplied.clear()
+        if dtype in (torch.int8, torch.float16, torch.bfloat16):
+            x[3, 0, 0] = -2
+            assert torch.equal(net(x)[0], library_of(net)(x)[0])
+
+
+def test_a_byte_may_be_off_a_narrower_promise() -> None:
+    net = two_layers(input_grid=InputGrid(high=5))
+    x = whole_signal().to(torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(net(x)[0], library_of(net)(x)[0])
+        x[5, 0, 2] = 200
+        assert torch.equal(net(x)[0], library_of(net)(x)[0])
+
+
+def test_a_promise_that_ends_between_multiples() -> None:
+    net = two_layers(input_grid=InputGrid(high=256 - 1e-9))
+    x = torch.full((2, 1, 40), 256.0)
+    with torch.no_grad():
+        assert torch.equal(net(x)[0], library_of(net)(x)[0])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_refused_by_name(value: float) -> None:
+    net, x = two_layers(), whole_signal()
+    bad = x.clone()
+    bad[5, 1, 3] = value
+    for _ in range(4):
+        with torch.no_grad():
+            net(x)
+            with pytest.raises(ArgumentError, match=rf"input 'input': expected finite numbers, found {value} at index"):
+                net(bad)
+            net(x[:1])
+            with pytest.raises(ArgumentError, match="input 'input': expected finite numbers"):
+                net(bad[5:6])
+
+
+def test_one_input_of_two_off_its_grid() -> None:
+    nodes = {"a": fc(4, 3), "b": fc(4, 5), "n": fires(4), "c": fc(2, 4)}
+    ends = {"x": input_(3), "y": input_(5), "output": output(2)}
+    found = graph_of(graph("x>a y>b a>n b>n n>c c>output", **nodes, **ends))
+    grids = {"x": InputGrid(0.25, 0, 8)}
+    net = Executor(found, Discretization(**BY_R), force=dict.fromkeys("abc", "integer"), chunk=2, input_grid=grids)
+    draw = numbers("two")
+    x = torch.from_numpy(draw.integers(0, 33, (8, 2, 3)).astype("f4") / 4)
+    y = torch.from_numpy(draw.integers(0, 9, (8, 2, 5)).astype("f4"))
+    y[2, 0, 0], x[6, 0, 0] = 0.25, 0.125
+    with torch.no_grad():
+        for _ in range(3):
+            assert torch.equal(net({"x": x, "y": y})[0], library_of(net)({"x": x, "y": y})[0])
+
+
+KEPT = {
+    "a delay": (
+        graph("input>d d>fc fc>output", input=input_(3), d=delay(2.0, 1.0, 3.0), fc=fc(5, 3), output=output(5)),
+        {},
+    ),
+    "what a delay is summed with": (
+        graph(
+            "input>d d>s input>s s>fc fc>output",
+            input=input_(3),
+            d=delay(2.0),
+            s=scale(1.0),
+            fc=fc(5, 3),
+            output=output(5),
+        ),
+        {},
+    ),
+    "counts": (
+        graph("input>n n>fc fc>output", input=input_(3), n=ones("IF", 3), fc=fc(5, 3), output=output(5)),
+        COUNTS,
+    ),
+    "counts beside spikes": (
+        graph(
+            "input>n n>t t>fc fc>output n>gc gc>output",
+            input=input_(3),
+            n=ones("IF", 3),
+            t=threshold(2.0),
+            fc=fc(5, 3),
+            gc=fc(5, 3, 1),
+            output=output(5),
+        ),
+        COUNTS,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_a_state_kept_of_a_chunk_off_its_grid(name: str) -> None:
+    """A later chunk is on the grid, and what it reads is not."""
+    raw, options = KEPT[name]
+    found, d, grid = graph_of(raw), Discretization(**options), InputGrid(high=4)
+    force = {node: hows[-1] for node, hows in ways(Executor(found, d, input_grid=grid)).items()}
+    for off in (0.5, 1003.0, 2.0**24 + 2, 1.7e20):
+        net = Executor(found, d, chunk=2, input_grid=grid, force=force)  # type: ignore[arg-type]
+        x = numbers(name).integers(0, 5, (8, 2, 3)).astype("f4")
+        x[2:4] = off
+        with torch.no_grad():
+            for _ in range(3):
+                assert torch.equal(net(torch.from_numpy(x))[0], library_of(net)(torch.from_numpy(x))[0])
+
+
+# Parameters that change
+
+
+def warm() -> Executor:
+    net = two_layers(chunk=8)
+    with torch.no_grad():
+        for _ in range(3):
+            net(whole_signal())
+    return net
+
+
+def parameter(net: Executor, node: str, field: str) -> torch.nn.Parameter:
+    name = net.parameter_name(node, field)
+    assert name is not None
+    held: torch.nn.Parameter = getattr(net, name)
+    return held
+
+
+def optimizer_step(net: Executor) -> None:
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    net(whole_signal())[0].sum().backward()
+    optimizer.step()
+
+
+def replaced(net: Executor) -> None:
+    name = net.parameter_name("a", "weight")
+    assert name is not None
+    setattr(net, name, torch.nn.Parameter(getattr(net, name).detach() * 3 + 0.01))
+
+
+def other_weights(net: Executor) -> None:
+    net.load_state_dict({name: value * 1.5 + 0.125 for name, value in net.state_dict().items()})
+
+
+def numpy_view(net: Executor) -> None:
+    parameter(net, "a", "weight").detach().numpy()[0, 0] += 1 / 64
+
+
+EDITS: dict[str, Callable[[Executor], object]] = {
+    "a step of an optimizer": optimizer_step,
+    "a weight through .data": lambda net: parameter(net, "b", "weight").data.add_(0.3),
+    "one bit of a weight": lambda net: parameter(net, "a", "weight").data.view(torch.int32)[3, 3:4].bitwise_xor_(1),
+    "a weight, still on its grid": lambda net: parameter(net, "a", "weight").data[1, 1:2].add_(1 / 64),
+    "a numpy view": numpy_view,
+    "a bias": lambda net: parameter(net, "b", "bias").data.add_(0.1),
+    "a threshold": lambda net: parameter(net, "n", "v_threshold").mul_(0.5),
+    "another tensor in its place": replaced,
+    "load_state_dict": other_weights,
+    "a weight of 128": lambda net: parameter(net, "a", "weight").data[0, 0:1].fill_(2.0),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_a_changed_parameter_ends_it(name: str, multiplied: list[tuple[int, ...]]) -> None:
+    net = warm()
+    assert multiplied
+    multiplied.clear()
+    before = net_of(net)
+    EDITS[name](net)
+    expected = copy_parameters(net, two_layers(chunk=8, force={"a": "library", "b": "library"}))
+    x = whole_signal()
+    with torch.no_grad():
+        for signal_ in (x, x + 0.5, x):
+            assert torch.equal(net(signal_)[0], expected(signal_)[0])
+        assert not multiplied
+        assert torch.equal(before(x)[0], library_of(before)(x)[0])
+
+
+def net_of(net: Executor) -> Executor:
+    """A copy, which has its own parameters."""
+    return copy.deepcopy(net)
+
+
+def test_a_scale_before_a_layer_is_a_part_of_its_proof(multiplied: list[tuple[int, ...]]) -> None:
+    raw = graph("input>s s>a a>output", input=input_(3), s=scale([1.0, 2.0, 0.5]), a=fc(4, 3), output=output(4))
+    net = Executor(graph_of(raw), force={"a": "integer"}, input_grid=InputGrid(high=31))
+    x = torch.from_numpy(signal(4, 2, 3)) * 31
+    with torch.no_grad():
+        for _ in range(3):
+            net(x)
+        assert multiplied
+        multiplied.clear()
+        parameter(net, "s", "scale").mul_(0.3)
+        assert torch.equal(net(x)[0], library_of(net)(x)[0])
+        assert not multiplied
+
+
+def test_a_restored_parameter_gives_the_first_bits() -> None:
+    net, x = warm(), whole_signal()
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    with torch.no_grad():
+        first = net(x)[0]
+        parameter(net, "b", "weight").mul_(2)
+        assert not torch.equal(net(x)[0], first)
+        net.load_state_dict(state)
+        assert torch.equal(net(x)[0], first)
+
+
+def by_torch(net: Executor) -> Executor:
+    file = io.BytesIO()
+    torch.save(net, file)
+    file.seek(0)
+    loaded: Executor = torch.load(file, weights_only=False)
+    return loaded
+
+
+COPIES: dict[str, Callable[[Executor], Executor]] = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda net: pickle.loads(pickle.dumps(net)),
+    "torch.save": by_torch,
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_a_copy_goes_on_with_integers_of_its_own(name: str, multiplied: list[tuple[int, ...]]) -> None:
+    net, x = warm(), whole_signal()
+    with torch.no_grad():
+        expected = net(x)[0]
+        multiplied.clear()
+        other = COPIES[name](net)
+        assert torch.equal(other(x)[0], expected)
+        assert multiplied
+        parameter(other, "a", "weight").mul_(0.7)
+        assert torch.equal(other(x)[0], library_of(other)(x)[0])
+        assert torch.equal(net(x)[0], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_types_of_parameters_run_in_float(dtype: torch.dtype) -> None:
+    for net in (warm(), two_layers()):
+        with torch.no_grad():
+            x = whole_signal()
+            converted, expected = net_of(net).to(dtype), library_of(net).to(dtype)
+            assert torch.equal(converted(x)[0], expected(x)[0])
+            assert torch.equal(converted.float()(x)[0], expected.float()(x)[0])
+
+
+# What watches a call
+
+
+def test_gradients_are_those_of_the_library() -> None:
+    net, x = warm(), whole_signal().requires_grad_()
+    expected = library_of(net)
+    y = whole_signal().requires_grad_()
+    found_, told_ = net(x)[0], expected(y)[0]
+    assert torch.equal(found_, told_)
+    for output_ in (found_, told_):
+        (output_ * torch.arange(3.0)).sum().backward()
+    for (name, a), (_, b) in zip(net.named_parameters(), expected.named_parameters(), strict=True):
+        assert a.grad is not None
+        assert b.grad is not None
+        assert torch.equal(a.grad, b.grad), name
+    assert x.grad is not None
+    assert y.grad is not None
+    assert torch.equal(x.grad, y.grad)
+    with torch.no_grad():
+        assert torch.equal(net(x.detach())[0], told_)
+
+
+def test_a_compiled_network_gives_the_same_bits() -> None:
+    net, x = two_layers(chunk=8), whole_signal()
+    compiled = torch.compile(lambda t: net(t)[0], backend="aot_eager")
+    with torch.no_grad():
+        expected = net(x)[0]
+        for _ in range(2):
+            assert torch.equal(compiled(x), expected)
+            assert torch.equal(net(x)[0], expected)
+
+
+def test_vmap_gives_the_same_bits() -> None:
+    net, x = warm(), torch.stack([whole_signal(), whole_signal(8, 2) + 1]).to(torch.uint8)
+    with torch.no_grad():
+        found_ = torch.vmap(lambda t: net(t)[0])(x)
+        assert torch.equal(found_, torch.stack([net(t)[0] for t in x]))
+
+
+def test_autocast_is_that_of_the_library() -> None:
+    net, x = warm(), whole_signal()
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
+            found_, expected = net(x)[0], library_of(net)(x)[0]
+        assert torch.equal(found_, expected)
+    with torch.no_grad():
+        assert torch.equal(net(x)[0], library_of(net)(x)[0])
+
+
+def test_other_modes_give_the_same_bits() -> None:
+    x = whole_signal()
+    for first in (torch.inference_mode, torch.no_grad):
+        net = two_layers(chunk=8)
+        with first():
+            expected = net(x)[0]
+        for mode in (torch.inference_mode, torch.no_grad, torch.enable_grad):
+            with mode():
+                for _ in range(3):
+                    assert torch.equal(net(x)[0], expected)
+        parameters = dict(net.named_parameters())
+        with torch.no_grad():
+            again = torch.func.functional_call(net, parameters, (x,))[0]
+            twice = torch.func.functional_call(net, {n: t * 2 for n, t in parameters.items()}, (x,))[0]
+            assert torch.equal(again, expected)
+            assert torch.equal(twice, library_doubled(net)(x)[0])
+            assert torch.equal(net(x)[0], expected)
+
+
+def library_doubled(net: Executor) -> Executor:
+    other = library_of(net)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.mul_(2)
+    return other
+
+
+def test_settings_of_torch_change_no_bit() -> None:
+    """The default device is not where the weights are made, and another number of threads has them packed alike."""
+    net, expected = two_layers(), two_layers(force={})
+    x = whole_signal()
+    with torch.no_grad():
+        y, into = expected(x)[0], torch.empty(8, 2, 3)
+        with torch.device("meta"):
+            assert torch.equal(net(x)[0], y)
+        for threads in (1, 2, 1):
+            with settings(threads):
+                net(x, out=into)
+                assert torch.equal(into, y)
+
+
+def test_many_shapes_are_not_all_kept() -> None:
+    net, expected = two_layers(), two_layers(force={})
+    with torch.no_grad():
+        for batch in range(1, 40):
+            x = whole_signal(2, batch)
+            assert torch.equal(net(x)[0], expected(x)[0])
+        assert net(whole_signal(3, 0))[0].shape == (3, 0, 3)
+        assert net(whole_signal(0, 3))[0].shape == (0, 3, 3)
+    weights = net._integers._weights
+    assert max(len(weight.packed) for weight in weights.values()) <= 16
+
+
+def test_what_is_not_proved_cannot_be_forced() -> None:
+    raw = graph(
+        "input>a a>output", input=input_(3), a={**fc(2, 3), "weight": np.full((2, 3), 0.3, "f4")}, output=output(2)
+    )
+    with pytest.raises(ArgumentError, match="force: expected 8-bit weights and signals for node 'a', found "):
+        Executor(graph_of(raw), force={"a": "integer"})
