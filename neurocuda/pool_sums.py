@@ -1,4 +1,4 @@
-"""Average pools of a graph as sums, the division by their area in the weights that come after them.
+"""Average pools of a graph as sums, the division by their area in the weights that come after, or else before, them.
 
 A sum of whole numbers is one; its mean mostly is not on any grid of a power of two.
 """
@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from neurocuda.graph import WEIGHTED, Graph
+from neurocuda.graph import WEIGHTED, Graph, Node
 
 _TAKES = WEIGHTED | {"Scale"}
 _CARRIERS = frozenset({"Flatten", "Delay", "Identity", "SumPool2d", "AvgPool2d"})
@@ -27,7 +27,11 @@ class _Kept(Exception):
 
 
 def with_sums(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
-    """The graph with SumPool2d for AvgPool2d where weights behind it can take the division; and what became of each."""
+    """The graph with SumPool2d for AvgPool2d where weights can take the division; and what became of each.
+
+    Weights behind a pool take it, where those are all that reads it. If not, and the division is by no power of two,
+    weights before it do.
+    """
     into: dict[str, list[str]] = {name: [] for name in graph.nodes}
     out_of: dict[str, list[str]] = {name: [] for name in graph.nodes}
     for a, b in graph.edges:
@@ -43,24 +47,44 @@ def with_sums(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
         except _Kept as clash:
             changed -= clash.pools
             kept |= dict.fromkeys(clash.pools, clash.because)
+    areas = {name: math.prod(graph.nodes[name].numbers("kernel_size")) for name in pools}
+    before = {
+        source: name
+        for name in pools
+        if name not in changed and areas[name].bit_count() != 1 and _alone(graph, into, out_of, name)
+        for source in into[name]
+    }
     nodes = {}
     for name, node in graph.nodes.items():
-        if name in changed:
+        if name in changed or name in before.values():
             nodes[name] = replace(node, type="SumPool2d")
-        elif node.type in _TAKES and taken[name] != 1:
-            field = "scale" if node.type == "Scale" else "weight"
-            divided = node.array(field).astype(np.float64) / taken[name]
-            nodes[name] = replace(node, parameters={**node.parameters, field: divided})
+        elif node.type in _TAKES and (taken[name] != 1 or name in before):
+            nodes[name] = _divided(node, taken[name], areas[before[name]] if name in before else 1)
     notes = []
     for name in pools:
-        area = math.prod(graph.nodes[name].numbers("kernel_size"))
-        if name in changed:
-            readers = ", ".join(map(repr, _layers_behind(graph, out_of, name)))
-            notes.append(f"node {name!r}: AvgPool2d became SumPool2d, 1/{area} went into the weights of {readers}")
+        if name in nodes:
+            takers = into[name] if name in before.values() else _layers_behind(graph, out_of, name)
+            whose = ", ".join(map(repr, sorted(set(takers))))
+            notes.append(f"node {name!r}: AvgPool2d became SumPool2d, 1/{areas[name]} went into the weights of {whose}")
         else:
-            rest = "a power of two" if area.bit_count() == 1 else "no power of two: its mean leaves the grid"
-            notes.append(f"node {name!r}: AvgPool2d stays, as {kept[name]!r} cannot take 1/{area}, {rest}")
+            rest = "a power of two" if areas[name].bit_count() == 1 else "no power of two: its mean leaves the grid"
+            notes.append(f"node {name!r}: AvgPool2d stays, as {kept[name]!r} cannot take 1/{areas[name]}, {rest}")
     return replace(graph, nodes={**graph.nodes, **nodes}), tuple(notes)
+
+
+def _alone(graph: Graph, into: Mapping[str, list[str]], out_of: Mapping[str, list[str]], pool: str) -> bool:
+    """Whether all that a pool reads has weights, and feeds nothing but it."""
+    sources = into[pool]
+    return bool(sources) and all(graph.nodes[name].type in _TAKES and set(out_of[name]) == {pool} for name in sources)
+
+
+def _divided(node: Node, into: int, out: int) -> Node:
+    """A layer or a Scale that takes `into` times what it took, and gives its result over `out`."""
+    field = "scale" if node.type == "Scale" else "weight"
+    fresh = {field: node.array(field).astype(np.float64) / (into * out)}
+    if out != 1 and "bias" in node.parameters:
+        fresh["bias"] = node.array("bias").astype(np.float64) / out
+    return replace(node, parameters={**node.parameters, **fresh})
 
 
 class _Factors:

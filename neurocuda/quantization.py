@@ -254,7 +254,8 @@ def _with(node: Node, field: str, value: np.ndarray) -> Node:
     old = node.array(field)
     if old.shape == value.shape and (old == value).all():
         return node
-    return replace(node, parameters={**node.parameters, field: value.astype(old.dtype)})
+    value = value.astype(np.result_type(old.dtype, np.float32))  # which holds what is on a grid
+    return replace(node, parameters={**node.parameters, field: value})
 
 
 def _rounded(node: Node, bits: int, x: Grid | None) -> Node:

@@ -90,6 +90,28 @@ CASES: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
         [],
         ["p"],
     ),
+    "a neuron reads what a convolution gives": (
+        graph(
+            "in_>c c>p in_>d d>p p>n n>out",
+            **IMAGE,
+            c=conv(3, 2),
+            d=conv(3, 2),
+            p=average(3),
+            n=neuron("I"),
+        ),
+        ["p"],
+        [],
+    ),
+    "another node too reads what a convolution gives": (
+        graph("in_>c c>p p>n n>out c>m m>out", **IMAGE, c=conv(3, 2), p=average(3), n=neuron("I"), m=average(3)),
+        [],
+        ["m", "p"],
+    ),
+    "a power of two need not go before": (
+        graph("in_>c c>p p>n n>out", **{**IMAGE, "out": output(3, 6, 6)}, c=conv(3, 2), p=average(2), n=neuron("I")),
+        [],
+        ["p"],
+    ),
     "one of two can": (
         graph(
             "in_>p p>c c>out in_>q q>n n>seen",
