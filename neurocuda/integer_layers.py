@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from neurocuda.lowering import LoweredNode, LoweredSchedule
 from neurocuda.ops import compiled, integer
 from neurocuda.ops.backends import operators
 from neurocuda.ops.integer import IntegerWeight
+from neurocuda.ops.recording import recordable
 
 Parameters = Mapping[tuple[str, str], Tensor]
 """By node and field."""
@@ -43,8 +44,7 @@ class IntegerLayers:
 
     def usable(self, inputs: Mapping[str, Tensor], parameters: Parameters) -> dict[str, IntegerWeight]:
         """The weights of the layers that may run as whole numbers in this call, by name."""
-        x = next(iter(inputs.values()), None)
-        if not self._layers or x is None or not _serves(x) or not self._holds(parameters):
+        if not self._layers or not inputs or not _serves(inputs.values()) or not self._holds(parameters):
             return {}
         return self._weights
 
@@ -77,13 +77,12 @@ class IntegerLayers:
         return False
 
 
-def _serves(x: Tensor) -> bool:
+def _serves(inputs: Collection[Tensor]) -> bool:
+    """Whether nothing watches the call, which would see the choice of one chunk for that of all."""
     return (
-        x.is_cpu
-        and not torch.compiler.is_compiling()  # it looks at the rest only to warn of it
+        recordable(inputs)
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and all(x.is_cpu for x in inputs)
         and integer.gains()
-        and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and operators(x.device) is compiled
+        and operators(next(iter(inputs)).device) is compiled
     )

@@ -153,7 +153,7 @@ def test_layers_of_real_sizes_equal_their_exact_sums(name: str) -> None:
     found = graph_of(graph("input>l l>output", input=input_(into, *space), l=node, output=to))
     high = int(2**22 // max(1.0, np.abs(weight).reshape(out, -1).sum(1).max()))
     grid = InputGrid(high=min(255, max(1, high)))
-    net = Executor(found, force={"l": "integer"}, input_grid=grid)
+    nets = [Executor(found, force={"l": how}, input_grid=grid) for how in ("integer", "library")]  # type: ignore[dict-item]
     x = draw.integers(0, int(grid.high) + 1, (2, 3, into, *space)).astype("f4")
     frames, w, b = (torch.from_numpy(values).double() for values in (x.reshape(6, into, *space), node["weight"], bias))
     functional = torch.nn.functional
@@ -161,7 +161,8 @@ def test_layers_of_real_sizes_equal_their_exact_sums(name: str) -> None:
     with torch.no_grad():
         for threads in (1, 2, 1):
             with settings(threads):
-                assert torch.equal(net(torch.from_numpy(x))[0].double().flatten(0, 1), exact)
+                for net in nets:
+                    assert torch.equal(net(torch.from_numpy(x))[0].double().flatten(0, 1), exact)
 
 
 # Spikes in bytes

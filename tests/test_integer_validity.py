@@ -28,6 +28,7 @@ from integer_networks import (
 from layers_at_bound import ones
 from make_nir import delay, graph, input_, numbers, output, scale, signal, threshold
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from neurocuda import ArgumentError, Discretization, Executor
 from neurocuda.grids import InputGrid
@@ -358,6 +359,35 @@ def test_a_compiled_network_gives_the_same_bits() -> None:
         for _ in range(2):
             assert torch.equal(compiled(x), expected)
             assert torch.equal(net(x)[0], expected)
+
+
+class Alone(torch.nn.Module):
+    """A network whose output is a tensor and no state."""
+
+    def __init__(self, net: Executor) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Any:
+        return self.net(x)[0]
+
+
+TRACED: dict[str, Callable[[Alone, Tensor], Any]] = {
+    "torch.jit.trace": lambda net, x: torch.jit.trace(net, x, check_trace=False),
+    "make_fx": lambda net, x: make_fx(lambda t: net(t))(x),
+    "torch.export": lambda net, x: torch.export.export(net, (x,)).module(),
+}
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("how", TRACED)
+def test_a_trace_is_not_for_inputs_on_their_grid_alone(how: str) -> None:
+    for net in (two_layers(chunk=8), warm()):
+        x, expected = whole_signal(), library_of(net)
+        with torch.no_grad():
+            traced = TRACED[how](Alone(net), x)
+            for signal_ in (x, x + 0.5):
+                assert torch.equal(traced(signal_), expected(signal_)[0])
 
 
 def test_vmap_gives_the_same_bits() -> None:
