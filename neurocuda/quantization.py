@@ -31,8 +31,10 @@ QUANTIZED = "quantized"
 """Where a graph's metadata say its bits, and of each input the step and the bounds."""
 
 _ROUNDED = WEIGHTED | {"Scale"}
-_LEFT = 8
-"""Bits of a sum's 24 that a bias leaves free, for sums over branches and steps and for the next weights."""
+_LEFT = (8, 24)
+"""Bits of a sum's 24 that a bias leaves free, for sums over branches and steps and for the next weights; the second,
+which makes no step finer than that of the sum, if the first is not enough.
+"""
 
 _FINER = 8
 """Bits by which the step of a bias is finer than that of the weights at most."""
@@ -120,12 +122,16 @@ def quantize(
     inputs = promised(graph, input_grid)
     _check_finite(graph)
     summed, notes = with_sums(graph)
-    rounder = _Rounder(summed, d, inputs, steps, bits)
-    nodes = rounder.nodes()
     about = {"bits": bits, "inputs": {name: [grid.step, grid.low, grid.high] for name, grid in inputs.items()}}
-    result = replace(graph, nodes=nodes, metadata={**graph.metadata, QUANTIZED: about})
-    certificate = certify(result, d, input_grid=inputs, steps=steps)
-    return Quantized(result, bits, _changes(summed, result), notes, inputs, certificate)
+    found: list[Quantized] = []
+    for left in _LEFT:
+        nodes = _Rounder(summed, d, inputs, steps, bits, left).nodes()
+        result = replace(graph, nodes=nodes, metadata={**graph.metadata, QUANTIZED: about})
+        certificate = certify(result, d, input_grid=inputs, steps=steps)
+        found.append(Quantized(result, bits, _changes(summed, result), notes, inputs, certificate))
+        if certificate.exact:
+            return found[-1]
+    return max(found, key=lambda quantized: sum(proof.exact for proof in quantized.certificate.proofs))
 
 
 def input_grid(samples: Sequence[np.ndarray], bits: int = 8) -> InputGrid:
@@ -172,10 +178,16 @@ class _Rounder(_Search):
     """Rounds each layer when the grid of what it sums is known."""
 
     def __init__(
-        self, graph: Graph, d: Discretization, inputs: Mapping[str, InputGrid], steps: int | None, bits: int
+        self,
+        graph: Graph,
+        d: Discretization,
+        inputs: Mapping[str, InputGrid],
+        steps: int | None,
+        bits: int,
+        left: int,
     ) -> None:
         super().__init__(graph, d, inputs, steps)
-        self.bits = bits
+        self.bits, self.left = bits, left
         self.loops = soft_resets(graph)
         self.resets = {loop.scale for loop in self.loops}
         self.rounded: dict[str, Node] = {}
@@ -185,7 +197,7 @@ class _Rounder(_Search):
         self.certificate()
         for name, node in self.graph.nodes.items():
             if node.type in _ROUNDED and name not in self.rounded and name not in self.resets:
-                self.rounded[name] = _rounded(node, self.bits, None)
+                self.rounded[name] = _rounded(node, self.bits, self.left, None)
         for loop in self.loops:
             self.rounded |= self._loop(loop)
         for name, node in self.graph.nodes.items():
@@ -195,7 +207,7 @@ class _Rounder(_Search):
 
     def _through(self, node: Node, x: Grid) -> Grid | _Lost:
         if node.type in _ROUNDED and node.name not in self.resets:
-            node = self.rounded[node.name] = _rounded(node, self.bits, x)
+            node = self.rounded[node.name] = _rounded(node, self.bits, self.left, x)
         return super()._through(node, x)
 
     def _arriving(self, name: str, without: str | None = None) -> Grid | None:
@@ -258,8 +270,11 @@ def _with(node: Node, field: str, value: np.ndarray) -> Node:
     return replace(node, parameters={**node.parameters, field: value})
 
 
-def _rounded(node: Node, bits: int, x: Grid | None) -> Node:
-    """A layer or a Scale with weights of at most so many bits, for a signal on the grid x if it is on one."""
+def _rounded(node: Node, bits: int, left: int, x: Grid | None) -> Node:
+    """A layer or a Scale with weights of at most so many bits, for a signal on the grid x if it is on one.
+
+    left: bits of the sum that its bias leaves free.
+    """
     field = "scale" if node.type == "Scale" else "weight"
     array = node.array(field).astype(np.float64)
     if field == "scale":
@@ -276,7 +291,7 @@ def _rounded(node: Node, bits: int, x: Grid | None) -> Node:
         found = np.where(over[:, None], on_grid(rows, fewer), found)
     total = _sum(node, found.reshape(array.shape), x)
     if total is not None and not _over(total, largest).any():
-        bias = on_step(bias, _bias_steps(total, largest))
+        bias = on_step(bias, _bias_steps(total, largest, left))
     else:  # no number of bits helps
         found = on_grid(rows, bits)
     fresh: dict[str, np.ndarray] = {field: found.reshape(array.shape)}
@@ -319,10 +334,11 @@ def _over(total: Sum | None, largest: np.ndarray) -> np.ndarray:
     return over
 
 
-def _bias_steps(total: Sum, largest: np.ndarray) -> np.ndarray:
-    """The exponent of the step of each row's biases: that of the sum, or as much finer as leaves the sum room."""
-    room = np.frexp(total.magnitude + largest)[1].astype(np.int64) - (24 - _LEFT)
-    finest = np.where(total.step > HIGHEST, room, np.maximum(room, total.step - _FINER))
+def _bias_steps(total: Sum, largest: np.ndarray, left: int) -> np.ndarray:
+    """The exponent of the step of each row's biases: that of the sum, or as much finer as leaves so many bits."""
+    whole = np.frexp(total.magnitude + largest)[1].astype(np.int64)  # no magnitude passes 2^whole
+    finest = np.maximum(whole - (24 - left), total.step - _FINER)
+    finest = np.where(total.step > HIGHEST, whole - 16, finest)  # a row of zeros
     steps: np.ndarray = np.maximum(np.minimum(total.step, finest), LEAST)
     return steps
 

@@ -365,6 +365,20 @@ def test_a_finer_step_of_the_bias_leaves_room() -> None:
     assert proof.steps_used <= 2**17
 
 
+def test_potentials_that_a_layer_sums(tmp_path: Path) -> None:
+    nodes = {"a": affine(6, 4), "i": {"type": "I", "r": 1e4}, "b": affine(3, 6, "b")}
+    before = made(graph("in_>a a>i i>b b>out", in_=input_(4), **nodes, out=output(3)))
+    promise = InputGrid(1, 0, 3)
+    assert not quantize(before, 8, input_grid=promise).certificate.exact
+    result = quantize(before, 8, input_grid=promise, steps=40)
+    assert result.certificate.exact
+    assert not quantize(before, 8, input_grid=promise, steps=2**20).certificate.exact
+    seen = told(result.graph, tmp_path / "a.nir", signal_of(before, 40))
+    for name in ("a", "b"):
+        assert_exact_in_any_order(result.graph.nodes[name], seen.node_inputs[name])
+    assert np.array_equal(seen.v["i"], seen.node_inputs["i"].astype(np.float64).cumsum(0))
+
+
 def test_the_text_is_a_table() -> None:
     result = quantize(made(residual()), 8, input_grid=InputGrid(0.5, -2, 2))
     text = str(result)

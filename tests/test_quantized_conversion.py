@@ -140,18 +140,19 @@ def test_the_report_and_the_choice_are_those_of_the_quantised_network() -> None:
 
 
 class Wide(nn.Module):
-    """What it sums twice without a neuron between is more than 24 bits hold."""
+    """What it sums three times without a neuron between is more than 24 bits hold."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second, self.third = nn.Linear(64, 600), nn.Linear(600, 600), nn.Linear(600, 3)
+        self.first, self.second, self.third = nn.Linear(64, 600), nn.Linear(600, 600), nn.Linear(600, 600)
+        self.last = nn.Linear(600, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.third(torch.relu(self.second(self.first(x.flatten(1)))))
+        return self.last(torch.relu(self.third(self.second(self.first(x.flatten(1))))))
 
 
 def test_what_cannot_be_exact_is_a_warning() -> None:
-    with pytest.warns(NeuroCUDAWarning, match=r"weight_bits: not all sums are exact, first node 'second' \(Affine\)"):
+    with pytest.warns(NeuroCUDAWarning, match=r"weight_bits: not all sums are exact, first node 'third' \(Affine\)"):
         neurocuda.convert(Wide(), digits()[0][:20], weight_bits=8, **FAST)
 
 
