@@ -46,13 +46,13 @@ class InputGrid:
             raise ArgumentError(f"input_grid, step: expected a power of two, found {self.step!r}")
         if not self.low <= self.high:
             raise ArgumentError(f"input_grid: expected low <= high, found {self.low!r} and {self.high!r}")
-        low, high = math.ceil(self.low / self.step), math.floor(self.high / self.step)
-        if low > high:
-            raise ArgumentError(f"input_grid: expected a multiple of the step between low and high, found {self}")
-        if max(abs(low), abs(high)) > MOST:
+        if max(abs(self.low), abs(self.high)) >= (MOST + 1) * self.step:
             raise ArgumentError(
                 f"input_grid: expected bounds within {MOST:.0f} steps, which float32 holds, found {self}"
             )
+        low, high = math.ceil(self.low / self.step), math.floor(self.high / self.step)
+        if low > high:
+            raise ArgumentError(f"input_grid: expected a multiple of the step between low and high, found {self}")
         object.__setattr__(self, "low", low * float(self.step))
         object.__setattr__(self, "high", high * float(self.step))
 

@@ -158,6 +158,7 @@ def test_a_graph_without_layers_is_exact() -> None:
         ({"low": 0.2, "high": 0.8}, "input_grid: expected a multiple of the step between low and high"),
         ({"high": MOST + 1}, "input_grid: expected bounds within 16777216 steps, which float32 holds"),
         ({"low": -MOST - 1, "step": 1}, "input_grid: expected bounds within 16777216 steps"),
+        ({"high": 1e300, "step": 2.0**-126}, "input_grid: expected bounds within 16777216 steps"),
     ],
 )
 def test_a_promise_that_cannot_be_is_refused(how: dict[str, Any], told: str) -> None:

@@ -53,6 +53,22 @@ def assert_again(net: Executor, x: dict[str, np.ndarray], *what: object) -> None
 # Every way is forced
 
 
+def assert_in_parts(net: Executor, x: dict[str, np.ndarray], draw: np.random.Generator, *what: object) -> None:
+    """A run that is stopped and resumed, and the samples on their own, give the same bits."""
+    steps, batch = next(iter(x.values())).shape[:2]
+    stop, sample = int(draw.integers(steps + 1)), int(draw.integers(batch))
+    with torch.no_grad():
+        whole, after = net(tensors(x))
+        first, state = net(tensors({name: values[:stop] for name, values in x.items()}))
+        second, state = net(tensors({name: values[stop:] for name, values in x.items()}), state)
+        alone, _ = net(tensors({name: values[:, sample : sample + 1] for name, values in x.items()}))
+    assert same(state.tensors, after.tensors), what
+    for name in net.graph.outputs if isinstance(whole, dict) else [None]:
+        y, *parts = (value if name is None else value[name] for value in (whole, first, second))
+        assert same(torch.cat(parts), y), (name, stop, *what)
+        assert same(alone if name is None else alone[name], y[:, sample : sample + 1]), (name, sample, *what)
+
+
 def on_grids(case: Case, draw: np.random.Generator) -> tuple[dict[str, InputGrid], dict[str, np.ndarray]]:
     """A promise for each input, and a signal at its ends."""
     grids = promise_of(draw, list(case.x))
@@ -81,6 +97,7 @@ def assert_ways(case: Case, seed: int, as_given: bool = False) -> None:
         with settings(threads):
             assert_equal(recorded(forced, x), expected, order_of(forced), what)
         assert_again(forced, x, what)
+        assert_in_parts(forced, x, draw, what)
 
 
 @given(cases(), st.integers(0, 2**32 - 1))
@@ -330,6 +347,23 @@ def test_spikes_in_bytes_give_the_same_bits(name: str) -> None:
             assert_types(net, x)
             with torch.no_grad(), neurocuda.use_backend("reference"):
                 assert same(net(tensors(x))[0], net_outputs(net, x))
+
+
+@needs_bytes
+def test_a_chunk_in_pieces_gives_the_same_bits() -> None:
+    """Signals too large for a cache run piece by piece."""
+    size = (32, 24, 24)
+    edges = "input>c1 c1>n1 n1>c2 c2>n2 n2>c3 c3>n3 n1>n3 n3>p p>c4 c4>output n3>output2 n1>output2"
+    nodes = {"c1": conv(32, 3, key=1), "c2": conv(32, 32, key=2), "c3": conv(32, 32, key=3), "c4": conv(8, 32, key=4)}
+    nodes |= {"n1": fires(*size), "n2": fires(*size, key=2), "n3": fires(*size, key=3), "p": pool("SumPool2d")}
+    ends = {"input": input_(3, 24, 24), "output": output(8, 12, 12), "output2": output(*size)}
+    found, d = graph_of(graph(edges, **nodes, **ends)), Discretization(**BY_R)
+    x = {"input": numbers("pieces").integers(0, 3, (32, 2, 3, 24, 24)).astype("f4")}
+    nets = [Executor(found, d, force=dict.fromkeys(("c1", "c2", "c3", "c4"), how)) for how in ("integer", "library")]  # type: ignore[arg-type]
+    assert nets[0].schedule.bytes == {"n1", "n2"}
+    assert_equal(recorded(nets[0], x), recorded(nets[1], x), order_of(nets[0]), str(nets[0]))
+    assert any(output_.any() for output_ in net_outputs(nets[0], x).values())
+    assert_again(nets[0], x)
 
 
 def net_outputs(net: Executor, x: dict[str, np.ndarray]) -> Any:
