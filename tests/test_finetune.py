@@ -38,7 +38,7 @@ def test_few_steps_are_enough_afterwards() -> None:
     model, (x, y, _, _) = trained(), digits()
     before = bits(model)
     converted = convert(model, x[:400], timesteps=2, readout_delay=0, report=False)
-    snn = finetune(model, (x, y), 8, 2, rate=1e-3)
+    snn = finetune(model, (x, y), 8, 2, rate=3e-2)
     assert isinstance(snn, SNN)
     assert (snn.timesteps, snn.readout_delay) == (2, 0)
     assert accuracy(model) > 98
@@ -56,7 +56,7 @@ def test_quantised_training_brings_rectifiers_near_their_levels() -> None:
 
     model, x = trained(), digits()[0]
     converted = convert(model, x[:400], timesteps=2, readout_delay=0, report=False)
-    snn = finetune(converted, x, 0, 2, quantized_epochs=3, rate=2e-3, report=False)
+    snn = finetune(converted, x, 0, 2, quantized_epochs=3, rate=2e-2, report=False)
     errors = []
     for one in (converted, snn):
         net = Trainable(one.rectified, one.thresholds, neurocuda.Surrogate())
@@ -140,7 +140,7 @@ def test_values_are_learned_where_there_are_no_classes() -> None:
     model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 1))
     x = torch.rand(512, 4)
     converted = convert(model, x, timesteps=2, readout_delay=0, report=False)
-    snn = finetune(model, x, 20, 2, rate=3e-3, report=False)
+    snn = finetune(model, x, 20, 2, rate=3e-2, report=False)
     with torch.no_grad():
         errors = [float((one(x) - model(x)).square().mean()) for one in (converted, snn)]
     assert errors[1] < errors[0] / 2

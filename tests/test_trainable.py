@@ -173,14 +173,28 @@ def gradients(net: Trainable, x: Tensor, run: Any) -> dict[str, Tensor]:
     return {name: gradient for name, gradient in found.items() if gradient is not None}
 
 
-def test_gradients_of_levels_are_those_of_a_straight_through_estimate() -> None:
-    """To weights and to thresholds: floor and shift taken for the identity."""
+@pytest.mark.parametrize("timesteps", [1, 4, 9])
+def test_rates_are_the_mean_over_time_of_spikes(timesteps: int) -> None:
+    net = Trainable(residual(), powers(), HOW)
+    with torch.no_grad():
+        torch.testing.assert_close(net.rates(images(), timesteps), net.spikes(images(), timesteps).mean(0))
+        with torch.autocast("cpu", torch.bfloat16):
+            narrow = net.rates(images(), timesteps), net.spikes(images(), timesteps).mean(0)
+        torch.testing.assert_close(*narrow, rtol=0.02, atol=0.1)
+
+
+@pytest.mark.parametrize("way", ["levels", "rates"])
+def test_gradients_are_those_of_a_straight_through_estimate(way: str) -> None:
+    """To weights and to thresholds: what rounds, or what spikes, taken for the clip."""
     x = images() + torch.rand(5, 2, 6, 6, generator=torch.Generator().manual_seed(1)) / 100
     odd = {name: theta * 1.1 for name, theta in powers().items()}  # off the grid nothing lies on a corner
     net = Trainable(residual(), odd, HOW)
-    found = gradients(net, x, lambda net, x: net.levels(x, 4))
+    found = gradients(net, x, lambda net, x: getattr(net, way)(x, 4))
 
     twin = Trainable(residual(), odd, HOW)
+    counted: dict[str, Tensor] = {}
+    with torch.no_grad():
+        twin._spikes(x, 4, counted)
     thetas = dict(zip(CHANNELS, twin.log_thresholds, strict=True))
 
     def straight(net: Trainable, x: Tensor) -> Tensor:
@@ -190,7 +204,8 @@ def test_gradients_of_levels_are_those_of_a_straight_through_estimate() -> None:
             theta = thetas[name].exp2().reshape(-1, *[1] * (z.dim() - 2))
             scaled = torch.clamp(z / theta, 0, 1)
             rounded = torch.clamp(torch.floor(z / theta * 4 + 0.5) / 4, 0, 1)
-            return theta * (scaled + (rounded - scaled).detach())
+            given = rounded if way == "levels" else counted[name]
+            return theta * (scaled + (given - scaled).detach())
 
         def conv2d(x: Tensor, name: str, **options: Any) -> Tensor:
             return functional.conv2d(x, p[name, "weight"], p[name, "bias"], **options)

@@ -2,8 +2,8 @@
 
 Two ways, one after the other, of the same weights and thresholds (`Trainable`): first, if asked for, with rectifiers
 that are quantised to as many levels as there are steps (QCFS, Bu et al. 2022), at the cost of training the original;
-then the spiking network itself, through its neurons' kernels and a surrogate gradient, which sees also when spikes
-come. What it learns from is the original: no labels are needed.
+then the spiking network itself, run by its neurons' kernels. Gradients of spikes are those of their rates, or go back
+through time by a surrogate. What it learns from is the original: no labels are needed, but they help.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def finetune(
     timesteps: int = 4,
     *,
     quantized_epochs: int = 0,
-    rate: float = 4e-4,
+    rate: float = 1e-2,
     loss: Loss | None = None,
     surrogate: Surrogate | None = None,
     dtype: torch.dtype = torch.float32,
@@ -69,11 +69,15 @@ def finetune(
     network: an `SNN`, or a model that `convert` takes, which is converted first. data: a loader with a length that can
     be gone through anew in every epoch, or what `convert` takes, in batches of 64 in random order. epochs: how often
     to train the spiking network with it; quantized_epochs: how often before that the network of quantised rectifiers.
-    rate: that of Adam, which rises over the first batches and falls to nothing (half a cosine). loss: of what the
-    network returns and the labels of a batch; without one it learns the classes, or values, that the original gives.
-    surrogate: the derivative of a spike, of u in units of theta. dtype: the type that layers of weights run in while
-    they train (torch.bfloat16 is faster where the processor has it; weights stay in float32). samples, report: as
-    `convert` has them.
+    rate: that of Adam, which rises over the first batches and falls to nothing (half a cosine), for each tensor in
+    units of its root mean square: with 1e-2 a batch changes a weight by a hundredth of what weights are, at most.
+    loss: of what the network returns and the labels of a batch; without one it learns the values that the original
+    gives, or its classes and in equal part the labels, where batches have them: whole numbers [B], by which the
+    original was trained (on Fashion-MNIST they gain half a point).
+    surrogate: the derivative of a spike, of u in units of theta, by which gradients go back through time; without one
+    they are those of rates (`Trainable.rates`), in a third of the time. dtype: the type that layers of weights run in
+    while they train (torch.bfloat16 is faster where the processor has it; weights stay in float32). samples, report:
+    as `convert` has them.
 
     checkpoint: a file written after every `checkpoint_every` batches; if it is there, training goes on from it, to the
     same bits as without a stop (the same data, machine and number of threads provided). Random numbers are drawn from
@@ -87,17 +91,21 @@ def finetune(
     whole("checkpoint_every", checkpoint_every, 1)
     if not isinstance(rate, int | float) or isinstance(rate, bool) or not (math.isfinite(rate) and rate > 0):
         raise ArgumentError(f"rate: expected a number > 0, found {rate!r}")
-    surrogate = Surrogate("triangle", 1.0) if surrogate is None else surrogate
     loader = _loader(data)
     with restored():
         seed_all(seed)
         start = _start(network, data, timesteps, samples)
         given = take(data, samples) if report else None
-        trained = Trainable(start.rectified, start.thresholds, surrogate).to(_device(start))
-        original = Trainable(start.rectified, start.thresholds, surrogate).to(_device(start)).requires_grad_(False)
+        how = surrogate or Surrogate()
+        trained = Trainable(start.rectified, start.thresholds, how).to(_device(start))
+        original = Trainable(start.rectified, start.thresholds, how).to(_device(start)).requires_grad_(False)
+
+        def spiking(x: Tensor) -> Tensor:
+            return trained.rates(x, timesteps) if surrogate is None else trained.spikes(x, timesteps).mean(0)
+
         phases = (
             _Phase("levels", quantized_epochs, lambda x: trained.levels(x, timesteps)),
-            _Phase("spikes", epochs, lambda x: trained.spikes(x, timesteps).mean(0)),
+            _Phase("spikes", epochs, spiking),
         )
         settings = (
             epochs,
@@ -180,7 +188,7 @@ def _train(
 ) -> None:
     """Go through all phases and epochs, from where the checkpoint stands."""
     position = Position(0, 0, 0)
-    optimizers = [torch.optim.Adam(trained.parameters(), rate) for _ in phases]
+    optimizers = [_optimizer(trained, rate) for _ in phases]
     found = None if kept is None else kept.read()
     if found is not None:
         position = found.position
@@ -207,7 +215,7 @@ def _train(
                     if count <= done:
                         continue
                     step = epoch * len(loader) + count - 1
-                    _set_rate(optimizer, rate, step, total)
+                    _set_rate(optimizer, step, total)
                     _step(phase, optimizer, original, item, loss, dtype, f"data, batch {count - 1}")
                     if kept is not None and count % every == 0:
                         kept.write(trained, optimizer, Position(number, epoch, count), states)
@@ -226,9 +234,19 @@ def _batches(loader: Any) -> Iterator[Any]:
         raise ArgumentError(f"data: expected {len(loader)} batches in every epoch, found {count}")
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float, step: int, total: int) -> None:
+def _optimizer(trained: Trainable, rate: float) -> torch.optim.Optimizer:
+    """Adam with a rate for each tensor, in units of its root mean square; thresholds move by a tenth, in octaves."""
+    groups: list[dict[str, Any]] = []
+    for parameter in trained.learned:
+        size = float(parameter.detach().square().mean().sqrt())
+        groups.append({"params": [parameter], "highest": rate * (size or 1.0)})
+    groups.append({"params": list(trained.log_thresholds), "highest": rate / 10})
+    return torch.optim.Adam(groups, rate, fused=True)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, step: int, total: int) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate * min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / total))
+        group["lr"] = group["highest"] * min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / total))
 
 
 def _step(
@@ -253,7 +271,7 @@ def _step(
             with torch.no_grad():
                 answer = original.rectified(x).float()
     if answer is not None:
-        value = _distance(y, answer)
+        value = _distance(y, answer, _classes(labels, answer, where))
     elif loss is None or labels is None:
         raise ArgumentError(f"{where}: expected labels, which the loss takes, found none")
     else:
@@ -265,9 +283,24 @@ def _step(
     optimizer.step()
 
 
-def _distance(y: Tensor, wanted: Tensor) -> Tensor:
-    """How far scores of classes, or values, are from the original's: divergence of the classes, or mean square."""
+def _classes(labels: Tensor | None, answer: Tensor, where: str) -> Tensor | None:
+    """Labels that are those of the classes scored; what else comes with a batch is left alone."""
+    if labels is None or labels.is_floating_point() or labels.ndim != 1 or not is_classes(answer):
+        return None
+    classes = answer.shape[1]
+    if len(labels) != len(answer) or bool(((labels < 0) | (labels >= classes)).any()):
+        found = f"{len(labels)} from {int(labels.min())} to {int(labels.max())}" if len(labels) else "none"
+        raise ArgumentError(f"{where}: expected {len(answer)} labels from 0 to {classes - 1}, found {found}")
+    return labels.to(answer.device).long()
+
+
+def _distance(y: Tensor, wanted: Tensor, labels: Tensor | None) -> Tensor:
+    """How far scores of classes, or values, are from the original's: divergence of the classes, or mean square.
+
+    With labels the half of that and of the cross entropy.
+    """
     if not is_classes(wanted):
         return functional.mse_loss(y, wanted)
     logs = functional.log_softmax(y, 1), functional.log_softmax(wanted, 1)
-    return functional.kl_div(*logs, reduction="batchmean", log_target=True)
+    divergence = functional.kl_div(*logs, reduction="batchmean", log_target=True)
+    return divergence if labels is None else (divergence + functional.cross_entropy(y, labels)) / 2

@@ -35,7 +35,7 @@ class Signal:
         """The frames as they are meant."""
         if self.scale is None:
             return self.frames
-        return self.frames * _channels(self.scale, self.frames.dim())
+        return self.frames * _channels(self.scale.to(self.frames.dtype), self.frames.dim())
 
 
 class Trainable(nn.Module):
@@ -89,10 +89,28 @@ class Trainable(nn.Module):
         """
 
         def rectify(node: Node, branches: list[Signal]) -> Signal:
-            theta = self.log_thresholds[self._populations[node.name]].exp2()
-            total = _total(branches)
-            apply: Callable[..., Tensor] = _Levels.apply
-            return Signal(apply(total, _channels(theta.reciprocal(), total.dim()), count), theta)
+            theta, total = self._theta(node), _total(branches)
+            gain = _channels(theta.reciprocal(), total.dim())
+            with torch.no_grad():
+                levels = (total * (gain * count)).add_(0.5).floor_().clamp_(0, count).div_(count)
+            return Signal(_rate(total, gain, levels), theta)
+
+        return self._output(Signal(x), rectify).whole()
+
+    def rates(self, x: Tensor, timesteps: int) -> Tensor:
+        """The mean [B, *shape] over T steps of `spikes`, whose gradient is that of means, at the cost of one step back.
+
+        Means go through the layers, which are linear, as signals do. The rate of a neuron, as it was counted, is taken
+        backwards for clip(mean of its input / theta, 0, 1), to which it tends with T (spike representation, Meng et al.
+        2022; rate-based backpropagation, Yu et al. 2024).
+        """
+        counted: dict[str, Tensor] = {}
+        with torch.no_grad():
+            self._spikes(x, timesteps, counted)
+
+        def rectify(node: Node, branches: list[Signal]) -> Signal:
+            theta, total = self._theta(node), _total(branches)
+            return Signal(_rate(total, _channels(theta.reciprocal(), total.dim()), counted.pop(node.name)), theta)
 
         return self._output(Signal(x), rectify).whole()
 
@@ -100,14 +118,19 @@ class Trainable(nn.Module):
         """The output [T, B, *shape] for frames x [B, *shape] shown at each of T steps.
 
         The neurons are those of `spiking`: gain 1 / theta, threshold 1, reset by subtraction, and where they start.
+        Gradients go through each spike by its surrogate, back through time.
         """
+        return self._spikes(x, timesteps, None)
+
+    def _spikes(self, x: Tensor, timesteps: int, counted: dict[str, Tensor] | None) -> Tensor:
+        """counted: takes the rate of each neuron, spikes a step."""
         batch, ops, kind = x.shape[0], operators(x.device), x.device.type
         # Under autocast in the type that the next layer takes: spikes are exact in it.
         mixed = torch.is_autocast_enabled(kind) and ops is not reference
         narrow = {"dtype": torch.get_autocast_dtype(kind)} if mixed else {}
 
         def rectify(node: Node, branches: list[Signal]) -> Signal:
-            theta = self.log_thresholds[self._populations[node.name]].exp2()
+            theta = self._theta(node)
             rank = len(node.input_shape) + 1
             one = torch.ones((1,) * rank, device=x.device)
             zero = torch.zeros_like(one)
@@ -122,7 +145,10 @@ class Trainable(nn.Module):
             over_time = [_over_time(branch, timesteps, batch) for branch in branches]
             start = NeuronState((one * initial_potential(node)).expand(batch, *node.input_shape))
             output, _, _ = ops.neuron(over_time, c, start, self.surrogate, **narrow)
-            return Signal(output.flatten(0, 1), theta)
+            frames = _channels_last(output.flatten(0, 1))
+            if counted is not None:
+                counted[node.name] = _mean(frames, timesteps)
+            return Signal(frames, theta)
 
         return _over_time(self._output(Signal(x, steady=True), rectify), timesteps, batch)
 
@@ -144,6 +170,10 @@ class Trainable(nn.Module):
             name: self.log_thresholds[place].detach().cpu().double().exp2().numpy()
             for name, place in self._populations.items()
         }
+
+    def _theta(self, node: Node) -> Tensor:
+        theta: Tensor = self.log_thresholds[self._populations[node.name]].exp2()
+        return theta
 
     def _output(self, x: Signal, rectify: Callable[[Node, list[Signal]], Signal]) -> Signal:
         signals: dict[str, Signal] = {}
@@ -170,7 +200,10 @@ class Trainable(nn.Module):
         if node.type == "Flatten":
             return _flatten(node, x)
         if node.type == "Scale":
-            return Signal(x.whole() * own["scale"], None, x.steady)
+            scale = own["scale"]
+            if x.scale is not None and scale.numel() in (1, node.input_shape[0]):
+                return Signal(x.frames, x.scale * scale.flatten(), x.steady)
+            return Signal(x.whole() * scale, None, x.steady)
         weight, bias = own["weight"], own.get("bias")
         if node.type in ("Conv1d", "Conv2d"):
             if x.scale is not None:
@@ -188,21 +221,39 @@ class Trainable(nn.Module):
         return Signal(y if bias is None else y + bias, None, x.steady)
 
 
-class _Levels(torch.autograd.Function):
-    """clip(floor(x * gain * count + 1/2) / count, 0, 1); the gradient takes floor and shift for the identity."""
+class _Rate(torch.autograd.Function):
+    """`rate`, whose gradient is that of clip(x * gain, 0, 1)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor, count: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, gain: Tensor, rate: Tensor) -> Tensor:
         ctx.save_for_backward(x, gain)
-        return (x * (gain * count)).add_(0.5).floor_().clamp_(0, count).div_(count)
+        return rate.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, gain = ctx.saved_tensors
-        z = x * gain
-        inside = gradients[0] * ((z > 0) & (z < 1))
+        narrow = gain.to(x.dtype)
+        z = x * narrow
+        inside = torch.ops.aten.hardtanh_backward(gradients[0], z, 0, 1)
         to_gain = z.copy_(x).mul_(inside).sum_to_size(gain.shape) if ctx.needs_input_grad[1] else None
-        return inside.mul_(gain), to_gain, None
+        return inside.mul_(narrow), to_gain, None
+
+
+def _rate(x: Tensor, gain: Tensor, rate: Tensor) -> Tensor:
+    apply: Callable[..., Tensor] = _Rate.apply
+    return apply(x, gain, rate)
+
+
+def _mean(frames: Tensor, timesteps: int) -> Tensor:
+    """Of spikes [T * B, *shape] over time, added up step by step, which is faster than a sum.
+
+    Counts up to 256 are exact in every type.
+    """
+    steps = frames.chunk(timesteps)
+    total = steps[0].clone() if timesteps <= 256 else steps[0].float()
+    for step in steps[1:]:
+        total.add_(step)
+    return total.div_(timesteps)
 
 
 def _total(branches: list[Signal]) -> Tensor:
@@ -274,8 +325,11 @@ def _flatten(node: Node, x: Signal) -> Signal:
 
 
 def _convolution(node: Node, frames: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """On the CPU with the channels last, which is the faster way to train by."""
-    if node.type == "Conv2d" and frames.device.type == "cpu":
-        frames = frames.contiguous(memory_format=torch.channels_last)
-        weight = weight.contiguous(memory_format=torch.channels_last)
-    return convolve(node, frames, weight, bias)
+    return _channels_last(convolve(node, _channels_last(frames), _channels_last(weight), bias))
+
+
+def _channels_last(frames: Tensor) -> Tensor:
+    """Images on the CPU with the channels last, which is the faster way to train by."""
+    if frames.dim() != 4 or frames.device.type != "cpu":
+        return frames
+    return frames.contiguous(memory_format=torch.channels_last)
