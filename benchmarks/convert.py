@@ -4,8 +4,8 @@ python -m benchmarks.convert [--data FOLDER] [--networks resnet18 vgg] [--method
     [--images 10000] [--threads 2] [--quick]
 
 Trains the networks first where they are not kept from before (minutes). All methods get the same trained network and
-the same 400 training images without labels, and are measured on the same test images. Writes a CSV and a plot; of a CSV
-that is there, the lines of networks and methods that are not asked for stay.
+the same 400 training images without labels, and are measured on the same test images, the first so many. Writes a CSV
+and a plot; of a CSV that is there, the lines of networks, methods and numbers of images that are not asked for stay.
 """
 
 import argparse
@@ -34,7 +34,7 @@ class Judge:
     """Compares sums of outputs with labels and with what the original gives."""
 
     def __init__(self, name: str, network: nn.Module, images: Tensor, labels: Tensor) -> None:
-        self.name, self.labels = name, labels
+        self.name, self.labels, self.images = name, labels, len(images)
         self.classes = networks.scores(network, images).argmax(1)
         self.accuracy = self._percent(self.classes == labels)
 
@@ -43,10 +43,10 @@ class Judge:
         found = read.argmax(1)
         accuracy, agreement = self._percent(found == self.labels), self._percent(found == self.classes)
         gap = self.accuracy - accuracy
-        return Row(self.name, method, thresholds, total - delay, delay, total, accuracy, gap, agreement)
+        return Row(self.name, self.images, method, thresholds, total - delay, delay, total, accuracy, gap, agreement)
 
     def original(self) -> Row:
-        return Row(self.name, "original", "", 0, 0, 0, self.accuracy, 0.0, 100.0)
+        return Row(self.name, self.images, "original", "", 0, 0, 0, self.accuracy, 0.0, 100.0)
 
     @staticmethod
     def _percent(hits: Tensor) -> float:
@@ -85,7 +85,8 @@ def main() -> None:
 
 def _is_asked(line: Mapping[str, str], arguments: argparse.Namespace) -> bool:
     method = "spikingjelly" if line["method"].startswith("SpikingJelly") else "neurocuda"
-    return line["network"] in arguments.networks and method in arguments.methods
+    same = int(line["images"]) == arguments.images
+    return same and line["network"] in arguments.networks and method in arguments.methods
 
 
 def _all(

@@ -74,10 +74,14 @@ def _as_written(snn: neurocuda.SNN) -> neurocuda.SNN:
 
 def test_the_table_is_read_as_it_was_written_and_drawn(tmp_path: Path) -> None:
     rows = [
-        table.Row("vgg", "original", "", 0, 0, 0, 91.5, 0.0, 100.0),
-        table.Row("vgg", "neurocuda", "99 %, chosen with the delay", 5, 3, 8, 90.5, 1.0, 97.0),
-        table.Row("vgg", "SpikingJelly, maximum", "", 8, 0, 8, 80.25, 11.25, 85.0),
+        table.Row("vgg", 100, "original", "", 0, 0, 0, 91.5, 0.0, 100.0),
+        table.Row("vgg", 100, "neurocuda", "99 %, chosen with the delay", 5, 3, 8, 90.5, 1.0, 97.0),
+        table.Row("vgg", 100, "SpikingJelly, maximum", "", 8, 0, 8, 80.25, 11.25, 85.0),
+        table.Row("vgg", 500, "original", "", 0, 0, 0, 91.0, 0.0, 100.0),
+        table.Row("vgg", 500, "neurocuda", "99 %, chosen with the delay", 5, 3, 8, 90.0, 1.0, 97.0),
     ]
     table.write(tmp_path / "convert.csv", rows, {"cpu": "x"})
     assert table.read(tmp_path / "convert.csv") == rows
     assert table.draw(tmp_path / "convert.csv").read_bytes().startswith(b"\x89PNG")
+    assert table.comparable(rows) == rows[:3]
+    assert table.comparable([*rows[:2], *rows[3:]]) == rows[3:]

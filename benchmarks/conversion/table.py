@@ -11,9 +11,10 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Row:
-    """One result in percent; `total` steps, of which the last `timesteps` are read, after `delay`."""
+    """One result in percent, on so many test images; of `total` steps the last `timesteps` are read, after `delay`."""
 
     network: str
+    images: int
     method: str
     thresholds: str
     timesteps: int
@@ -26,7 +27,8 @@ class Row:
 
 def show(console: Console, original: Row, rows: Sequence[Row]) -> None:
     """A table of one network."""
-    table = Table(title=f"{original.network}: original {original.accuracy:.2f} %", title_justify="left")
+    title = f"{original.network}, {original.images} test images: original {original.accuracy:.2f} %"
+    table = Table(title=title, title_justify="left")
     for name in ("method", "thresholds"):
         table.add_column(name)
     for name in ("total", "delay", "read", "accuracy %", "gap", "agreement %"):
@@ -68,7 +70,9 @@ def read(path: Path) -> list[Row]:
     with path.open(newline="") as file:
         return [
             Row(
-                *(line[name] for name in ("network", "method", "thresholds")),
+                line["network"],
+                int(line["images"]),
+                *(line[name] for name in ("method", "thresholds")),
                 *(int(line[name]) for name in ("timesteps", "delay", "total")),
                 *(float(line[name]) for name in ("accuracy", "gap", "agreement")),
             )
@@ -77,7 +81,10 @@ def read(path: Path) -> list[Row]:
 
 
 def draw(path: Path) -> Path:
-    """Accuracy over the steps in all, one panel for each network; the picture is laid beside the CSV."""
+    """Accuracy over the steps in all, one panel for each network; the picture is laid beside the CSV.
+
+    All lines of a panel are on the same images: as many as the most methods were measured on.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -88,7 +95,7 @@ def draw(path: Path) -> Path:
     figure, axes = plt.subplots(1, len(names), figsize=(5.6 * len(names), 4.6), squeeze=False, layout="constrained")
     colours = ("#30638e", "#5c946e", "#8d99ae", "#edae49", "#9d4edd", "#6b705c")
     for axis, name in zip(axes.flat, names, strict=True):
-        own = [row for row in rows if row.network == name]
+        own = comparable([row for row in rows if row.network == name])
         original = next(row.accuracy for row in own if row.method == "original")
         own = sorted((row for row in own if row.total), key=lambda row: row.method != "neurocuda")
         axis.axhline(original, color="0.4", linestyle="--", linewidth=1, label="original")
@@ -105,7 +112,7 @@ def draw(path: Path) -> Path:
         totals = sorted({row.total for row in own if row.method != "neurocuda"} or {8, 16, 32})
         axis.set_xscale("log", base=2)
         axis.set_xticks(totals, [str(total) for total in totals])
-        axis.set_title(f"{name}, Fashion-MNIST")
+        axis.set_title(f"{name}, {own[0].images} test images of Fashion-MNIST")
         axis.set_xlabel("steps in all, the delay of read-out counted")
         axis.set_ylim(70, original + 1.5)
         axis.grid(alpha=0.3)
@@ -114,3 +121,10 @@ def draw(path: Path) -> Path:
     picture = path.with_suffix(".png")
     figure.savefig(picture, dpi=120)
     return picture
+
+
+def comparable(rows: Sequence[Row]) -> list[Row]:
+    """Those on the number of images that most methods have, the larger one in doubt."""
+    methods = {images: len({row.method for row in rows if row.images == images}) for images in {r.images for r in rows}}
+    most = max(methods, key=lambda images: (methods[images], images))
+    return [row for row in rows if row.images == most]
