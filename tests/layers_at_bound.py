@@ -75,13 +75,14 @@ def layer(draw: np.random.Generator) -> tuple[Node, tuple[int, ...]]:
 
 
 def at_the_bound(draw: np.random.Generator) -> tuple[Node, tuple[int, ...], InputGrid, Array, bool]:
-    """A layer whose sums reach the bound or nearly, its input's shape and promise, a scale for each of its channels.
+    """A layer whose sums reach the bound, or nearly, or are far above it, as a node.
 
-    Last, whether the largest sum of magnitudes is 2^24 steps or less, so that it must be found exact.
+    With it the shape of its input, what that is promised to be, and a scale for each of its channels. Last, whether the
+    largest sum of magnitudes is 2^24 steps or less, so that it must be found exact.
     """
     node, shape = layer(draw)
     finer = int(draw.choice([0, 0, 1, 3, 8]))  # the bias in steps of 2^-finer
-    target = MOST + int(draw.choice([-1, 0, 0, 1, 2, -4096]))
+    target = MOST + int(draw.choice([-1, 0, 0, 1, 2, -4096, MOST // 3, 6 * MOST]))
     if "weight" not in node:
         area = int(np.prod(node["kernel_size"]))
         most = min(MOST, max(1, target // area))

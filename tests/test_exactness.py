@@ -314,6 +314,35 @@ def test_a_membrane_is_on_its_grid_for_the_declared_steps(name: str) -> None:
     assert max(v.max() for v in late.v.values()) == MOST  # and not one more
 
 
+LATE = {
+    "a delay": (graph("input>a a>output", input=input_(2), a=delay(2.0, 1.0), output=output(2)), {}),
+    "an edge in a cycle": (
+        graph(
+            "input>fc fc>a a>n n>fc a>output",
+            input=input_(2),
+            fc={"type": "Linear", "weight": np.eye(2, dtype="f4")},
+            a=ones("I", 2),
+            n=threshold([1e9, 1e9]),
+            output=output(2),
+        ),
+        {**BY_R, "feedback": "weight-output"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_what_is_late_starts_with_zeros(name: str) -> None:
+    raw, options = LATE[name]
+    found, grid = graph_of(raw), InputGrid(low=3, high=7)
+    done = _Search(found, Discretization(**options), promised(found, grid), 6)
+    done.certificate()
+    signal = done.signals["a"]
+    assert isinstance(signal, Grid)
+    told = oracle.run(raw, {"input": np.full((6, 1, 2), 7, np.float32)}, options).node_outputs["a"]
+    assert told.min() == 0
+    assert_on_grid(told, signal, name)
+
+
 def test_a_potential_that_only_falls_is_bounded_too() -> None:
     raw = MEMBRANES["I"]
     assert search(raw, BY_R, InputGrid(low=-(2.0**20), high=-1), 16)[1].exact
