@@ -69,8 +69,10 @@ def run_chunk(lowered: LoweredSchedule, tensors: Tensors, inputs: Mapping[str, T
 def _run_steady(lowered: LoweredSchedule, tensors: Tensors, inputs: Mapping[str, Tensor], chunk: Chunk) -> None:
     """Run once for all steps what comes of inputs that lie in memory once for all steps."""
     names = {name for name, x in inputs.items() if x.stride(0) == 0}
+    if not names:
+        return
     done = []
-    for number, stage in enumerate(lowered.stages) if names else ():
+    for number, stage in enumerate(lowered.stages):
         node, edges = stage.nodes[0].node, lowered.schedule.edges[stage.nodes[0].node.name]
         follows = edges and all(edge.source in names and not edge.delayed for edge in edges)
         late = f"{node.name}.previous" in chunk.carry

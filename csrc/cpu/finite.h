@@ -1,8 +1,19 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
+
+#include "cpu/multiversion.h"
 
 namespace neurocuda::cpu {
+
+constexpr std::uint32_t kNotFinite = 0x7f800000;  // the exponent of infinities and NaN, in place
+
+NEUROCUDA_INLINE std::uint32_t exponent_of(float value) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits & kNotFinite;
+}
 
 // Whether none of `count` numbers is infinite or NaN.
 bool all_finite(const float* values, std::int64_t count);

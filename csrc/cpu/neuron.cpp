@@ -27,7 +27,7 @@ struct Row {
 };
 
 template <Synapse synapse, Fires fires, Reset reset, bool uniform>
-NEUROCUDA_INLINE void update(const Row& row, const CoefficientRows& rows) {
+NEUROCUDA_INLINE std::uint32_t update(const Row& row, const CoefficientRows& rows) {
   const float* x = row.x;
   float* v = row.v;
   float* i = row.i;
@@ -35,39 +35,39 @@ NEUROCUDA_INLINE void update(const Row& row, const CoefficientRows& rows) {
   const std::int64_t count = row.count;
   const CoefficientRows own = rows;
   const NeuronCoefficients shared = coefficients_at<synapse, fires, reset>(own, 0);
+  std::uint32_t largest = 0;
 #pragma GCC ivdep  // the output may lie in the place of x, never elsewhere among the inputs
   for (std::int64_t k = 0; k < count; ++k) {
     NeuronState state{v[k], synapse == Synapse::kNone ? 0.0f : i[k]};
     float u;
     const NeuronCoefficients c = uniform ? shared : coefficients_at<synapse, fires, reset>(own, k);
+    largest = std::max(largest, exponent_of(x[k]));
     output[k] = update_neuron<synapse, fires, reset>(x[k], c, state, u);
     v[k] = state.v;
     if (synapse != Synapse::kNone) i[k] = state.i;
   }
+  return largest;
 }
 
 template <Synapse synapse, Fires fires, Reset reset>
-NEUROCUDA_INLINE void update(const Row& row, const Segment& segment) {
-  if (segment.uniform) {
-    update<synapse, fires, reset, true>(row, segment.rows);
-  } else {
-    update<synapse, fires, reset, false>(row, segment.rows);
-  }
+NEUROCUDA_INLINE std::uint32_t update(const Row& row, const Segment& segment) {
+  return segment.uniform ? update<synapse, fires, reset, true>(row, segment.rows)
+                         : update<synapse, fires, reset, false>(row, segment.rows);
 }
 
 template <Synapse synapse, Fires fires>
-NEUROCUDA_INLINE void update(const NeuronKind& kind, const Row& row, const Segment& segment) {
+NEUROCUDA_INLINE std::uint32_t update(const NeuronKind& kind, const Row& row, const Segment& segment) {
   if (fires == Fires::kNever || kind.reset == Reset::kToValue) {
     return update<synapse, fires, Reset::kToValue>(row, segment);
   }
   if constexpr (may_feed_back<synapse, fires>) {
     if (kind.reset == Reset::kFeedback) return update<synapse, fires, Reset::kFeedback>(row, segment);
   }
-  update<synapse, fires, Reset::kSubtract>(row, segment);
+  return update<synapse, fires, Reset::kSubtract>(row, segment);
 }
 
 template <Synapse synapse>
-NEUROCUDA_INLINE void update(const NeuronKind& kind, const Row& row, const Segment& segment) {
+NEUROCUDA_INLINE std::uint32_t update(const NeuronKind& kind, const Row& row, const Segment& segment) {
   switch (kind.fires) {
     case Fires::kNever:
       return update<synapse, Fires::kNever>(kind, row, segment);
@@ -78,11 +78,12 @@ NEUROCUDA_INLINE void update(const NeuronKind& kind, const Row& row, const Segme
     case Fires::kMany:
       return update<synapse, Fires::kMany>(kind, row, segment);
   }
+  return 0;
 }
 
-// One step of the neurons of a segment.
+// One step of the neurons of a segment. Returns the largest exponent of x.
 NEUROCUDA_MULTIVERSION
-void update_row(const NeuronKind& kind, const Row& row, const Segment& segment) {
+std::uint32_t update_row(const NeuronKind& kind, const Row& row, const Segment& segment) {
   switch (kind.synapse) {
     case Synapse::kNone:
       return update<Synapse::kNone>(kind, row, segment);
@@ -91,6 +92,7 @@ void update_row(const NeuronKind& kind, const Row& row, const Segment& segment) 
     case Synapse::kPrevious:
       return update<Synapse::kPrevious>(kind, row, segment);
   }
+  return 0;
 }
 
 // The state of a tile: where it lies, or in a copy.
@@ -179,11 +181,8 @@ void neuron(const NeuronCall& call, std::int64_t first, std::int64_t last, std::
           sum_rows(call.branches, call.branch_count, step, at, segment.count, sum);
         }
         if (direct_out) row.output = call.output.row(step, at);
-        const bool looks = finite != nullptr && direct_in, in_place = row.x == row.output;
-        if (looks && in_place && !all_finite(row.x, segment.count)) *finite = false;
-        update_row(call.kind, row, segment);
-        // After the update, which reads from memory while it computes, x is near.
-        if (looks && !in_place && !all_finite(row.x, segment.count)) *finite = false;
+        const std::uint32_t largest = update_row(call.kind, row, segment);
+        if (finite != nullptr && direct_in && largest == kNotFinite) *finite = false;
         if (!direct_out) emit(call, streamed, step, at, segment.count, emitted);
         if (call.trace_v.data != nullptr) write_row(call.trace_v, step, at, segment.count, row.v);
         if (call.trace_i.data != nullptr) write_row(call.trace_i, step, at, segment.count, row.i);
