@@ -36,8 +36,9 @@ import neurocuda
 from neurocuda import Discretization, Executor
 from neurocuda.grids import InputGrid
 
-LAYERS = 4000 if FULL else 200
+LAYERS = 2000 if FULL else 200
 GRAPHS = 1000 if FULL else 40
+PARTS = 10
 
 
 def assert_again(net: Executor, x: dict[str, np.ndarray], *what: object) -> None:
@@ -87,7 +88,7 @@ def assert_ways(case: Case, seed: int, as_given: bool = False) -> None:
     allowed = ways(net)
     best = {name: hows[-1] for name, hows in allowed.items()}
     forces = [{name: how} for name, hows in allowed.items() for how in hows if how != "ordered"]
-    for force in [best, *(forces if FULL else forces[:2])]:
+    for force in [best, *forces[: 4 if FULL else 2]]:
         steps = next(iter(x.values())).shape[0]
         chunk, threads = int(draw.choice([1, 2, 3, max(1, steps)])), int(draw.choice([1, 1, 2]))
         forced = Executor(found, options, force=force, chunk=chunk, input_grid=grids)  # type: ignore[arg-type]
@@ -111,9 +112,9 @@ def test_so_it_is_where_neurons_count(case: Case, seed: int) -> None:
     assert_ways(case, seed)
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(PARTS))
 def test_spiking_networks_equal_the_oracle(part: int) -> None:
-    for number in range(part * GRAPHS // 4, (part + 1) * GRAPHS // 4):
+    for number in range(part * GRAPHS // PARTS, (part + 1) * GRAPHS // PARTS):
         draw = np.random.default_rng([number, 7])
         raw = spiking_graph(draw)
         options = {**BY_R, **({"output_delay": 1} if draw.random() < 0.1 else {})}
@@ -122,9 +123,9 @@ def test_spiking_networks_equal_the_oracle(part: int) -> None:
         assert_ways(Case(raw, {"input": x["input"].astype(np.float32)}, options), number, as_given=True)
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(PARTS))
 def test_layers_at_the_bound_equal_their_exact_sums(part: int) -> None:
-    for case in range(part * LAYERS // 4, (part + 1) * LAYERS // 4):
+    for case in range(part * LAYERS // PARTS, (part + 1) * LAYERS // PARTS):
         draw = np.random.default_rng([case, 8])
         node, shape, grid, scales = within_bytes(draw) if case % 4 else at_the_bound(draw)[:4]
         if "weight" not in node:
