@@ -16,8 +16,7 @@ from benchmarks import networks
 from benchmarks.problem import Network, Neuron, Problem
 from examples.digits.network import FILE as DIGITS_FILE
 from examples.digits.network import digits
-from neurocuda import Discretization, Graph, NeuroCUDAWarning, Node, from_nir, load, write
-from neurocuda.quantization import quantize
+from neurocuda import Discretization, Graph, NeuroCUDAWarning, Node, from_nir, load, quantize, write
 
 DT = 1e-4
 """Seconds of a step in every row but the paper's CNN, which counts steps."""
@@ -63,12 +62,17 @@ def paper_cnn(paper: Path, quick: bool) -> Problem:
 def quantized_cnn(paper: Path, quick: bool) -> Problem:
     """The same with weights of 8 bits: proved exact, layer by layer."""
     published = paper_cnn(paper, quick)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "quantized.nir"
-        write(quantize(published.nir, 8, discretization=published.discretization).graph, file)
-        graph = nir.read(file, type_check=False)
+    graph = quantized(published.nir, published.discretization)
     title = "N-MNIST CNN of the paper, 8-bit weights"
     return problem("cnn-8bit", title, graph, published.discretization, published.x, networks.paper_cnn)
+
+
+def quantized(graph: nir.NIRGraph, d: Discretization) -> nir.NIRGraph:
+    """With weights of 8 bits."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "quantized.nir"
+        write(quantize(graph, 8, discretization=d).graph, file)
+        return nir.read(file, type_check=False)
 
 
 def resnet18(paper: Path, quick: bool) -> Problem:
