@@ -22,7 +22,7 @@ SANITIZERS = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-na
 EMULATED := build/emulate
 EMULATED_TESTS := operators ordered_operators recurrent_operator pools values gradients subnormals opcheck cycles kernel_ways
 
-.PHONY: help demo test test-full sanitize emulate emulate-sanitize cuda-check cuda-build bench bench-gpu bench-convert bench-env lint format clean
+.PHONY: help demo test test-full sanitize emulate emulate-sanitize cuda-check cuda-build bench bench-gpu bench-convert bench-sweeps bench-env lint format clean
 
 help:
 	@echo "demo       run the held-out digits through examples/digits/digits.nir, and draw the spikes"
@@ -36,6 +36,7 @@ help:
 	@echo "bench      measure side by side with other simulators, plain PyTorch and the physical floor"
 	@echo "bench-gpu  the same on a GPU, and every operator against its bandwidth; without one, the floors as a prediction"
 	@echo "bench-convert  accuracy over time of converted networks, beside the original and SpikingJelly"
+	@echo "bench-sweeps  how cost grows with neurons, steps, batch, density of events and threads"
 	@echo "lint       ruff, mypy, import-linter, clang-format"
 	@echo "format     let ruff and clang-format rewrite the sources"
 	@echo "clean      remove what was built, cached and drawn (not .venv)"
@@ -114,6 +115,9 @@ bench-gpu: $(BENCH_INSTALLED)
 
 bench-convert: $(BENCH_INSTALLED)
 	$(BENCH_BIN)/python -m benchmarks.convert $(BENCH)
+
+bench-sweeps: $(BENCH_INSTALLED)
+	$(BENCH_BIN)/python -m benchmarks.sweeps $(BENCH)
 
 bench-env: $(BENCH_INSTALLED)
 

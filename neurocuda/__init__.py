@@ -17,7 +17,9 @@ from neurocuda.errors import (
     ShapeError,
     UnsupportedModuleError,
 )
+from neurocuda.exactness import Certificate, certify
 from neurocuda.graph import Graph, Node, from_nir
+from neurocuda.grids import InputGrid
 from neurocuda.io import read, write
 from neurocuda.nir_executor import Executor, RunResult, load
 from neurocuda.ops import NeuronCoefficients, Surrogate
@@ -32,11 +34,13 @@ __all__ = [
     "SNN",
     "AlgebraicLoopError",
     "ArgumentError",
+    "Certificate",
     "Discretization",
     "Executor",
     "FileError",
     "Graph",
     "GraphError",
+    "InputGrid",
     "NeuroCUDAError",
     "NeuroCUDAWarning",
     "NeuronCoefficients",
@@ -49,6 +53,7 @@ __all__ = [
     "Surrogate",
     "UnsupportedModuleError",
     "backends",
+    "certify",
     "convert",
     "finetune",
     "from_nir",

@@ -13,7 +13,6 @@ from neurocuda.lowering import How
 from neurocuda.ops import NeuronState, compiled
 from neurocuda.ops.backends import AVAILABLE, backends
 
-
 _FORCED: Mapping[str, Mapping[str, How]] = {
     "cnn": {"library layers": "library"},
     "cnn-8bit": {"library layers": "library", "exact int8 layers": "integer"},
