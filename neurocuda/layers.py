@@ -133,6 +133,8 @@ def _library_convolution(
         layout = torch.channels_last if lowered.channels_last else torch.contiguous_format
         frames = frames.contiguous(memory_format=layout)
     stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
+    if lowered.exact and library.may_transform(frames):
+        return library.products(frames, weight, bias, stride, padding, dilation, groups)
     slices = lowered.slices if frames.device.type == "cpu" else 1
     parts = zip(weight.chunk(slices), bias.chunk(slices), strict=True)
     results = [library.convolution(frames, *part, stride, padding, dilation, groups) for part in parts]

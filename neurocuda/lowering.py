@@ -39,6 +39,8 @@ class LoweredNode:
     half of a neuron and its weight, run as one operator. soft reset: part of an integrator, its threshold and the scale
     that takes spikes off it, run as one operator. direct: one elementwise operation, pool or copy.
 
+    integers, inputs, exact: of a layer by the library, what is proved of it (`exactness.Proof`).
+
     On the CPU, a library convolution lays out its frames with the channels last or not, and computes its channels in
     slices, as the library copies the weights of each call.
     """
@@ -48,6 +50,7 @@ class LoweredNode:
     why: str
     integers: Integers | None = None
     inputs: frozenset[str] = frozenset()
+    exact: bool = False
 
     @property
     def channels_last(self) -> bool:
@@ -215,11 +218,12 @@ def _node(node: Node, certificate: Certificate, force: Mapping[str, How]) -> Low
             found = f"{proof.reason or 'more bits'}" if proof is not None else "none"
             raise ArgumentError(f"force: expected 8-bit weights and signals for node {node.name!r}, found {found}")
         why = f"8-bit weights and signals, exact in any order; {work} multiply-adds a step"
-        return LoweredNode(node, how, why, integers, proof.inputs)
+        return LoweredNode(node, how, why, integers, proof.inputs, proof.exact)
+    exact = how == "library" and proof is not None and proof.exact
     if node.name in force:
-        return LoweredNode(node, how, "forced")
+        return LoweredNode(node, how, "forced", exact=exact)
     why = f"{work} multiply-adds a step, {'at most' if small else 'more than'} {ORDERED_LIMIT}"
-    return LoweredNode(node, how, why)
+    return LoweredNode(node, how, f"exact in any order; {why}" if exact else why, exact=exact)
 
 
 def multiply_adds(node: Node) -> int:
