@@ -1,6 +1,7 @@
 """NeuroCUDA runs spiking neural networks described in NIR."""
 
 from neurocuda import nn
+from neurocuda.certificate import Certificate
 from neurocuda.convert.calibrate import convert
 from neurocuda.convert.export import to_nir
 from neurocuda.convert.finetune import finetune
@@ -17,7 +18,7 @@ from neurocuda.errors import (
     ShapeError,
     UnsupportedModuleError,
 )
-from neurocuda.exactness import Certificate, certify
+from neurocuda.exactness import certify
 from neurocuda.graph import Graph, Node, from_nir
 from neurocuda.grids import InputGrid
 from neurocuda.io import read, write

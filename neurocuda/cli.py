@@ -21,10 +21,11 @@ from torch import Tensor
 
 import neurocuda
 from neurocuda.arrays import check_target, read_inputs, write_arrays
+from neurocuda.certificate import Certificate
 from neurocuda.convert_command import convert
 from neurocuda.discretization import PRESETS, Discretization, problems
 from neurocuda.errors import ArgumentError, FileError, GraphError, Problem, nearest, raise_problems
-from neurocuda.exactness import Certificate, certify
+from neurocuda.exactness import certify
 from neurocuda.graph import SPIKE_PRODUCING, Graph, parameters_text, shape_text
 from neurocuda.io import check as check_file
 from neurocuda.io import read

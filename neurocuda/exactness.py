@@ -9,12 +9,13 @@ executor checks: the proof may miss what is exact, and never takes for exact wha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from neurocuda import grids
+from neurocuda.certificate import Certificate, Integers, Proof
 from neurocuda.discretization import Discretization, coefficients, neuron_parameters
 from neurocuda.errors import ArgumentError
 from neurocuda.graph import NEURONS, SPIKING, WEIGHTED, Graph, Node, align
@@ -27,98 +28,6 @@ _MOST_SPIKES = 2**20
 """Of a neuron in a step: up to here a rounding of its potential adds less than one."""
 
 InputGrids = InputGrid | Mapping[str, InputGrid]
-
-
-@dataclass(frozen=True)
-class Integers:
-    """A layer as a product of whole numbers: signal 0 .. 255 in steps of 2^signal_step, weights -127 .. 127.
-
-    Only where a signal rests on what inputs give in the same step, not on what a state kept of them: that may come from
-    a chunk whose inputs broke their promise.
-    """
-
-    signal_step: int
-    weight_steps: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Proof:
-    """Of one layer or pool: whether its sum is the same in any order.
-
-    steps_used: the sum of magnitudes at most, in steps of the grid of the terms; 2^24 is the limit. signal_bits,
-    weight_bits: what holds either operand as a whole number, with its sign. inputs: those on whose promised grid it
-    rests. reason and remedy: why it is not exact, and what would make it so.
-    """
-
-    node: str
-    type: str
-    exact: bool
-    steps_used: float | None = None
-    signal_bits: int | None = None
-    weight_bits: int | None = None
-    inputs: frozenset[str] = frozenset()
-    integers: Integers | None = None
-    reason: str = ""
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        if not self.exact:
-            return f"node {self.node!r} ({self.type}): {self.reason}; {self.remedy}"
-        return f"node {self.node!r} ({self.type}): exact in any order"
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """The proofs of all layers and pools, in the order in which they run. Its text is a table.
-
-    Where `exact`, every order of summation, batch, chunk, backend and width that holds the operands gives the same
-    bits, as long as the inputs keep their promise (`inputs`) and, where membranes are summed, a run is no longer than
-    `steps`.
-    """
-
-    source: str
-    proofs: tuple[Proof, ...]
-    inputs: Mapping[str, InputGrid]
-    steps: int | None
-
-    @property
-    def exact(self) -> bool:
-        return self.first is None
-
-    @property
-    def first(self) -> Proof | None:
-        """The first node that is not exact."""
-        return next((proof for proof in self.proofs if not proof.exact), None)
-
-    def of(self, node: str) -> Proof | None:
-        """The proof of a node, if it is a layer or a pool."""
-        return next((proof for proof in self.proofs if proof.node == node), None)
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """One row for each layer and pool, under a first row of titles."""
-        rows: list[tuple[str, ...]] = [("node", "type", "exact", "steps of 2^24", "signal bits", "weight bits", "why")]
-        for p in self.proofs:
-            used = "" if p.steps_used is None else f"2^{math.log2(max(p.steps_used, 1)):.1f}"
-            bits = ("" if count is None else str(count) for count in (p.signal_bits, p.weight_bits))
-            rows.append((p.node, p.type, "yes" if p.exact else "no", used, *bits, p.reason))
-        return rows
-
-    def lines(self) -> list[str]:
-        """What it says, and what it rests on, in a few lines."""
-        exact = sum(proof.exact for proof in self.proofs)
-        lines = [f"{self.source}: {exact} of {len(self.proofs)} layers and pools are exact in any order"]
-        lines += [f"given that input {name!r} has {grid}" for name, grid in self.inputs.items()]
-        if self.steps is not None:
-            lines.append(f"given that a run has no more than {self.steps} steps")
-        if self.first is not None:
-            lines.append(f"not exact, first {self.first}")
-        return lines
-
-    def __str__(self) -> str:
-        rows = self.rows() if self.proofs else []
-        widths = [max(len(row[column]) for row in rows) for column in range(7)] if rows else []
-        table = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*table, *self.lines()])
 
 
 def certify(
@@ -137,7 +46,7 @@ def certify(
     d = Discretization() if discretization is None else discretization
     if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
         raise ArgumentError(f"steps: expected a whole number >= 1, found {steps!r}")
-    return _Search(graph, d, promised(graph, input_grid), steps).certificate()
+    return Search(graph, d, promised(graph, input_grid), steps).certificate()
 
 
 def promised(graph: Graph, input_grid: InputGrids | None) -> dict[str, InputGrid]:
@@ -153,7 +62,7 @@ def promised(graph: Graph, input_grid: InputGrids | None) -> dict[str, InputGrid
 
 
 @dataclass(frozen=True)
-class _Lost:
+class Lost:
     """A signal that is on no grid: the node that lost it, why, what would keep it; its size where that is known."""
 
     node: str
@@ -162,15 +71,26 @@ class _Lost:
     bounds: Grid | None = None
 
 
-_Signal = Grid | _Lost
+Signal = Grid | Lost
 
 
-class _Search:
-    """Goes through a graph in the order of its schedule; what a cycle brings is known where spikes are."""
+class Search:
+    """Goes through a graph in the order of its schedule; what a cycle brings is known where spikes are.
 
-    def __init__(self, graph: Graph, d: Discretization, inputs: Mapping[str, InputGrid], steps: int | None) -> None:
-        self.graph, self.d, self.inputs, self.steps = graph, d, inputs, steps
-        self.signals: dict[str, _Signal] = {}
+    `signals` holds what it has found of each node. `replaced` gives the node that is to stand for another, once it is
+    known what that sums.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        d: Discretization,
+        inputs: Mapping[str, InputGrid],
+        steps: int | None,
+        replaced: Callable[[Node, Grid], Node] | None = None,
+    ) -> None:
+        self.graph, self.d, self.inputs, self.steps, self.replaced = graph, d, inputs, steps, replaced
+        self.signals: dict[str, Signal] = {}
         self.proofs: list[Proof] = []
         self.kept: set[str] = set()  # signals that rest on the promise on inputs of earlier steps
         for name, node in graph.nodes.items():
@@ -193,7 +113,7 @@ class _Search:
         return Certificate(self.graph.source, tuple(self.proofs), self.inputs, self.steps)
 
     def _lose(self, node: Node) -> None:
-        lost = _Lost(
+        lost = Lost(
             _name(node),
             "what it gives comes back to it without bound",
             "a spiking neuron in the cycle bounds it",
@@ -217,9 +137,9 @@ class _Search:
             signal = self.signals.get(edge.source)
             if signal is None:
                 return False
-            if isinstance(signal, _Lost) and node.type in SPIKING and signal.bounds is not None:
+            if isinstance(signal, Lost) and node.type in SPIKING and signal.bounds is not None:
                 signal, whole = signal.bounds, False
-            if isinstance(signal, _Lost):
+            if isinstance(signal, Lost):
                 self.signals[node.name] = replace(signal, bounds=None)
                 if node.type in _SUMS:
                     self.proofs.append(_not_exact(node, signal))
@@ -234,7 +154,7 @@ class _Search:
             self.signals[node.name] = self._spike_counts(node, total.grid if whole and total.exact else total.rounded)
             return True
         if not total.exact:
-            lost = _Lost(
+            lost = Lost(
                 _name(node),
                 f"the sum of its branches may reach {_steps(total)} steps of 2^{total.grid.coarsest}",
                 "2^24 are held: fewer or coarser branches",
@@ -246,8 +166,9 @@ class _Search:
         self.signals[node.name] = self._through(node, total.grid)
         return True
 
-    def _through(self, node: Node, x: Grid) -> _Signal:
+    def _through(self, node: Node, x: Grid) -> Signal:
         """What a node gives for a sum on the grid x."""
+        node = node if self.replaced is None else self.replaced(node, x)
         if node.type in WEIGHTED:
             return self._layer(node, x)
         if node.type in ("SumPool2d", "AvgPool2d"):
@@ -258,15 +179,13 @@ class _Search:
             total = grids.scaled(x, align(node.array("scale"), len(node.input_shape)))
             remedy = "a scale of a power of two, or of few bits, keeps the grid"
             return (
-                total.grid
-                if total.exact
-                else _Lost(_name(node), "it takes its signal off the grid", remedy, total.grid)
+                total.grid if total.exact else Lost(_name(node), "it takes its signal off the grid", remedy, total.grid)
             )
         if node.type == "Flatten":
             return grids.flattened(x, _channels(node.output_shape))
         return x.with_zero() if node.type == "Delay" else x
 
-    def _layer(self, node: Node, x: Grid) -> _Signal:
+    def _layer(self, node: Node, x: Grid) -> Signal:
         total = _layer_sum(node, x)
         weights = _whole_weights(node)
         signal_bits = _bits(x.low.min(), x.high.max(), x.coarsest)
@@ -283,14 +202,14 @@ class _Search:
         self.proofs.append(replace(proof, reason=lost.reason, remedy=lost.remedy))
         return lost
 
-    def _pool(self, node: Node, x: Grid) -> _Signal:
+    def _pool(self, node: Node, x: Grid) -> Signal:
         area = math.prod(node.numbers("kernel_size"))
         total = grids.pool(x, area, any(node.numbers("padding")))
         bits = _bits(x.low.min(), x.high.max(), x.coarsest)
         proof = Proof(node.name, node.type, total.exact, total.steps_used, bits, None, x.inputs)
         if not total.exact:
             remedy = "2^24 are held: a smaller window, or fewer bits"
-            lost = _Lost(_name(node), f"its sum may reach {_steps(total)} steps", remedy, total.rounded)
+            lost = Lost(_name(node), f"its sum may reach {_steps(total)} steps", remedy, total.rounded)
             self.proofs.append(replace(proof, reason=lost.reason, remedy=lost.remedy))
             return lost
         self.proofs.append(proof)
@@ -298,22 +217,22 @@ class _Search:
             return total.grid
         mean = grids.divided(total.grid, area)
         remedy = "SumPool2d with 1/area in the next weights keeps it, as neurocuda.quantize writes it"
-        return mean or _Lost(_name(node), f"it divides by {area}", remedy, x)
+        return mean or Lost(_name(node), f"it divides by {area}", remedy, x)
 
-    def _neuron(self, node: Node, x: Grid) -> _Signal:
+    def _neuron(self, node: Node, x: Grid) -> Signal:
         if node.type != "I":
-            return _Lost(_name(node), "it gives a potential that decays", "a spiking neuron gives 0 or 1")
+            return Lost(_name(node), "it gives a potential that decays", "a spiking neuron gives 0 or 1")
         remedy = "certify(..., steps=) bounds it, or a Threshold in its place"
         if self.steps is None:
-            return _Lost(_name(node), "it gives a potential that grows with time", remedy)
+            return Lost(_name(node), "it gives a potential that grows with time", remedy)
         gain = grids.scaled(x, coefficients(node, neuron_parameters(node), self.d).gain_v.numpy())
         longest = replace(gain, magnitude=gain.magnitude * self.steps)
         if not (gain.exact and longest.exact):
-            return _Lost(_name(node), f"it may reach {_steps(longest)} steps of its grid in {self.steps} steps", remedy)
+            return Lost(_name(node), f"it may reach {_steps(longest)} steps of its grid in {self.steps} steps", remedy)
         low, high = gain.grid.low, gain.grid.high
         return replace(gain.grid, low=np.minimum(low * self.steps, low), high=np.maximum(high * self.steps, high))
 
-    def _spike_counts(self, node: Node, x: Grid) -> _Signal:
+    def _spike_counts(self, node: Node, x: Grid) -> Signal:
         c = coefficients(node, neuron_parameters(node), self.d)
         assert c.threshold is not None
         decays = bool((c.decay_v >= 0).all()) and bool((c.decay_v <= 1).all())
@@ -321,7 +240,7 @@ class _Search:
         gained = float(c.gain_v.abs().max()) * float(x.magnitude.max())
         most = gained / float(c.threshold.min()) + 2 if plain else math.inf  # one for what was left, one for rounding
         if most > _MOST_SPIKES:
-            return _Lost(_name(node), "it may fire any number of spikes in a step", "spikes_per_step='one'")
+            return Lost(_name(node), "it may fire any number of spikes in a step", "spikes_per_step='one'")
         most = math.floor(most)
         return grids.constant(_channels(node.output_shape), 0, 0.0, float(most), x.inputs)
 
@@ -341,7 +260,7 @@ def _steps(total: Sum) -> str:
     return f"2^{math.log2(max(total.steps_used, 1)):.1f}"
 
 
-def _not_exact(node: Node, lost: _Lost) -> Proof:
+def _not_exact(node: Node, lost: Lost) -> Proof:
     return Proof(
         node.name,
         node.type,
@@ -351,13 +270,13 @@ def _not_exact(node: Node, lost: _Lost) -> Proof:
     )
 
 
-def _too_fine(node: Node, total: Sum, weight_bits: int | None) -> _Lost:
+def _too_fine(node: Node, total: Sum, weight_bits: int | None) -> Lost:
     bits = "more than 24" if weight_bits is None else str(weight_bits)
     reason = f"{bits} bits a weight, its sum may reach {_steps(total)} steps of 2^{int(total.step.min())}"
     remedy = "2^24 are held: neurocuda.quantize(graph, bits=8)"
     if weight_bits is not None and weight_bits <= 8:
         remedy = "2^24 are held: fewer bits of the signal or the bias, or a smaller fan-in"
-    return _Lost(_name(node), reason, remedy, total.rounded)
+    return Lost(_name(node), reason, remedy, total.rounded)
 
 
 def _are_floats(signal_step: int, weight_steps: tuple[int, ...]) -> bool:

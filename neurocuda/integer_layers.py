@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neurocuda.exactness import Certificate
+from neurocuda.certificate import Certificate
 from neurocuda.lowering import LoweredNode, LoweredSchedule
 from neurocuda.ops import compiled, integer
 from neurocuda.ops.backends import operators

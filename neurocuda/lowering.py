@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from neurocuda.certificate import Certificate, Integers
 from neurocuda.errors import ArgumentError
-from neurocuda.exactness import Certificate, Integers
 from neurocuda.graph import SPIKING, WEIGHTED, Graph, Node, SoftReset, shape_text, soft_resets
 from neurocuda.ops import integer
 from neurocuda.schedule import Edge, Schedule, Stage

@@ -14,9 +14,10 @@ import nir
 import numpy as np
 
 from neurocuda import grids
+from neurocuda.certificate import Certificate
 from neurocuda.discretization import Discretization, coefficients, neuron_parameters
 from neurocuda.errors import ArgumentError
-from neurocuda.exactness import Certificate, InputGrids, _Lost, _Search, certify, promised
+from neurocuda.exactness import InputGrids, Search, certify, promised
 from neurocuda.graph import WEIGHTED, Graph, Node, SoftReset, align, from_nir, soft_resets
 from neurocuda.graph.fields import SIGNAL_PARAMETERS
 from neurocuda.graph.model import collapse
@@ -174,7 +175,7 @@ def _check_finite(graph: Graph) -> None:
                 )
 
 
-class _Rounder(_Search):
+class _Rounder:
     """Rounds each layer when the grid of what it sums is known."""
 
     def __init__(
@@ -186,15 +187,15 @@ class _Rounder(_Search):
         bits: int,
         left: int,
     ) -> None:
-        super().__init__(graph, d, inputs, steps)
-        self.bits, self.left = bits, left
+        self.graph, self.d, self.bits, self.left = graph, d, bits, left
+        self.search = Search(graph, d, inputs, steps, self._replaced)
         self.loops = soft_resets(graph)
         self.resets = {loop.scale for loop in self.loops}
         self.rounded: dict[str, Node] = {}
 
     def nodes(self) -> dict[str, Node]:
         """All nodes, rounded."""
-        self.certificate()
+        self.search.certificate()
         for name, node in self.graph.nodes.items():
             if node.type in _ROUNDED and name not in self.rounded and name not in self.resets:
                 self.rounded[name] = _rounded(node, self.bits, self.left, None)
@@ -205,14 +206,14 @@ class _Rounder(_Search):
                 self.rounded[name] = self._fire(node)
         return {**self.graph.nodes, **self.rounded}
 
-    def _through(self, node: Node, x: Grid) -> Grid | _Lost:
+    def _replaced(self, node: Node, x: Grid) -> Node:
         if node.type in _ROUNDED and node.name not in self.resets:
             node = self.rounded[node.name] = _rounded(node, self.bits, self.left, x)
-        return super()._through(node, x)
+        return node
 
     def _arriving(self, name: str, without: str | None = None) -> Grid | None:
         """The grid of the sum into a node, None where a part of it is on none."""
-        signals = [self.signals.get(a) for a, b in self.graph.edges if b == name and a != without]
+        signals = [self.search.signals.get(a) for a, b in self.graph.edges if b == name and a != without]
         parts = [signal for signal in signals if isinstance(signal, Grid)]
         shape = self.graph.nodes[name].input_shape
         return grids.add(parts, shape[0] if shape else 1).grid if len(parts) == len(signals) else None

@@ -14,7 +14,8 @@ from paper import FOLDER, needs_paper
 
 import neurocuda
 from neurocuda import ArgumentError
-from neurocuda.exactness import Certificate, certify
+from neurocuda.certificate import Certificate
+from neurocuda.exactness import certify
 from neurocuda.grids import InputGrid
 
 FLAWS: dict[str, tuple[Node, str, str, str]] = {

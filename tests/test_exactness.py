@@ -24,7 +24,8 @@ from oracle import Array
 from strategies import MANY, Case, cases
 
 from neurocuda import Discretization
-from neurocuda.exactness import Proof, _Search, promised
+from neurocuda.certificate import Proof
+from neurocuda.exactness import Search, promised
 from neurocuda.grids import Grid, InputGrid
 
 CASES = 10_000 if FULL else 400
@@ -33,10 +34,10 @@ BY_R = {"if_gain": "r"}
 COUNTS = {**MANY, **BY_R}
 
 
-def search(raw: Node, options: dict[str, Any], grid: Any = None, steps: int | None = None) -> tuple[_Search, Proof]:
+def search(raw: Node, options: dict[str, Any], grid: Any = None, steps: int | None = None) -> tuple[Search, Proof]:
     """The search after it is done, and the proof of the node named 'layer'."""
     found = graph_of(raw)
-    done = _Search(found, Discretization(**options), promised(found, grid), steps)
+    done = Search(found, Discretization(**options), promised(found, grid), steps)
     proof = done.certificate().of("layer")
     assert proof is not None
     return done, proof
@@ -220,7 +221,7 @@ def assert_sound(case: Case, draw: np.random.Generator) -> None:
     grids = promise_of(draw, list(case.x))
     steps = max(1, len(next(iter(case.x.values()))))
     x = {name: extremes(draw, grids[name], signal.shape) for name, signal in case.x.items()}
-    done = _Search(found, Discretization(**case.discretization), promised(found, grids), steps)
+    done = Search(found, Discretization(**case.discretization), promised(found, grids), steps)
     certificate = done.certificate()
     nodes = oracle.flatten(case.raw).nodes
     assert set(done.signals) == set(found.nodes)
@@ -334,7 +335,7 @@ LATE = {
 def test_what_is_late_starts_with_zeros(name: str) -> None:
     raw, options = LATE[name]
     found, grid = graph_of(raw), InputGrid(low=3, high=7)
-    done = _Search(found, Discretization(**options), promised(found, grid), 6)
+    done = Search(found, Discretization(**options), promised(found, grid), 6)
     done.certificate()
     signal = done.signals["a"]
     assert isinstance(signal, Grid)

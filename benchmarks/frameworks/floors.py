@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from benchmarks.problem import Candidate, Problem, Runner
 from neurocuda import load
-from neurocuda.exactness import Integers, certify
+from neurocuda.certificate import Integers
+from neurocuda.exactness import certify
 from neurocuda.layers import convolution_pads
 from neurocuda.ops import integer
 

@@ -30,7 +30,7 @@ def may_transform(x: Tensor) -> bool:
 
     That is on GPUs, and on CPUs without oneDNN. With gradients it may all the same.
     """
-    with_onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    with_onednn = torch._C._has_mkldnn and torch.backends.mkldnn.enabled
     return not torch.is_grad_enabled() and (x.is_cuda or not with_onednn)
 
 
