@@ -39,7 +39,7 @@ class LoweredNode:
     half of a neuron and its weight, run as one operator. soft reset: part of an integrator, its threshold and the scale
     that takes spikes off it, run as one operator. direct: one elementwise operation, pool or copy.
 
-    integers, inputs, exact: of a layer by the library, what is proved of it (`exactness.Proof`).
+    integers, inputs, exact: of a layer by the library, what is proved of it (`certificate.Proof`).
 
     On the CPU, a library convolution lays out its frames with the channels last or not, and computes its channels in
     slices, as the library copies the weights of each call.
@@ -210,9 +210,8 @@ def _node(node: Node, certificate: Certificate, force: Mapping[str, How]) -> Low
     small = work <= ORDERED_LIMIT
     proof = certificate.of(node.name)
     integers = proof.integers if proof is not None else None
-    how = force.get(node.name, "integer" if integers and not small and integer.gains() else "library")
-    if node.name not in force and small:
-        how = "ordered"
+    choice: How = "ordered" if small else "integer" if integers and integer.gains() else "library"
+    how = force.get(node.name, choice)
     if how == "integer":
         if proof is None or integers is None:
             found = f"{proof.reason or 'more bits'}" if proof is not None else "none"
