@@ -393,3 +393,15 @@ def test_counts_beyond_a_byte_are_floats(gain: float, fits: bool) -> None:
     assert net.schedule.bytes == ({"n"} if fits else set())
     x = {"input": np.ones((6, 2, 4), np.float32)}
     assert_equal(recorded(net, x), told(oracle.run(raw, x, COUNTS)), order_of(net), str(net))
+
+
+@needs_bytes
+def test_a_layer_that_nothing_feeds_is_one_of_whole_numbers_too() -> None:
+    """What it gives is a constant of the recorded program, computed from weights that cannot be looked at."""
+    half = {"type": "Affine", "weight": np.array([[0.5]], "f4"), "bias": np.array([1.0], "f4")}
+    raw = graph("x>fed fed>y idle>y", x=input_(1), fed=half, idle=half, y=output(1))
+    net = Executor(graph_of(raw), force={"fed": "integer", "idle": "integer"})
+    x = torch.arange(6).float().reshape(6, 1, 1)
+    with torch.no_grad():
+        for _ in range(4):
+            assert torch.equal(net(x)[0], x * 0.5 + 2)

@@ -155,6 +155,11 @@ def _shared(results: Sequence[Tensor], inputs: Sequence[Tensor], state: int) -> 
     return shared
 
 
+def _can_change(t: Tensor) -> bool:
+    """A library's own form of a weight cannot be written to, nor looked at."""
+    return t.layout == torch.strided
+
+
 def _is_dense(t: Tensor) -> bool:
     """Whether each place of its memory is one value, in whatever order of the axes."""
     return t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last)
@@ -227,7 +232,7 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.alive.append(t)
             self.constants[id(t)] = self.program.constant(t)
             for origin in self.origins.get(id(t), (t,)):
-                if origin.layout == torch.strided:  # a library's own form of a weight cannot be written to
+                if _can_change(origin):
                     self.live[id(origin)] = (origin, origin.detach())
         return self.constants[id(t)]
 
@@ -235,8 +240,7 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What is computed from constants is one, and holds while they have the same bits; a view of one, always."""
         origins = [origin for t in given for origin in self.origins.get(id(t), (t,))]
         if not func.is_view:
-            for t in origins:
-                self.kept[id(t)] = (t, t.detach().clone())
+            self.kept.update({id(t): (t, t.detach().clone()) for t in origins if _can_change(t)})
             origins = []
         for t in results:
             if isinstance(t, Tensor):
