@@ -60,7 +60,7 @@ def frames(p: Problem) -> float:
 
 
 def population(count: float) -> Problem:
-    x = torch.rand(100, 1, int(count), generator=seeded()) * 0.36
+    x = torch.rand(10, 1, int(count), generator=seeded()) * 0.36
     return problem("lif", "LIF alone", lif_graph(int(count)), Discretization(dt=DT), x, networks.lif, separate=True)
 
 
@@ -78,7 +78,7 @@ def sweeps(paper: Path) -> dict[str, Sweep]:
     """All of them by name; those of the paper's network where its file is."""
     found = {
         "neurons": Sweep(
-            "LIF alone, T = 100", "neurons", (1e3, 1e4, 1e5, 1e6, 1e7), population, neuron_steps, "neuron and step"
+            "LIF alone, T = 10", "neurons", (1e3, 1e4, 1e5, 1e6, 1e7), population, neuron_steps, "neuron and step"
         ),
         "batch": Sweep("ResNet-18, T = 8", "samples", (1, 4, 16, 64), resnet, frames, "frame", (1, 2)),
     }

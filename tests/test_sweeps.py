@@ -26,6 +26,6 @@ def test_a_sweep_is_measured_written_and_drawn(tmp_path: Path, monkeypatch: pyte
     }
     assert {line["candidate"] for line in lines} >= {"neurocuda", "plain torch, stepped"}
     for line in lines:
-        per_unit = float(line["median_ms"]) * 1e6 / (100 * float(line["value"]))
+        per_unit = float(line["median_ms"]) * 1e6 / (10 * float(line["value"]))
         assert float(line["ns_per_unit"]) == pytest.approx(per_unit, rel=1e-3)  # four digits of each are written
     assert output.with_suffix(".png").stat().st_size > 10_000
