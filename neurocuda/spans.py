@@ -32,20 +32,22 @@ def spans(lowered: LoweredSchedule, batch: int, steps: int, fused: Collection[in
     """
     if not lowered.layered:
         return (Span(range(len(lowered.stages)), steps),)
-    late = {name for edge in lowered.schedule.delayed for name in (edge.source, edge.target)}
+    own = {(stage.soft_reset.threshold, stage.soft_reset.scale) for stage in lowered.stages if stage.soft_reset}
+    outer = [edge for edge in lowered.schedule.delayed if (edge.source, edge.target) not in own]
+    late = {name for edge in outer for name in (edge.source, edge.target)}
     found: list[Span] = []
     for number, stage in enumerate(lowered.stages):
-        late_or_cyclic = stage.cyclic or any(entry.node.name in late for entry in stage.nodes)
-        whole = late_or_cyclic and number not in fused
-        own = steps if whole else _piece(stage, batch, steps)
-        joined = min(own, found[-1].steps) if found else own
+        step_by_step = stage.cyclic and number not in fused
+        whole = step_by_step or any(entry.node.name in late for entry in stage.nodes)
+        wanted = steps if whole else _piece(stage, batch, steps)
+        joined = min(wanted, found[-1].steps) if found else wanted
         if found and found[-1].steps < steps and not whole and _frames_wanted(stage) <= joined * batch:
             found[-1] = Span(range(found[-1].stages.start, number + 1), joined)
-        elif own == steps or _frames_wanted(stage) > own * batch:
+        elif wanted == steps or _frames_wanted(stage) > wanted * batch:
             start = found.pop().stages.start if found and found[-1].steps == steps else number
             found.append(Span(range(start, number + 1), steps))
         else:
-            found.append(Span(range(number, number + 1), own))
+            found.append(Span(range(number, number + 1), wanted))
     return tuple(found)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import nir
 import numpy as np
+import oracle
 import pytest
 import torch
 from comparison import assert_equal, graph_of, order_of, recorded, told
 from hypothesis import given
 from hypothesis import strategies as st
+from make_nir import graph, input_, neuron, output, scale, signal, threshold
 from strategies import Case, cases
 from test_resnet import DT, nir_graph, weights
 
@@ -66,3 +68,24 @@ def test_channels_last_and_slices_leave_a_library_convolution_what_it_is() -> No
             found = net(x)[0]
         assert torch.equal(found.double(), expected), f"{into} to {out} channels of {size} x {size}"
         assert found.is_contiguous()
+
+
+@pytest.mark.parametrize("options", [{}, {"output_delay": 1}])
+def test_a_soft_reset_that_hears_of_the_step_before_runs_whole(options: dict[str, int]) -> None:
+    raw = graph(
+        "input>n n>i i>z z>s s>i n>p p>output",
+        input=input_(1, 2, 3),
+        n=neuron("IF", 1, 2, 3),
+        i=neuron("I", 1, 2, 3),
+        z=threshold(1.0),
+        s=scale(-1.0),
+        p=scale(0.5),
+        output=output(1, 2, 3),
+    )
+    x = {"input": signal(9, 2, 1, 2, 3) * 2}
+    net = Executor(graph_of(raw), Discretization(dt=1e-4, **options))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spans, "PIECE", 20)
+        found = recorded(net, x)
+    expected = oracle.run(raw, x, {"dt": 1e-4, **options})
+    assert_equal(found, told(expected), order_of(net), f"{net}\n{net.graph}")

@@ -75,9 +75,9 @@ def finetune(
     gives, or its classes and in equal part the labels, where batches have them: whole numbers [B], by which the
     original was trained (on Fashion-MNIST they gain half a point).
     surrogate: the derivative of a spike, of u in units of theta, by which gradients go back through time; without one
-    they are those of rates (`Trainable.rates`), in a third of the time. dtype: the type that layers of weights run in
-    while they train (torch.bfloat16 is faster where the processor has it; weights stay in float32). samples, report:
-    as `convert` has them.
+    they are those of rates (`Trainable.rates`), in less than half of the time. dtype: the type that layers of weights
+    run in while they train (torch.bfloat16 is faster where the processor has it; weights stay in float32). samples,
+    report: as `convert` has them.
 
     checkpoint: a file written after every `checkpoint_every` batches; if it is there, training goes on from it, to the
     same bits as without a stop (the same data, machine and number of threads provided). Random numbers are drawn from

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils._python_dispatch import _disable_current_modes
 
 _MOST_SHAPES = 16
@@ -80,6 +81,12 @@ def convolution(
     """
     if x.dtype != torch.uint8:
         x = (x if step == 1.0 else x * (1.0 / step)).to(torch.uint8)
+    kernel = weight.numbers.shape[2:]
+    if any(zeros > gap * (k - 1) for zeros, gap, k in zip(padding, dilation, kernel, strict=True)):
+        # Windows of nothing but padding take some versions of the library out of their memory.
+        x = functional.pad(x, [zeros for zeros in reversed(padding) for _ in range(2)])
+        padding = [0] * len(padding)
+    dilation = [gap if k > 1 else 1 for gap, k in zip(dilation, kernel, strict=True)]
     missing = 4 - x.dim()
     ones, space = [1] * missing, x.shape[2:]
     frames = x.reshape(*x.shape[:2], *ones, *space).contiguous(memory_format=torch.channels_last)
