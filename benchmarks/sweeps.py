@@ -122,14 +122,9 @@ def main() -> None:
                 wanted = [c for tool in tools.values() for c in tool(p) if _is_run(c, p)]
                 rows += _measured(console, key, sweep, value, p, wanted, arguments)
             _show(console, sweep, [row for row in rows if row["sweep"] == key])
-    if arguments.quick:
-        return
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    with arguments.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], *described], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**row, **described} for row in rows)
-    console.print(f"{arguments.output} and {draw(arguments.output)} written")
+            if not arguments.quick:
+                _write(arguments.output, rows, described)
+                console.print(f"{arguments.output} and {draw(arguments.output)} written")
 
 
 def _is_run(candidate: Candidate, p: Problem) -> bool:
@@ -185,6 +180,14 @@ def _measured(
                 )
     torch.set_num_threads(1)
     return found
+
+
+def _write(path: Path, rows: list[dict[str, object]], described: Mapping[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], *described], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, **described} for row in rows)
 
 
 def _show(console: Console, sweep: Sweep, rows: list[dict[str, object]]) -> None:

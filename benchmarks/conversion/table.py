@@ -4,6 +4,7 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -92,23 +93,26 @@ def draw(path: Path) -> Path:
 
     rows = read(path)
     names = list(dict.fromkeys(row.network for row in rows))
-    figure, axes = plt.subplots(1, len(names), figsize=(5.6 * len(names), 4.6), squeeze=False, layout="constrained")
-    colours = ("#30638e", "#5c946e", "#8d99ae", "#edae49", "#9d4edd", "#6b705c")
+    figure, axes = plt.subplots(1, len(names), figsize=(5.6 * len(names), 5.0), squeeze=False, layout="constrained")
+    palette = ("#30638e", "#5c946e", "#8d99ae", "#edae49", "#9d4edd", "#6b705c")
+    others = dict.fromkeys(row.method for row in rows if row.total and row.method != "neurocuda")
+    colours = dict(zip(others, palette * len(others), strict=False))
+    legend: dict[str, Any] = {}
     for axis, name in zip(axes.flat, names, strict=True):
         own = comparable([row for row in rows if row.network == name])
         original = next(row.accuracy for row in own if row.method == "original")
         own = sorted((row for row in own if row.total), key=lambda row: row.method != "neurocuda")
-        axis.axhline(original, color="0.4", linestyle="--", linewidth=1, label="original")
+        legend["original"] = axis.axhline(original, color="0.4", linestyle="--", linewidth=1)
         methods = list(dict.fromkeys(row.method for row in own))
-        for number, method in enumerate(methods):
+        for method in methods:
             ours = method == "neurocuda"
             best: dict[int, float] = {}
             for row in own:
                 if row.method == method and (not ours or "with the delay" in row.thresholds):
                     best[row.total] = max(best.get(row.total, 0.0), row.accuracy)
-            style = {"color": "#d1495b", "linewidth": 2.5} if ours else {"color": colours[(number - 1) % len(colours)]}
+            style = {"color": "#d1495b", "linewidth": 2.5} if ours else {"color": colours[method]}
             label = f"{method}, delay chosen" if ours else method
-            axis.plot(list(best), list(best.values()), marker="o", markersize=4, label=label, **style)
+            (legend[label],) = axis.plot(list(best), list(best.values()), marker="o", markersize=4, **style)
         totals = sorted({row.total for row in own if row.method != "neurocuda"} or {8, 16, 32})
         axis.set_xscale("log", base=2)
         axis.set_xticks(totals, [str(total) for total in totals])
@@ -117,7 +121,7 @@ def draw(path: Path) -> Path:
         axis.set_ylim(70, original + 1.5)
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("accuracy %")
-    axes[0, -1].legend(frameon=False, fontsize=8, loc="lower right")
+    figure.legend(legend.values(), legend, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     picture = path.with_suffix(".png")
     figure.savefig(picture, dpi=120)
     return picture
