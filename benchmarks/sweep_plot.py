@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 COLUMNS = 2
-_OURS = ("#d1495b", "#ed9a7a", "#8c2f39")
+_OURS = ("#d1495b", "#ed9a7a", "#8c2f39", "#f2c14e")
 _OTHERS = ("#30638e", "#8d99ae", "#5c946e", "#7a6c9d")
 
 
@@ -24,7 +24,7 @@ def draw(path: Path) -> Path:
         lines = list(csv.DictReader(file))
     panels = [(title, list(group)) for title, group in groupby(lines, key=lambda line: line["title"])]
     rows = -(-len(panels) // COLUMNS)
-    figure, axes = plt.subplots(rows, COLUMNS, figsize=(12, 3.6 * rows), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(rows, COLUMNS, figsize=(15, 3.6 * rows), squeeze=False, layout="constrained")
     for axis, (title, group) in zip(axes.flat, panels, strict=False):
         names = list(dict.fromkeys(line["candidate"] for line in group))
         ours = iter(_OURS * len(names))
@@ -43,7 +43,7 @@ def draw(path: Path) -> Path:
         axis.set_xlabel(group[0]["number"])
         axis.set_ylabel(f"ns for a {group[0]['unit']}")
         axis.grid(alpha=0.25, which="both", linewidth=0.4)
-        axis.legend(fontsize=7.5, frameon=False)
+        axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     for axis in list(axes.flat)[len(panels) :]:
         axis.axis("off")
     first = lines[0]
