@@ -73,7 +73,7 @@ def finetune(
     units of its root mean square: with 1e-2 a batch changes a weight by a hundredth of what weights are, at most.
     loss: of what the network returns and the labels of a batch; without one it learns the values that the original
     gives, or its classes and in equal part the labels, where batches have them: whole numbers [B], by which the
-    original was trained (on Fashion-MNIST they gain half a point).
+    original was trained.
     surrogate: the derivative of a spike, of u in units of theta, by which gradients go back through time; without one
     they are those of rates (`Trainable.rates`), in less than half of the time. dtype: the type that layers of weights
     run in while they train (torch.bfloat16 is faster where the processor has it; weights stay in float32). samples,
