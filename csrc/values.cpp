@@ -9,6 +9,7 @@
 #include <cstring>
 #include <utility>
 
+#include "cpu/denormals.h"
 #include "cpu/finite.h"
 #include "ops/layout.h"
 #include "ops/on_device.h"
@@ -147,6 +148,7 @@ bool on_grid(const at::Tensor& tensor, double step, double low, double high) {
   const float* values = tensor.const_data_ptr<float>();
   std::atomic<bool> yes = true;
   at::parallel_for(0, tensor.numel(), kGrain, [&](std::int64_t first, std::int64_t last) {
+    const cpu::KeepSubnormals guard;  // which are on no grid
     if (!cpu::on_grid(values + first, last - first, static_cast<float>(step), static_cast<float>(low),
                       static_cast<float>(high))) {
       yes = false;
@@ -170,6 +172,7 @@ bool same_integers(const std::vector<at::Tensor>& weights, const std::vector<at:
     const std::int64_t channels = weight.size(0), each = channels > 0 ? weight.numel() / channels : 0;
     const std::int64_t grain = std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, each));
     at::parallel_for(0, channels, grain, [&](std::int64_t first, std::int64_t last) {
+      const cpu::KeepSubnormals guard;
       for (std::int64_t channel = first; channel < last; ++channel) {
         if (!cpu::same_integers(values + channel * each, wanted + channel * each, each, step[channel])) {
           yes = false;

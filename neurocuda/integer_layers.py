@@ -30,7 +30,7 @@ class IntegerLayers:
     def __init__(self, lowered: LoweredSchedule, certificate: Certificate, parameters: Parameters) -> None:
         self._layers: dict[str, LoweredNode] = {entry.node.name: entry for entry in lowered.integer_layers}
         self._grids = certificate.inputs
-        self._rests_on = frozenset[str]().union(*(entry.inputs for entry in self._layers.values()))
+        self._rests_on = frozenset[str]().union(*(_inputs(entry) for entry in self._layers.values()))
         self._rest = {
             key: value.detach().clone() for key, value in parameters.items() if self._layers and not self._is_whole(key)
         }
@@ -48,17 +48,16 @@ class IntegerLayers:
             return {}
         return self._weights
 
-    def on_grid(self, inputs: Mapping[str, Tensor]) -> bool:
-        """Whether the inputs that layers rest on keep their promise."""
-        return all(
+    def of_chunk(self, weights: dict[str, IntegerWeight], inputs: Mapping[str, Tensor]) -> dict[str, IntegerWeight]:
+        """Of the usable weights those for a chunk: all, if the inputs that they rest on keep their promise."""
+        kept = not weights or all(
             integer.on_grid(inputs[name], grid.step, grid.low, grid.high)
             for name, grid in self._grids.items()
             if name in self._rests_on
         )
-
-    def without_promise(self, weights: Mapping[str, IntegerWeight]) -> dict[str, IntegerWeight]:
-        """Those that rest on no input."""
-        return {name: weight for name, weight in weights.items() if not self._layers[name].inputs}
+        if kept:
+            return weights
+        return {name: weight for name, weight in weights.items() if not _inputs(self._layers[name])}
 
     def _holds(self, parameters: Parameters) -> bool:
         if not self._weights:
@@ -75,6 +74,11 @@ class IntegerLayers:
             return True
         self._layers, self._weights, self._rest = {}, {}, {}
         return False
+
+
+def _inputs(entry: LoweredNode) -> frozenset[str]:
+    """The inputs on whose promise a layer rests."""
+    return frozenset() if entry.proof is None else entry.proof.inputs
 
 
 def _serves(inputs: Collection[Tensor]) -> bool:

@@ -78,7 +78,6 @@ def _linear(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
     elif name in tensors.integers:
         result = _integer(frames, lowered, tensors, bias, (), (), ())
     else:
-        frames = frames.float() if frames.dtype == torch.uint8 else frames
         result = torch.matmul(weight, frames.unsqueeze(-1)).squeeze(-1)
         result = result if bias is None else result + bias
     return _by_step(result, x)
@@ -99,7 +98,6 @@ def _convolution(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
         padding = tuple(before for before, _ in pads)
         result = _integer(frames, lowered, tensors, bias, stride, padding, dilation)
     else:
-        frames = frames.float() if frames.dtype == torch.uint8 else frames
         result = _library_convolution(frames, weight, bias.expand(weight.shape[0]), pads, lowered)
     return _by_step(result, x)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from neurocuda.certificate import Certificate, Integers
+from neurocuda.certificate import Certificate, Integers, Proof
 from neurocuda.errors import ArgumentError
 from neurocuda.graph import SPIKING, WEIGHTED, Graph, Node, SoftReset, shape_text, soft_resets
 from neurocuda.ops import integer
@@ -39,7 +39,7 @@ class LoweredNode:
     half of a neuron and its weight, run as one operator. soft reset: part of an integrator, its threshold and the scale
     that takes spikes off it, run as one operator. direct: one elementwise operation, pool or copy.
 
-    integers, inputs, exact: of a layer by the library, what is proved of it (`certificate.Proof`).
+    proof: of a layer or pool, what is proved of its sum.
 
     On the CPU, a library convolution lays out its frames with the channels last or not, and computes its channels in
     slices, as the library copies the weights of each call.
@@ -48,9 +48,17 @@ class LoweredNode:
     node: Node
     how: How
     why: str
-    integers: Integers | None = None
-    inputs: frozenset[str] = frozenset()
-    exact: bool = False
+    proof: Proof | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether any order of summation gives the same bits, as long as the promise on inputs is kept."""
+        return self.proof is not None and self.proof.exact
+
+    @property
+    def integers(self) -> Integers | None:
+        """As a product of whole numbers, where it may be one."""
+        return None if self.proof is None else self.proof.integers
 
     @property
     def channels_last(self) -> bool:
@@ -136,13 +144,19 @@ def lower(
     loops = {frozenset((loop.integrator, loop.threshold, loop.scale)): loop for loop in soft_resets(graph)}
     entries = {name: _node(node, certificate, force) for name, node in graph.nodes.items()}
     stages = tuple(_stage(graph, schedule, stage, readers, loops, entries) for stage in schedule.stages)
-    return LoweredSchedule(schedule, stages, _spent(graph, schedule), _bytes(schedule, stages, certificate))
+    return LoweredSchedule(schedule, stages, _spent(graph, schedule), _bytes(schedule, stages))
 
 
-def _bytes(schedule: Schedule, stages: tuple[LoweredStage, ...], certificate: Certificate) -> frozenset[str]:
+def _bytes(schedule: Schedule, stages: tuple[LoweredStage, ...]) -> frozenset[str]:
     """The populations that an integer layer reads, and nothing a step late or step by step."""
-    cyclic = {entry.node.name for stage in stages if stage.cyclic for entry in stage.nodes}
     integer_layers = {entry.node.name for stage in stages for entry in stage.nodes if entry.how == "integer"}
+    stepped = {
+        entry.node.name
+        for stage in stages
+        if stage.cyclic
+        for entry in stage.nodes
+        if stage.soft_reset is None or entry.node.name != stage.soft_reset.integrator
+    }
     found: set[str] = set()
     for stage in stages:
         loop = stage.soft_reset
@@ -153,17 +167,10 @@ def _bytes(schedule: Schedule, stages: tuple[LoweredStage, ...], certificate: Ce
             (edge.target, edge.delayed) for edges in schedule.edges.values() for edge in edges if edge.source == name
         }
         readers -= {(loop.scale, True)} if loop else set()
-        late = any(delayed or target in cyclic - _fused(stages) for target, delayed in readers)
-        proofs = [certificate.of(target) for target, _ in readers if target in integer_layers]
-        fits = all(proof is not None and proof.integers is not None for proof in proofs)
-        if proofs and fits and not late:
+        late = any(delayed or target in stepped for target, delayed in readers)
+        if not late and any(target in integer_layers for target, _ in readers):
             found.add(name)
     return frozenset(found)
-
-
-def _fused(stages: tuple[LoweredStage, ...]) -> set[str]:
-    """The integrators of soft resets: cycles that run as one operator unless more is asked of them."""
-    return {stage.soft_reset.integrator for stage in stages if stage.soft_reset is not None}
 
 
 def _spent(graph: Graph, schedule: Schedule) -> tuple[tuple[str, ...], ...]:
@@ -202,27 +209,27 @@ def _stage(
 
 
 def _node(node: Node, certificate: Certificate, force: Mapping[str, How]) -> LoweredNode:
+    proof = certificate.of(node.name)
     if "tau" in node.parameters or "r" in node.parameters:
         return LoweredNode(node, "neuron", "sum and update in one pass")
     if node.type not in WEIGHTED:
-        return LoweredNode(node, "direct", "")
+        return LoweredNode(node, "direct", "", proof)
+    assert proof is not None
     work = multiply_adds(node)
     small = work <= ORDERED_LIMIT
-    proof = certificate.of(node.name)
-    integers = proof.integers if proof is not None else None
-    choice: How = "ordered" if small else "integer" if integers and integer.gains() else "library"
+    choice: How = "ordered" if small else "integer" if proof.integers and integer.gains() else "library"
     how = force.get(node.name, choice)
-    if how == "integer":
-        if proof is None or integers is None:
-            found = f"{proof.reason or 'more bits'}" if proof is not None else "none"
-            raise ArgumentError(f"force: expected 8-bit weights and signals for node {node.name!r}, found {found}")
-        why = f"8-bit weights and signals, exact in any order; {work} multiply-adds a step"
-        return LoweredNode(node, how, why, integers, proof.inputs, proof.exact)
-    exact = how == "library" and proof is not None and proof.exact
-    if node.name in force:
-        return LoweredNode(node, how, "forced", exact=exact)
+    if how == "integer" and proof.integers is None:
+        found = proof.reason or "more bits"
+        raise ArgumentError(f"force: expected 8-bit weights and signals for node {node.name!r}, found {found}")
     why = f"{work} multiply-adds a step, {'at most' if small else 'more than'} {ORDERED_LIMIT}"
-    return LoweredNode(node, how, f"exact in any order; {why}" if exact else why, exact=exact)
+    if how == "integer":
+        why = f"8-bit weights and signals, exact in any order; {work} multiply-adds a step"
+    elif node.name in force:
+        why = "forced"
+    elif how == "library" and proof.exact:
+        why = f"exact in any order; {why}"
+    return LoweredNode(node, how, why, proof)
 
 
 def multiply_adds(node: Node) -> int:

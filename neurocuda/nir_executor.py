@@ -236,7 +236,9 @@ class Executor(nn.Module):
 
         [] unless this call was recorded: made twice before, without gradients, on the compiled operators.
         """
-        return self._recorder.profile((), [x, *(state.tensors[name] for name in self._entries)])
+        given = {self.graph.inputs[0]: x}
+        integers = self._integers.of_chunk(self._integers.usable(given, self._by_field()), given)
+        return self._recorder.profile(tuple(integers), [x, *(state.tensors[name] for name in self._entries)])
 
     def _whole(self, asked: list[tuple[str, str]], given: list[Tensor], checked: bool = True) -> list[Tensor]:
         """Outputs, recordings and the state after all steps, from the inputs and the state before them."""
@@ -267,12 +269,10 @@ class Executor(nn.Module):
         pieces: list[list[Tensor]] = []
         for start in range(0, steps, max(length, 1)):
             part = [x[start : start + length] for x in inputs]
-            whole_numbers = integers
-            if integers and not self._integers.on_grid(dict(zip(given, part, strict=True))):
-                whole_numbers = self._integers.without_promise(integers)
-            advance = partial(self._advance, asked, tensors, whole_numbers)
+            in_integers = self._integers.of_chunk(integers, dict(zip(given, part, strict=True)))
+            advance = partial(self._advance, asked, tensors, in_integers)
             if recording:
-                key = (*asked, *whole_numbers)
+                key = (*asked, *in_integers)
                 made = self._recorder.run(key, advance, [*part, *carry], finite=len(part), state=len(carry))
                 if made is None:
                     check_finite(given)  # which says where

@@ -91,7 +91,7 @@ def assert_ways(case: Case, seed: int, as_given: bool = False) -> None:
     for force in [best, *forces[: 4 if FULL else 2]]:
         steps = next(iter(x.values())).shape[0]
         chunk, threads = int(draw.choice([1, 2, 3, max(1, steps)])), int(draw.choice([1, 1, 2]))
-        forced = Executor(found, options, force=force, chunk=chunk, input_grid=grids)  # type: ignore[arg-type]
+        forced = Executor(found, options, force=force, chunk=chunk, input_grid=grids)
         counts["integer layers forced"] += len(forced.schedule.integer_layers)
         counts["populations in bytes"] += len(forced.schedule.bytes)
         what = f"{force}, chunk {chunk}, {threads} threads\n{forced}\n{forced.certificate}"
@@ -136,7 +136,7 @@ def test_layers_at_the_bound_equal_their_exact_sums(part: int) -> None:
         x = extremes(draw, grid, (2, 3, *shape))
         exact = terms_of(node, x.reshape(-1, *shape) * one["scale"]).exact()
         for how in ways(Executor(found, input_grid=grid))["l"][1:]:
-            net = Executor(found, force={"l": how}, chunk=1, input_grid=grid)  # type: ignore[dict-item]
+            net = Executor(found, force={"l": how}, chunk=1, input_grid=grid)
             with torch.no_grad(), settings(int(draw.choice([1, 2])), flush=bool(draw.random() < 0.3)):
                 y = [net(torch.from_numpy(x))[0].numpy() for _ in range(3)]
             for values in y:
@@ -171,7 +171,7 @@ def test_layers_of_real_sizes_equal_their_exact_sums(name: str) -> None:
     found = graph_of(graph("input>l l>output", input=input_(into, *space), l=node, output=to))
     high = int(2**22 // max(1.0, np.abs(weight).reshape(out, -1).sum(1).max()))
     grid = InputGrid(high=min(255, max(1, high)))
-    nets = [Executor(found, force={"l": how}, input_grid=grid) for how in ("integer", "library")]  # type: ignore[dict-item]
+    nets = [Executor(found, force={"l": how}, input_grid=grid) for how in ("integer", "library")]
     x = draw.integers(0, int(grid.high) + 1, (2, 3, into, *space)).astype("f4")
     frames, w, b = (torch.from_numpy(values).double() for values in (x.reshape(6, into, *space), node["weight"], bias))
     functional = torch.nn.functional
@@ -336,7 +336,7 @@ def test_spikes_in_bytes_give_the_same_bits(name: str) -> None:
     force = {name: hows[-1] for name, hows in ways(Executor(found, d)).items()}
     shape = tuple(raw["nodes"]["input"]["shape"])
     for chunk, batch, threads in ((1, 2, 1), (3, 1, 2), (32, 3, 1)):
-        net = Executor(found, d, force=force, chunk=chunk)  # type: ignore[arg-type]
+        net = Executor(found, d, force=force, chunk=chunk)
         assert net.schedule.bytes == in_bytes
         assert len(net.schedule.integer_layers) > 0
         x = {"input": numbers(name, chunk).integers(0, 9, (8, batch, *shape)).astype("f4")}
@@ -360,7 +360,7 @@ def test_a_chunk_in_pieces_gives_the_same_bits() -> None:
     ends = {"input": input_(3, 24, 24), "output": output(8, 12, 12), "output2": output(*size)}
     found, d = graph_of(graph(edges, **nodes, **ends)), Discretization(**BY_R)
     x = {"input": numbers("pieces").integers(0, 3, (32, 2, 3, 24, 24)).astype("f4")}
-    nets = [Executor(found, d, force=dict.fromkeys(("c1", "c2", "c3", "c4"), how)) for how in ("integer", "library")]  # type: ignore[arg-type]
+    nets = [Executor(found, d, force=dict.fromkeys(("c1", "c2", "c3", "c4"), how)) for how in ("integer", "library")]
     assert nets[0].schedule.bytes == {"n1", "n2"}
     assert_equal(recorded(nets[0], x), recorded(nets[1], x), order_of(nets[0]), str(nets[0]))
     assert any(output_.any() for output_ in net_outputs(nets[0], x).values())

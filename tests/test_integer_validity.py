@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -184,7 +185,7 @@ def test_what_a_state_kept_of_a_chunk_off_its_grid(name: str) -> None:
     found, d, grid = graph_of(raw), Discretization(**options), InputGrid(high=4)
     force = {node: hows[-1] for node, hows in ways(Executor(found, d, input_grid=grid)).items()}
     for off in (0.5, 1003.0, 2.0**24 + 2, 1.7e20):
-        net = Executor(found, d, chunk=2, input_grid=grid, force=force)  # type: ignore[arg-type]
+        net = Executor(found, d, chunk=2, input_grid=grid, force=force)
         x = numbers(name).integers(0, 5, (8, 2, 3)).astype("f4")
         x[2:4] = off
         with torch.no_grad():
@@ -468,3 +469,48 @@ def test_what_is_not_proved_cannot_be_forced() -> None:
     )
     with pytest.raises(ArgumentError, match="force: expected 8-bit weights and signals for node 'a', found "):
         Executor(graph_of(raw), force={"a": "integer"})
+
+
+@pytest.mark.parametrize("flush", [False, True])
+@pytest.mark.parametrize(
+    ("value", "step", "low", "high", "kept"),
+    [
+        (3.0, 1.0, 0.0, 255.0, True),
+        (256.0, 1.0, 0.0, 255.0, False),
+        (-1.0, 1.0, 0.0, 255.0, False),
+        (2.5, 1.0, 0.0, 255.0, False),
+        (2.5, 0.5, 0.0, 255.0, True),
+        (2.0**-140, 1.0, 0.0, 255.0, False),  # subnormal
+        (2.0**-100, 2.0**100, 0.0, 2.0**100, False),  # of the product nothing is left
+        (2.0**127, 2.0**127, 0.0, 2.0**127, True),  # the reciprocal of the step is subnormal
+        (2.0**126, 2.0**127, 0.0, 2.0**127, False),
+        (math.inf, 1.0, 0.0, 255.0, False),
+        (math.nan, 1.0, 0.0, 255.0, False),
+    ],
+)
+def test_the_promise_is_checked_exactly(
+    value: float, step: float, low: float, high: float, kept: bool, flush: bool
+) -> None:
+    x = torch.zeros(100)
+    x[77] = value
+    with settings(1, flush=flush):
+        assert integer.on_grid(x, step, low, high) == kept
+
+
+def test_a_weight_that_became_subnormal_is_seen() -> None:
+    weight = torch.zeros(2, 3)
+    whole = integer.whole(weight, (0, 0))
+    assert integer.same([weight], [whole])
+    weight[1, 2] = 2.0**-140
+    for flush in (False, True):
+        with settings(1, flush=flush):
+            assert not integer.same([weight], [whole])
+
+
+@torch.no_grad()
+def test_a_profile_finds_what_was_recorded_in_integers() -> None:
+    net, x = two_layers(chunk=8), whole_signal()
+    state = None
+    for _ in range(4):
+        _, state = net(x, state)
+    assert [name for name, _ in net.profile(x, state)].count("onednn::qconv2d_pointwise") == 2

@@ -26,8 +26,8 @@ bool on_grid(const float* values, std::int64_t count, float step, float low, flo
   const float steps = 1.0f / step;
   std::int64_t off = 0;
   for (std::int64_t at = 0; at < count; ++at) {
-    const float x = values[at], number = x * steps;
-    off += !(std::nearbyint(number) == number && x >= low && x <= high);
+    const float x = values[at], multiple = std::nearbyint(x * steps) * step;  // a product may underflow
+    off += !(multiple == x && x >= low && x <= high);
   }
   return off == 0;
 }
