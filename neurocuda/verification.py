@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neurocuda.certificate import Proof
 from neurocuda.discretization import Discretization
 from neurocuda.errors import ArgumentError
 from neurocuda.graph import NEURONS, SPIKE_PRODUCING, WEIGHTED, Graph
+from neurocuda.grids import InputGrid
 from neurocuda.io import read
-from neurocuda.lowering import How
+from neurocuda.lowering import BY_LIBRARY, How
 from neurocuda.nir_executor import Executor, RunResult
 from neurocuda.ops import integer
 from neurocuda.state import State
@@ -163,7 +165,7 @@ def verify(
         nodes=len(graph.nodes),
         values=sum(trace.numel() for traces in recordings.values() for trace in traces.values()),
         spikes=baseline.spikes,
-        library=library_layers(net),
+        library=library_layers(net, x),
         trials=tuple(trials),
     )
 
@@ -221,14 +223,26 @@ def state_difference(expected: State, found: State, order: Sequence[str], step: 
     return None
 
 
-def library_layers(net: Executor) -> tuple[str, ...]:
+def library_layers(net: Executor, x: Mapping[str, Tensor]) -> tuple[str, ...]:
     """The layers that the vendor's library computes, whose last bit may depend on chunk, batch and threads.
 
-    Not those that are proved exact in any order.
+    Not those that are proved exact in any order, for these inputs.
     """
     entries = [entry for stage in net.schedule.stages for entry in stage.nodes]
-    exact = {proof.node for proof in net.certificate.proofs if proof.exact}
-    return tuple(entry.node.name for entry in entries if entry.how == "library" and entry.node.name not in exact)
+    exact = {proof.node for proof in _proved(net, x)}
+    return tuple(entry.node.name for entry in entries if entry.how in BY_LIBRARY and entry.node.name not in exact)
+
+
+def _proved(net: Executor, x: Mapping[str, Tensor]) -> list[Proof]:
+    """The layers with weights that are proved exact, and rest on none of the inputs that break their promise."""
+    broken = {name for name, grid in net.certificate.inputs.items() if not _is_on(x[name], grid)}
+    proofs = net.certificate.proofs
+    return [proof for proof in proofs if proof.exact and proof.type in WEIGHTED and not proof.inputs & broken]
+
+
+def _is_on(x: Tensor, grid: InputGrid) -> bool:
+    x = x.float()
+    return bool((((x / grid.step).round() * grid.step == x) & (x >= grid.low) & (x <= grid.high)).all())
 
 
 def rewrite_in_other_order(file: str | os.PathLike[str], target: str | os.PathLike[str], seed: int) -> None:
@@ -328,9 +342,9 @@ def _other_threads(baseline: _Baseline) -> Iterator[Trial]:
 
 
 def _other_arithmetic(baseline: _Baseline, force: Mapping[str, How] | None) -> Iterator[Trial]:
-    """Layers that are proved exact by other means; all of the inputs here are on the grid of the proof."""
+    """Layers that are proved exact by other means."""
     net = baseline.net
-    proofs = [proof for proof in net.certificate.proofs if proof.exact and proof.type in WEIGHTED]
+    proofs = _proved(net, baseline.x)
     ways: list[tuple[How, list[str]]] = [("library", [proof.node for proof in proofs])]
     if integer.gains():
         ways.append(("integer", [proof.node for proof in proofs if proof.integers is not None]))

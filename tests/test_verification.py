@@ -12,6 +12,7 @@ import nir
 import numpy as np
 import pytest
 import torch
+from make_nir import graph, input_, neuron, numbers, output
 from nir_files import write_raw
 from torch import Tensor
 
@@ -327,8 +328,21 @@ def test_library_layers_are_named_and_may_differ(tmp_path: Path) -> None:
     assert report.library == ("fc",)
     for trial in report.trials:
         assert trial.difference is None or trial.difference.node in ("fc", "lif", "output")
-    assert library_layers(Executor(neurocuda.read(path))) == ()
+    assert library_layers(Executor(neurocuda.read(path)), drawn_input(neurocuda.read(path), 6, 3)) == ()
     assert verify(path, steps=6, batch=3).ok
+
+
+@pytest.mark.parametrize(("scale", "kept"), [(1.0, True), (0.3, False)])
+def test_what_is_proved_for_other_inputs_is_not_tried_on_these(tmp_path: Path, scale: float, kept: bool) -> None:
+    layer = {"type": "Affine", "weight": numbers("w").integers(-90, 91, (30, 300)) / 64, "bias": np.ones(30)}
+    raw = graph("input>fc fc>lif lif>output", input=input_(300), fc=layer, lif=neuron("LIF", 30), output=output(30))
+    write_raw(raw, tmp_path / "exact.nir")
+    x = {"input": torch.from_numpy(numbers("x").integers(0, 4, (9, 3, 300)).astype("f4")) * scale}
+    report = verify(tmp_path / "exact.nir", x=x)
+    assert report.ok, [str(trial.difference) for trial in report.trials if trial.difference]
+    assert any(trial.way == "what is proved exact, library sums" for trial in report.trials) == kept
+    forced = Executor(neurocuda.read(tmp_path / "exact.nir"), force={"fc": "library"})
+    assert library_layers(forced, x) == (() if kept else ("fc",))
 
 
 def test_a_graph_with_problems_is_not_run(tmp_path: Path) -> None:
