@@ -20,7 +20,7 @@ MOST = 2.0**24
 _ANY = 2000
 """The exponent of the step of a value that is always zero."""
 
-LEAST, _HIGHEST = -126, 127
+LEAST, HIGHEST = -126, 127
 """Exponents of the least step, below which numbers are subnormal, and of the bound of all magnitudes."""
 
 _SUBNORMAL = -300
@@ -42,7 +42,7 @@ class InputGrid:
         numbers = [value for value in (self.step, self.low, self.high) if isinstance(value, int | float)]
         if len(numbers) < 3 or not all(map(math.isfinite, numbers)):
             raise ArgumentError(f"input_grid: expected three finite numbers, found {self!r}")
-        if self.step <= 0 or math.frexp(self.step)[0] != 0.5 or not LEAST <= self.exponent <= _HIGHEST:
+        if self.step <= 0 or math.frexp(self.step)[0] != 0.5 or not LEAST <= self.exponent <= HIGHEST:
             raise ArgumentError(f"input_grid, step: expected a power of two, found {self.step!r}")
         if not self.low <= self.high:
             raise ArgumentError(f"input_grid: expected low <= high, found {self.low!r} and {self.high!r}")
@@ -109,7 +109,7 @@ class Sum:
     @property
     def exact(self) -> bool:
         """Whether float32 gives it in any order."""
-        return self.steps_used <= MOST and int(self.step.min()) >= LEAST and float(self.magnitude.max()) < 2.0**_HIGHEST
+        return self.steps_used <= MOST and int(self.step.min()) >= LEAST and float(self.magnitude.max()) < 2.0**HIGHEST
 
     @property
     def rounded(self) -> Grid:

@@ -21,9 +21,9 @@ from neurocuda.exactness import InputGrids, Search, certify, promised
 from neurocuda.graph import WEIGHTED, Graph, Node, SoftReset, align, from_nir, soft_resets
 from neurocuda.graph.fields import SIGNAL_PARAMETERS
 from neurocuda.graph.model import collapse
-from neurocuda.grids import MOST, Grid, InputGrid, Sum
+from neurocuda.grids import HIGHEST, LEAST, MOST, Grid, InputGrid, Sum
 from neurocuda.pool_sums import with_sums
-from neurocuda.rounding import HIGHEST, LEAST, near, on_grid, on_step, steps_of
+from neurocuda.rounding import near, on_grid, on_step, steps_of
 
 BITS = range(2, 9)
 """Bits that a weight can have, with its sign: at most what an int8 unit takes."""

@@ -6,9 +6,7 @@ import numpy as np
 
 from neurocuda import grids
 from neurocuda.graph import align
-
-LEAST, HIGHEST = -126, 127
-"""Exponents of the steps that float32 has as normal numbers."""
+from neurocuda.grids import HIGHEST, LEAST
 
 
 def on_step(values: np.ndarray, steps: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 Two ways, one after the other, of the same weights and thresholds (`Trainable`): first, if asked for, with rectifiers
 that are quantised to as many levels as there are steps (QCFS, Bu et al. 2022), at the cost of training the original;
 then the spiking network itself, run by its neurons' kernels. Gradients of spikes are those of their rates, or go back
-through time by a surrogate. What it learns from is the original: no labels are needed, but they help.
+through time by a surrogate. What it learns from is the original, and labels where there are some.
 """
 
 from __future__ import annotations
