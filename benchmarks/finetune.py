@@ -1,6 +1,6 @@
 """Fine-tuning on Fashion-MNIST: the ResNet of `benchmarks.convert`, in few steps and without a read-out delay.
 
-python -m benchmarks.finetune [--data FOLDER] [--timesteps 4] [--epochs 4] [--quantized-epochs 0] [--no-labels]
+python -m benchmarks.finetune [--data FOLDER] [--timesteps 4] [--epochs 2] [--quantized-epochs 3] [--no-labels]
     [--threads 2]
 
 Trains the network first if it is not kept from before (`benchmarks.conversion.networks`). Prints the accuracy on the
@@ -73,8 +73,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--network", choices=list(networks.BUILDERS), default="resnet18")
     parser.add_argument("--data", type=Path, default=data.FOLDER)
     parser.add_argument("--timesteps", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--quantized-epochs", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--quantized-epochs", type=int, default=3)
     parser.add_argument("--no-labels", action="store_true", help="learn from the original alone")
     parser.add_argument("--rate", type=float, default=1e-2)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
