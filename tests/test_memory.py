@@ -249,6 +249,7 @@ def test_empty_is_an_operator() -> None:
 
 FORK = """
 import os, threading, torch
+torch.set_num_threads(1)  # after a fork, GNU's OpenMP hangs where it had threads
 from neurocuda.ops import compiled
 stop = threading.Event()
 def work():

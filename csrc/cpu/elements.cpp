@@ -73,11 +73,13 @@ struct Bool {
 };
 
 template <class Type>
-NEUROCUDA_INLINE void read(const void* from, std::int64_t count, float* __restrict to, bool accumulate) {
+NEUROCUDA_INLINE void read(const void* from, std::int64_t count, float* to, const float* onto) {
   const auto* stored = static_cast<const typename Type::Stored*>(from);
-  if (accumulate) {
-    for (std::int64_t k = 0; k < count; ++k) to[k] += Type::read(stored[k]);
+  if (onto != nullptr) {
+#pragma GCC ivdep  // element by element in place, if at all
+    for (std::int64_t k = 0; k < count; ++k) to[k] = onto[k] + Type::read(stored[k]);
   } else {
+#pragma GCC ivdep
     for (std::int64_t k = 0; k < count; ++k) to[k] = Type::read(stored[k]);
   }
 }
@@ -91,18 +93,18 @@ NEUROCUDA_INLINE void write(const float* from, std::int64_t count, void* to) {
 }  // namespace
 
 NEUROCUDA_MULTIVERSION
-void read_elements(Element type, const void* from, std::int64_t count, float* to, bool accumulate) {
+void read_elements(Element type, const void* from, std::int64_t count, float* to, const float* onto) {
   switch (type) {
     case Element::kFloat32:
-      return read<Float32>(from, count, to, accumulate);
+      return read<Float32>(from, count, to, onto);
     case Element::kFloat16:
-      return read<Float16>(from, count, to, accumulate);
+      return read<Float16>(from, count, to, onto);
     case Element::kBFloat16:
-      return read<BFloat16>(from, count, to, accumulate);
+      return read<BFloat16>(from, count, to, onto);
     case Element::kUInt8:
-      return read<UInt8>(from, count, to, accumulate);
+      return read<UInt8>(from, count, to, onto);
     case Element::kBool:
-      return read<Bool>(from, count, to, accumulate);
+      return read<Bool>(from, count, to, onto);
   }
 }
 

@@ -7,8 +7,9 @@
 
 namespace neurocuda::cpu {
 
-// to[k] = from[k], or to[k] += from[k], as float32.
-void read_elements(Element type, const void* from, std::int64_t count, float* to, bool accumulate);
+// to[k] = from[k], or onto[k] + from[k], as float32; `onto` may be `to`.
+void read_elements(Element type, const void* from, std::int64_t count, float* to,
+                   const float* onto = nullptr);
 
 // to[k] = from[k], rounded to nearest even; uint8 holds counts, at most 255; bool whether there is a spike.
 void write_elements(Element type, const float* from, std::int64_t count, void* to);

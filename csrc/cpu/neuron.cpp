@@ -1,6 +1,7 @@
 #include "cpu/neuron.h"
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "cpu/coefficients.h"
@@ -13,8 +14,8 @@
 namespace neurocuda::cpu {
 namespace {
 
-// Neurons whose state stays in the second-level cache while time goes by.
-constexpr std::int64_t kTile = 16384;
+// Values of state and coefficients that stay in the second-level cache while time goes by.
+constexpr std::int64_t kKept = 131072;
 
 constexpr std::int64_t kCaches = std::int64_t{1} << 24;  // bytes
 
@@ -22,16 +23,16 @@ struct Row {
   const float* x;
   float* v;
   float* i;
-  float* output;
+  void* output;
   std::int64_t count;
 };
 
-template <Synapse synapse, Fires fires, Reset reset, bool uniform>
+template <class Output, Synapse synapse, Fires fires, Reset reset, bool uniform>
 NEUROCUDA_INLINE std::uint32_t update(const Row& row, const CoefficientRows& rows) {
   const float* x = row.x;
   float* v = row.v;
   float* i = row.i;
-  float* output = row.output;
+  Output* output = static_cast<Output*>(row.output);
   const std::int64_t count = row.count;
   const CoefficientRows own = rows;
   const NeuronCoefficients shared = coefficients_at<synapse, fires, reset>(own, 0);
@@ -42,57 +43,64 @@ NEUROCUDA_INLINE std::uint32_t update(const Row& row, const CoefficientRows& row
     float u;
     const NeuronCoefficients c = uniform ? shared : coefficients_at<synapse, fires, reset>(own, k);
     largest = std::max(largest, exponent_of(x[k]));
-    output[k] = update_neuron<synapse, fires, reset>(x[k], c, state, u);
+    output[k] = static_cast<Output>(update_neuron<synapse, fires, reset>(x[k], c, state, u));
     v[k] = state.v;
     if (synapse != Synapse::kNone) i[k] = state.i;
   }
   return largest;
 }
 
-template <Synapse synapse, Fires fires, Reset reset>
+template <class Output, Synapse synapse, Fires fires, Reset reset>
 NEUROCUDA_INLINE std::uint32_t update(const Row& row, const Segment& segment) {
-  return segment.uniform ? update<synapse, fires, reset, true>(row, segment.rows)
-                         : update<synapse, fires, reset, false>(row, segment.rows);
+  return segment.uniform ? update<Output, synapse, fires, reset, true>(row, segment.rows)
+                         : update<Output, synapse, fires, reset, false>(row, segment.rows);
 }
 
-template <Synapse synapse, Fires fires>
+template <class Output, Synapse synapse, Fires fires>
 NEUROCUDA_INLINE std::uint32_t update(const NeuronKind& kind, const Row& row, const Segment& segment) {
   if (fires == Fires::kNever || kind.reset == Reset::kToValue) {
-    return update<synapse, fires, Reset::kToValue>(row, segment);
+    return update<Output, synapse, fires, Reset::kToValue>(row, segment);
   }
   if constexpr (may_feed_back<synapse, fires>) {
-    if (kind.reset == Reset::kFeedback) return update<synapse, fires, Reset::kFeedback>(row, segment);
+    if (kind.reset == Reset::kFeedback) return update<Output, synapse, fires, Reset::kFeedback>(row, segment);
   }
-  return update<synapse, fires, Reset::kSubtract>(row, segment);
+  return update<Output, synapse, fires, Reset::kSubtract>(row, segment);
 }
 
-template <Synapse synapse>
+template <class Output, Synapse synapse>
 NEUROCUDA_INLINE std::uint32_t update(const NeuronKind& kind, const Row& row, const Segment& segment) {
-  switch (kind.fires) {
-    case Fires::kNever:
-      return update<synapse, Fires::kNever>(kind, row, segment);
-    case Fires::kAbove:
-      return update<synapse, Fires::kAbove>(kind, row, segment);
-    case Fires::kReaching:
-      return update<synapse, Fires::kReaching>(kind, row, segment);
-    case Fires::kMany:
-      return update<synapse, Fires::kMany>(kind, row, segment);
+  if (kind.fires == Fires::kAbove) return update<Output, synapse, Fires::kAbove>(kind, row, segment);
+  if (kind.fires == Fires::kReaching) return update<Output, synapse, Fires::kReaching>(kind, row, segment);
+  if constexpr (std::is_same_v<Output, float>) {
+    if (kind.fires == Fires::kMany) return update<Output, synapse, Fires::kMany>(kind, row, segment);
+    return update<Output, synapse, Fires::kNever>(kind, row, segment);
   }
   return 0;
 }
 
-// One step of the neurons of a segment. Returns the largest exponent of x.
-NEUROCUDA_MULTIVERSION
-std::uint32_t update_row(const NeuronKind& kind, const Row& row, const Segment& segment) {
+template <class Output>
+NEUROCUDA_INLINE std::uint32_t update(const NeuronKind& kind, const Row& row, const Segment& segment) {
   switch (kind.synapse) {
     case Synapse::kNone:
-      return update<Synapse::kNone>(kind, row, segment);
+      return update<Output, Synapse::kNone>(kind, row, segment);
     case Synapse::kUpdated:
-      return update<Synapse::kUpdated>(kind, row, segment);
+      return update<Output, Synapse::kUpdated>(kind, row, segment);
     case Synapse::kPrevious:
-      return update<Synapse::kPrevious>(kind, row, segment);
+      return update<Output, Synapse::kPrevious>(kind, row, segment);
   }
   return 0;
+}
+
+// One step of the neurons of a segment, whose output is float32. Returns the largest exponent of x.
+NEUROCUDA_MULTIVERSION
+std::uint32_t update_row(const NeuronKind& kind, const Row& row, const Segment& segment) {
+  return update<float>(kind, row, segment);
+}
+
+// The same with an output of bytes, 0 or 1.
+NEUROCUDA_MULTIVERSION
+std::uint32_t update_row_of_bytes(const NeuronKind& kind, const Row& row, const Segment& segment) {
+  return update<std::uint8_t>(kind, row, segment);
 }
 
 // The state of a tile: where it lies, or in a copy.
@@ -133,6 +141,13 @@ void emit(const NeuronCall& call, bool streamed, std::int64_t step, std::int64_t
   }
 }
 
+// Neurons that are run over all steps before the next ones.
+std::int64_t neurons_of_tile(const NeuronCall& call) {
+  std::int64_t rows = call.i.data == nullptr ? 1 : 2;
+  for (const Coefficient& c : call.coefficients) rows += c.values != nullptr && c.count > 1 ? 1 : 0;
+  return kKept / rows;
+}
+
 // Whether the output goes past the caches: it does not fit them, and would push out what is read.
 bool past_caches(const NeuronCall& call) {
   if (call.packed || !call.output.direct() || call.output.time_stride == 0) return false;
@@ -149,10 +164,13 @@ void neuron(const NeuronCall& call, std::int64_t first, std::int64_t last, std::
   const KeepSubnormals guard;
   const bool direct_in = call.branch_count == 1 && call.branches[0].direct();
   const bool streamed = past_caches(call);
-  const bool direct_out = call.output.direct() && !call.packed && !streamed;
+  const bool one_spike = call.kind.fires == Fires::kAbove || call.kind.fires == Fires::kReaching;
+  const bool bytes_out = one_spike && call.output.dense && size_of(call.output.type) == 1 && !call.packed;
+  const bool direct_out = bytes_out || (call.output.direct() && !call.packed && !streamed);
   const bool traced = call.trace_v.data != nullptr || call.trace_i.data != nullptr;
-  const std::int64_t block = direct_in && direct_out && !traced ? kTile : kBlock;
-  const std::int64_t tiles = (last - first + kTile - 1) / kTile;
+  const std::int64_t most = neurons_of_tile(call);
+  const std::int64_t block = direct_in && direct_out && !traced ? most : kBlock;
+  const std::int64_t tiles = (last - first + most - 1) / most;
   const std::int64_t even = (last - first + tiles * kNeuronGrain - 1) / (tiles * kNeuronGrain) * kNeuronGrain;
   const std::int64_t tile = std::min(even, last - first);
 
@@ -180,8 +198,10 @@ void neuron(const NeuronCall& call, std::int64_t first, std::int64_t last, std::
         } else {
           sum_rows(call.branches, call.branch_count, step, at, segment.count, sum);
         }
-        if (direct_out) row.output = call.output.row(step, at);
-        const std::uint32_t largest = update_row(call.kind, row, segment);
+        if (bytes_out) row.output = call.output.data + step * call.output.time_stride + at;
+        if (direct_out && !bytes_out) row.output = call.output.row(step, at);
+        const std::uint32_t largest =
+            bytes_out ? update_row_of_bytes(call.kind, row, segment) : update_row(call.kind, row, segment);
         if (finite != nullptr && direct_in && largest == kNotFinite) *finite = false;
         if (!direct_out) emit(call, streamed, step, at, segment.count, emitted);
         if (call.trace_v.data != nullptr) write_row(call.trace_v, step, at, segment.count, row.v);

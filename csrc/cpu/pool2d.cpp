@@ -184,9 +184,9 @@ void pool_band(Way way, const Band& job) {
 // Rows as float32, `pad` columns further to the right.
 void copy_rows(const char* x, Element type, std::int64_t rows, std::int64_t width, std::int64_t pad,
                float* to) {
-  if (pad == 0) return read_elements(type, x, rows * width, to, false);
+  if (pad == 0) return read_elements(type, x, rows * width, to);
   for (std::int64_t row = 0; row < rows; ++row)
-    read_elements(type, x + row * width * size_of(type), width, to + row * (width + 2 * pad) + pad, false);
+    read_elements(type, x + row * width * size_of(type), width, to + row * (width + 2 * pad) + pad);
 }
 
 }  // namespace

@@ -51,17 +51,17 @@ void scatter(const Signal& signal, std::int64_t step, std::int64_t first, std::i
 }  // namespace
 
 void read_row(const Signal& signal, std::int64_t step, std::int64_t first, std::int64_t count, float* to,
-              bool accumulate) {
+              const float* onto) {
   const std::int64_t size = size_of(signal.type);
   if (signal.dense) {
     const char* row = signal.data + step * signal.time_stride + first * size;
-    return read_elements(signal.type, row, count, to, accumulate);
+    return read_elements(signal.type, row, count, to, onto);
   }
   alignas(64) char copy[4 * kBlock];
   if (size == 4) gather<4>(signal, step, first, count, copy);
   if (size == 2) gather<2>(signal, step, first, count, copy);
   if (size == 1) gather<1>(signal, step, first, count, copy);
-  read_elements(signal.type, copy, count, to, accumulate);
+  read_elements(signal.type, copy, count, to, onto);
 }
 
 void write_row(const Signal& signal, std::int64_t step, std::int64_t first, std::int64_t count,
@@ -79,8 +79,12 @@ void write_row(const Signal& signal, std::int64_t step, std::int64_t first, std:
 
 void sum_rows(const Signal* branches, int branch_count, std::int64_t step, std::int64_t first,
               std::int64_t count, float* to) {
-  for (int branch = 0; branch < branch_count; ++branch) {
-    read_row(branches[branch], step, first, count, to, branch > 0);
+  const float* onto = nullptr;
+  int branch = 0;
+  if (branch_count > 1 && branches[0].direct()) onto = branches[branch++].row(step, first);
+  for (; branch < branch_count; ++branch) {
+    read_row(branches[branch], step, first, count, to, onto);
+    onto = to;
   }
 }
 

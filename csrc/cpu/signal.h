@@ -10,9 +10,10 @@ namespace neurocuda::cpu {
 
 constexpr std::int64_t kBlock = 1024;  // neurons whose copies stay in the first-level cache
 
-// Neurons first .. first + count - 1 of a step as float32, set or added; at most kBlock where not direct.
+// Neurons first .. first + count - 1 of a step as float32, added to `onto` if given, which may be `to`; at
+// most kBlock where not direct.
 void read_row(const Signal& signal, std::int64_t step, std::int64_t first, std::int64_t count, float* to,
-              bool accumulate = false);
+              const float* onto = nullptr);
 
 // The reverse.
 void write_row(const Signal& signal, std::int64_t step, std::int64_t first, std::int64_t count,

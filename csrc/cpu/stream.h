@@ -5,19 +5,35 @@
 #include <cstring>
 
 #if defined(__SSE2__)
-#include <emmintrin.h>
+#include <immintrin.h>
 #endif
 
 namespace neurocuda::cpu {
 
+#if defined(__SSE2__)
+// Whole lines of the cache, from an aligned place on; returns how many values.
+__attribute__((target("avx512f"))) inline std::int64_t stream_lines(const float* from, std::int64_t count,
+                                                                    float* to) {
+  std::int64_t at = 0;
+  for (; at + 16 <= count; at += 16) _mm512_stream_ps(to + at, _mm512_loadu_ps(from + at));
+  return at;
+}
+#endif
+
 // To memory that is not read before `end_stream`.
 inline void stream_floats(const float* from, std::int64_t count, float* to) {
 #if defined(__SSE2__)
-  while (count > 0 && reinterpret_cast<std::uintptr_t>(to) % 16 != 0) {
+  static const bool lines = __builtin_cpu_supports("avx512f");
+  const std::uintptr_t beyond = lines ? 63 : 15;
+  while (count > 0 && (reinterpret_cast<std::uintptr_t>(to) & beyond) != 0) {
     *to++ = *from++;
     --count;
   }
-  for (; count >= 4; count -= 4, from += 4, to += 4) _mm_stream_ps(to, _mm_loadu_ps(from));
+  std::int64_t at = lines ? stream_lines(from, count, to) : 0;
+  for (; at + 4 <= count; at += 4) _mm_stream_ps(to + at, _mm_loadu_ps(from + at));
+  from += at;
+  to += at;
+  count -= at;
 #endif
   std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(float));
 }
