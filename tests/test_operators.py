@@ -295,14 +295,14 @@ def test_matrix_holds_every_value_of_every_axis() -> None:
 LARGE = [
     Case(Kind(*kind), dtype, output, mode, layout, branches, shape, steps, batch, threads, record)
     for kind, dtype, output, mode, layout, branches, shape, steps, batch, threads, record in [
-        (("LIF",), torch.float32, "float32", "scalar", "plain", 1, (100_003,), 3, 1, 2, ()),
+        (("LIF",), torch.float32, "float32", "scalar", "plain", 1, (400_003,), 3, 1, 2, ()),
         (("LIF",), torch.float32, "packed", "neuron", "plain", 1, (20_001,), 5, 3, 2, ("v",)),
-        (("LIF", "reaching"), torch.float16, "same", "channel", "plain", 2, (9, 37, 41), 9, 2, 2, ()),
+        (("LIF", "reaching"), torch.float16, "same", "channel", "plain", 2, (9, 37, 41), 9, 8, 2, ()),
         (("LIF",), torch.float32, "float32", "channel", "channels last", 1, (64, 23, 29), 6, 2, 2, ()),
-        (("LIF",), torch.float32, "packed", "channel", "channels last", 1, (24, 23, 29), 6, 2, 2, ()),
-        (("CubaLIF",), torch.uint8, "uint8", "mixed", "sliced", 3, (6, 40, 50), 4, 2, 2, ("v", "i")),
+        (("LIF",), torch.float32, "packed", "channel", "channels last", 1, (64, 23, 29), 6, 2, 2, ()),
+        (("CubaLIF",), torch.uint8, "uint8", "mixed", "sliced", 3, (6, 40, 50), 4, 5, 2, ("v", "i")),
         (("CubaLI",), torch.float32, "float32", "mixed", "mixed", 4, (3, 70, 71), 4, 2, 1, ("i",)),
-        (("LIF",), torch.float32, "uint8", "mixed", "batch first", 2, (700, 13), 5, 3, 2, ()),
+        (("LIF",), torch.float32, "uint8", "mixed", "batch first", 2, (700, 13), 5, 8, 2, ()),
         (
             ("IF", "reaching", "subtract", "updated", "many"),
             torch.float32,
@@ -312,11 +312,11 @@ LARGE = [
             1,
             (7, 2500),
             5,
-            2,
+            6,
             2,
             (),
         ),
-        (("LIF",), torch.float32, "float32", "sample", "constant", 2, (1300,), 30, 9, 2, ()),
+        (("LIF",), torch.float32, "float32", "sample", "constant", 2, (1300,), 30, 40, 2, ()),
     ]
 ]
 
