@@ -61,6 +61,7 @@ Like = Annotated[
     str | None,
     typer.Option("--like", metavar="PRESET", help=f"Step as a simulator does: {', '.join(PRESETS)}."),
 ]
+Ordered = Annotated[bool, typer.Option("--ordered", help="Sum every layer in the defined order, however large.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Input = Annotated[
     str,
@@ -113,7 +114,9 @@ def _options(
 
 
 @app.command()
-def info(file: MaybeFile = None, dt: Dt = None, like: Like = None, system: System = False) -> None:
+def info(
+    file: MaybeFile = None, dt: Dt = None, like: Like = None, ordered: Ordered = False, system: System = False
+) -> None:
     """Show nodes, schedule, delayed edges and doubts."""
     with messages():
         if system:
@@ -130,7 +133,7 @@ def info(file: MaybeFile = None, dt: Dt = None, like: Like = None, system: Syste
         show(f"Discretization: {', '.join(f'{field.name}={getattr(d, field.name)}' for field in fields(d))}")
         _show_nodes(graph)
         raise_problems(problems(graph, d), file)
-        lowered = lower(graph, schedule(graph, d), certify(graph, d))
+        lowered = lower(graph, schedule(graph, d), certify(graph, d), ordered=ordered)
         header, *rows = lowered.rows()
         show_table("Schedule", header, rows)
         delayed = [f"{edge.source} -> {edge.target}" for edge in lowered.schedule.delayed]
@@ -176,6 +179,7 @@ def run(
     record: Record = None,
     output: Output = None,
     device: Device = None,
+    ordered: Ordered = False,
 ) -> None:
     """Run a graph over an input.
 
@@ -188,7 +192,7 @@ def run(
             check_target(output)
         graph = read(file)
         asked = _asked(graph, record or [])
-        net = Executor(graph, d).to(where)
+        net = Executor(graph, d, ordered=ordered).to(where)
         signals = _inputs(x, graph)
         _show_doubts(graph, d, err=True)
         outcome = _run(net, signals, asked, where)

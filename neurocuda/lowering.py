@@ -130,9 +130,16 @@ class LoweredSchedule:
 
 
 def lower(
-    graph: Graph, schedule: Schedule, certificate: Certificate, force: Mapping[str, How] | None = None
+    graph: Graph,
+    schedule: Schedule,
+    certificate: Certificate,
+    force: Mapping[str, How] | None = None,
+    ordered: bool = False,
 ) -> LoweredSchedule:
-    """Choose how each node is computed. `force` overrides the choice for layers with weights, by name."""
+    """Choose how each node is computed. `force` overrides the choice for layers with weights, by name.
+
+    ordered: all layers with weights are summed in the defined order, however large they are.
+    """
     force = dict(force or {})
     wrong = sorted(name for name in force if name not in graph.nodes or graph.nodes[name].type not in WEIGHTED)
     if wrong or not set(force.values()) <= {"ordered", "library", "integer"}:
@@ -142,7 +149,7 @@ def lower(
     for source, target in graph.edges:
         readers[source].append(target)
     loops = {frozenset((loop.integrator, loop.threshold, loop.scale)): loop for loop in soft_resets(graph)}
-    entries = {name: _node(node, certificate, force) for name, node in graph.nodes.items()}
+    entries = {name: _node(node, certificate, force, ordered) for name, node in graph.nodes.items()}
     stages = tuple(_stage(graph, schedule, stage, readers, loops, entries) for stage in schedule.stages)
     return LoweredSchedule(schedule, stages, _spent(graph, schedule), _bytes(schedule, stages))
 
@@ -208,7 +215,7 @@ def _stage(
     return LoweredStage(tuple(LoweredNode(lowered.node, "recurrent", why) for lowered in nodes), True, pair)
 
 
-def _node(node: Node, certificate: Certificate, force: Mapping[str, How]) -> LoweredNode:
+def _node(node: Node, certificate: Certificate, force: Mapping[str, How], ordered: bool) -> LoweredNode:
     proof = certificate.of(node.name)
     if "tau" in node.parameters or "r" in node.parameters:
         return LoweredNode(node, "neuron", "sum and update in one pass")
@@ -217,7 +224,7 @@ def _node(node: Node, certificate: Certificate, force: Mapping[str, How]) -> Low
     assert proof is not None
     work = multiply_adds(node)
     small = work <= ORDERED_LIMIT
-    choice: How = "ordered" if small else "integer" if proof.integers and integer.gains() else "library"
+    choice: How = "ordered" if small or ordered else "integer" if proof.integers and integer.gains() else "library"
     how = force.get(node.name, choice)
     if how == "integer" and proof.integers is None:
         found = proof.reason or "more bits"
@@ -227,6 +234,8 @@ def _node(node: Node, certificate: Certificate, force: Mapping[str, How]) -> Low
         why = f"8-bit weights and signals, exact in any order; {work} multiply-adds a step"
     elif node.name in force:
         why = "forced"
+    elif ordered:
+        why = f"asked for; {work} multiply-adds a step"
     elif how == "library" and proof.exact:
         why = f"exact in any order; {why}"
     return LoweredNode(node, how, why, proof)

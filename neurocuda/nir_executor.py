@@ -60,15 +60,21 @@ def load(
     surrogate: Surrogate | None = None,
     learn: str | Collection[str] = (),
     input_grid: InputGrids | None = None,
+    ordered: bool = False,
 ) -> Executor:
     """A network from a NIR file, a `Graph` or a `nir.NIRGraph`.
 
     `chunk` is the number of steps that run layer by layer at a time: more is faster up to the cache, and takes
     more memory. `learn` names neuron parameters ("tau", "v_threshold", ...) to be trained. `input_grid` is what the
     inputs are likely to be, whole numbers 0 .. 255 without: while they are, layers that are proved exact may run as
-    integers, to the same bits (`Executor.certificate`, `Executor.schedule`). Raises `FileError`,
-    `GraphError` (`ShapeError`, `AlgebraicLoopError`) or `ArgumentError`; warns with `NeuroCUDAWarning` of what
-    is probably not meant.
+    integers, to the same bits (`Executor.certificate`, `Executor.schedule`).
+
+    `ordered=True` sums every layer in the defined order, however large, from its spikes where they are few: the same
+    bits on every backend, in every chunk and batch, without a proof. On the CPU that is also faster than the library
+    where few neurons fire, and slower where many do (docs/exactness.md).
+
+    Raises `FileError`, `GraphError` (`ShapeError`, `AlgebraicLoopError`) or `ArgumentError`; warns with
+    `NeuroCUDAWarning` of what is probably not meant.
     """
     if isinstance(source, Graph):
         graph = source
@@ -78,7 +84,9 @@ def load(
         graph = read(source)
     else:
         raise ArgumentError(f"source: expected a path, a Graph or a nir.NIRGraph, found {type(source).__name__}")
-    net = Executor(graph, discretization, chunk=chunk, surrogate=surrogate, learn=learn, input_grid=input_grid)
+    net = Executor(
+        graph, discretization, chunk=chunk, surrogate=surrogate, learn=learn, input_grid=input_grid, ordered=ordered
+    )
     for line in [*graph.warnings, *doubts(graph, net.discretization)]:
         warnings.warn(f"{graph.source}: {line}", NeuroCUDAWarning, stacklevel=2)
     return net
@@ -108,6 +116,7 @@ class Executor(nn.Module):
         learn: str | Collection[str] = (),
         force: Mapping[str, How] | None = None,
         input_grid: InputGrids | None = None,
+        ordered: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(chunk, int) or chunk < 1:
@@ -127,7 +136,8 @@ class Executor(nn.Module):
         self.surrogate = Surrogate() if surrogate is None else surrogate
         raise_problems(problems(graph, self.discretization), graph.source)
         self.certificate = certify(graph, self.discretization, input_grid=input_grid)
-        self.schedule: LoweredSchedule = lower(graph, schedule(graph, self.discretization), self.certificate, force)
+        stages = schedule(graph, self.discretization)
+        self.schedule: LoweredSchedule = lower(graph, stages, self.certificate, force, ordered)
         self._exact: dict[tuple[str, str], str] = {}
         self._weights: dict[tuple[str, str], str] = {}
         self._delays: dict[str, str] = {}

@@ -16,7 +16,7 @@ from neurocuda.ops.backends import AVAILABLE, backends
 _FORCED: Mapping[str, Mapping[str, How]] = {
     "cnn": {"library layers": "library"},
     "cnn-8bit": {"library layers": "library", "exact int8 layers": "integer"},
-    "resnet": {"float32 library layers": "library"},
+    "resnet": {"float32 library layers": "library", "float32 ordered layers": "ordered"},
 }
 
 
