@@ -6,6 +6,7 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "values.h"
@@ -63,7 +64,10 @@ Replay::Replay(std::shared_ptr<const Program> program, const std::vector<at::Ten
 bool Replay::take_state(const py::object& state, std::vector<at::Tensor>& to) const {
   if (state.is_none()) {
     for (auto kind = kinds_.begin() + 1; kind != kinds_.end(); ++kind) {
-      to.push_back(at::zeros(kind->sizes, kind->type));
+      const bool at_rest =
+          std::all_of(kind->strides.begin(), kind->strides.end(), [](auto s) { return s == 0; });
+      to.push_back(at_rest ? at::zeros({}, kind->type).expand(kind->sizes)
+                           : at::zeros(kind->sizes, kind->type));
       if (!kind->fits(to.back())) return false;
     }
     return true;

@@ -190,14 +190,9 @@ class Executor(nn.Module):
             if again is not None:
                 return again[0], State(again[1])
         result = self.run(x, state, out=out)
-        if (
-            plain
-            and before is not None
-            and isinstance(x, Tensor)
-            and x.shape[0] == 1
-            and isinstance(result.output, Tensor)
-        ):
-            self._recorder.prepare((), [x, *before.values()], list(before))
+        if plain and isinstance(x, Tensor) and isinstance(result.output, Tensor) and self._is_one_recording(len(x)):
+            start = self._at_rest(x.shape[1], x.device).tensors if before is None else before
+            self._recorder.prepare((), [x, *start.values()], list(start))
         return result.output, result.state
 
     def run(
@@ -303,6 +298,10 @@ class Executor(nn.Module):
             whole = [inputs[0].new_empty(0, batch, *shape, dtype=torch.float32) for shape in self._shapes(asked)]
             carry = [tensor.clone() for tensor in carry]
         return whole or [torch.cat(parts) for parts in zip(*pieces, strict=True)], carry
+
+    def _is_one_recording(self, steps: int) -> bool:
+        """Whether so many steps run as one recording, and no layer as integers, whose proof is looked at first."""
+        return 0 < steps <= (self.chunk if self.schedule.layered else steps) and not self.schedule.integer_layers
 
     def _advance(
         self,

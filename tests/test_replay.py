@@ -62,6 +62,12 @@ def warm(net: Executor, x: Tensor) -> State:
     return state
 
 
+def warm_from_rest(net: Executor, x: Tensor) -> None:
+    for _ in range(4):
+        net(x)
+    assert net._recorder.replay(x, None, net._parameters, net._buffers) is not None
+
+
 def equal(case: str, found: tuple[Tensor, State], owed: tuple[Tensor, State]) -> None:
     pairs = {"output": (found[0], owed[0])}
     pairs |= {name: (found[1].tensors[name], owed[1].tensors[name]) for name in owed[1].tensors}
@@ -115,10 +121,11 @@ EDITS = [
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("steps", "from_rest"), [(1, False), (6, False), (6, True)])  # one from rest feels no recurrence
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__)
-def test_an_edit_is_seen_by_the_next_step(edit: Callable[[Executor], None]) -> None:
-    net, x = network(), signal()
-    state = warm(net, x)
+def test_an_edit_is_seen_by_the_next_call(edit: Callable[[Executor], None], steps: int, from_rest: bool) -> None:
+    net, x = network(), signal(steps=steps)
+    state = warm_from_rest(net, x) if from_rest else warm(net, x)
     before = net(x, state)
     edit(net)
     found = net(x, state)
@@ -247,6 +254,26 @@ def test_a_profile_names_the_operators_of_a_step() -> None:
         "neurocuda::neuron",
     ]
     assert all(nanoseconds > 0 for _, nanoseconds in found)
+
+
+@torch.no_grad()
+def test_a_call_of_several_chunks_is_not_made_again_in_one() -> None:
+    net = network()
+    x = signal(steps=net.chunk + 1)
+    for _ in range(4):
+        equal("more than a chunk", net(x), oracle(net, x, None))
+    assert net._recorder.replay(x, None, net._parameters, net._buffers) is None
+
+
+@given(cases())
+def test_call_after_call_equals_the_oracle(case: Case) -> None:
+    net = Executor(graph_of(case.raw), Discretization(**case.discretization))
+    x = tensors(case.x)
+    given_x = x if len(x) > 1 else next(iter(x.values()))
+    with torch.no_grad():
+        for call in range(5):
+            made = {(name, "result"): y.numpy() for name, y in by_output(net, net(given_x)[0]).items()}
+            assert_equal(made, told(case.expected), order_of(net), f"call {call}\n{net}\n{net.graph}")
 
 
 @given(cases())

@@ -6,6 +6,12 @@
 #include "cpu/multiversion.h"
 
 namespace neurocuda::cpu {
+namespace {
+
+// Bytes by which a pass over memory that is read once asks ahead, to be gone from the caches soon after.
+constexpr std::int64_t kAhead = 16384;
+
+}  // namespace
 
 NEUROCUDA_MULTIVERSION
 bool all_finite(const float* values, std::int64_t count) {
@@ -33,14 +39,32 @@ bool on_grid(const float* values, std::int64_t count, float step, float low, flo
 }
 
 NEUROCUDA_MULTIVERSION
+bool same_bytes(const void* left, const void* right, std::int64_t bytes) {
+  constexpr std::int64_t kPiece = 256;
+  const char *a = static_cast<const char*>(left), *b = static_cast<const char*>(right);
+  std::int64_t at = 0;
+  for (; at + kPiece <= bytes; at += kPiece) {
+    for (std::int64_t line = at; line < at + kPiece; line += 64) {
+      __builtin_prefetch(a + line + kAhead, 0, 0);
+      __builtin_prefetch(b + line + kAhead, 0, 0);
+    }
+    std::uint64_t words[2][kPiece / 8], different = 0;
+    std::memcpy(words[0], a + at, kPiece);
+    std::memcpy(words[1], b + at, kPiece);
+    for (std::int64_t k = 0; k < kPiece / 8; ++k) different |= words[0][k] ^ words[1][k];
+    if (different != 0) return false;
+  }
+  return std::memcmp(a + at, b + at, static_cast<std::size_t>(bytes - at)) == 0;
+}
+
+NEUROCUDA_MULTIVERSION
 bool same_integers(const float* values, const std::int8_t* numbers, std::int64_t count, float step) {
-  constexpr std::int64_t kPiece = 64, kAhead = 1024;
+  constexpr std::int64_t kPiece = 64;
   std::uint32_t different = 0;
   std::int64_t at = 0;
   for (; at + kPiece <= count; at += kPiece) {
-    // Read once: what the layers are about to read stays in the caches.
-    for (std::int64_t k = 0; k < kPiece; k += 16) __builtin_prefetch(values + at + kAhead + k, 0, 0);
-    __builtin_prefetch(numbers + at + kAhead, 0, 0);
+    for (std::int64_t k = 0; k < kPiece; k += 16) __builtin_prefetch(values + at + kAhead / 4 + k, 0, 0);
+    __builtin_prefetch(numbers + at + kAhead / 4, 0, 0);
     for (std::int64_t k = at; k < at + kPiece; ++k) {
       different |= values[k] != static_cast<float>(numbers[k]) * step ? 1u : 0u;
     }

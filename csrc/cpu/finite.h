@@ -21,6 +21,9 @@ bool all_finite(const float* values, std::int64_t count);
 // Whether all numbers are multiples of `step`, a power of two, from low to high.
 bool on_grid(const float* values, std::int64_t count, float step, float low, float high);
 
+// Whether both hold the same bytes.
+bool same_bytes(const void* left, const void* right, std::int64_t bytes);
+
 // Whether every number is its whole number times `step`.
 bool same_integers(const float* values, const std::int8_t* numbers, std::int64_t count, float step);
 
