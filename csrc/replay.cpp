@@ -58,7 +58,8 @@ Replay::Replay(std::shared_ptr<const Program> program, const std::vector<at::Ten
   TORCH_CHECK(inputs.size() == names_.size() + 1, "expected a signal and ", names_.size(),
               " entries of the state, found ", inputs.size(), " tensors");
   for (const at::Tensor& input : inputs) kinds_.push_back(Kind::of(input));
-  program_->make_ready(inputs);
+  // Of several steps, the calls are worth a look at their arguments, and not the memory of one run more.
+  if (inputs[0].dim() > 0 && inputs[0].size(0) == 1) program_->make_ready(inputs);
 }
 
 bool Replay::take_state(const py::object& state, std::vector<at::Tensor>& to) const {

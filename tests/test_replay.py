@@ -121,7 +121,7 @@ EDITS = [
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("steps", "from_rest"), [(1, False), (6, False), (6, True)])  # one from rest feels no recurrence
+@pytest.mark.parametrize(("steps", "from_rest"), [(1, False), (6, False), (6, True)])  # one from rest has no past
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__)
 def test_an_edit_is_seen_by_the_next_call(edit: Callable[[Executor], None], steps: int, from_rest: bool) -> None:
     net, x = network(), signal(steps=steps)
