@@ -53,7 +53,7 @@ def draw(path: Path) -> Path:
     labels = ["NeuroCUDA", "PyTorch alone", "torch.compile", "peers", "floor: work that cannot be avoided"]
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     target = path.with_suffix(".png")
-    figure.savefig(target, dpi=130)
+    figure.savefig(target, dpi=130, bbox_inches="tight")
     plt.close(figure)
     return target
 
