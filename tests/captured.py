@@ -71,6 +71,7 @@ def captured(net: Executor, monkeypatch: Any) -> OnCPU:
     """The network takes its tensors for those of a GPU, played by what is returned."""
     device = OnCPU()
     net._graphs = CudaGraphs(device)
+    net._recorder = recording.Recorder()  # what was recorded on the CPU is not of these tensors
     monkeypatch.setattr(nir_executor, "capturable", recording.recordable)
     monkeypatch.setattr(nir_executor, "recordable", lambda given: False)  # as of tensors of a GPU
     return device
