@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "cpu/denormals.h"
-#include "cpu/finite.h"
+#include "cpu/values.h"
 #include "ops/layout.h"
 #include "ops/on_device.h"
 

@@ -6,10 +6,10 @@
 
 #include "cpu/coefficients.h"
 #include "cpu/denormals.h"
-#include "cpu/finite.h"
 #include "cpu/multiversion.h"
 #include "cpu/signal.h"
 #include "cpu/stream.h"
+#include "cpu/values.h"
 
 namespace neurocuda::cpu {
 namespace {
@@ -198,8 +198,9 @@ void neuron(const NeuronCall& call, std::int64_t first, std::int64_t last, std::
         } else {
           sum_rows(call.branches, call.branch_count, step, at, segment.count, sum);
         }
-        if (bytes_out) row.output = call.output.data + step * call.output.time_stride + at;
-        if (direct_out && !bytes_out) row.output = call.output.row(step, at);
+        if (direct_out) {
+          row.output = call.output.data + step * call.output.time_stride + at * size_of(call.output.type);
+        }
         const std::uint32_t largest =
             bytes_out ? update_row_of_bytes(call.kind, row, segment) : update_row(call.kind, row, segment);
         if (finite != nullptr && direct_in && largest == kNotFinite) *finite = false;

@@ -1,4 +1,4 @@
-#include "cpu/finite.h"
+#include "cpu/values.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,3 +1,4 @@
+// Questions about values in memory that is read once.
 #pragma once
 
 #include <cstdint>
