@@ -1,6 +1,7 @@
 """NeuroCUDA on a GPU: its operators against the bandwidth of a copy, whole networks against PyTorch and peers.
 
-python -m benchmarks.gpu [--groups neuron,network] [--rows digits,resnet18] [--repeats 10] [--quick] [--output x.json]
+python -m benchmarks.gpu [--groups neuron,network] [--rows digits,resnet18] [--without torch.compile] [--repeats 10]
+                         [--quick] [--output x.json]
 
 Candidates take turns, timed by events in the stream, each from cold caches; a plain copy takes turns with them, and
 its bandwidth is what they are measured against. The results of each are compared first, and whatever computes
@@ -51,43 +52,42 @@ def main() -> None:
     machine = describe_gpu(device)
     for name, value in machine.items():
         console.print(f"[dim]{name}: {value}[/dim]", highlight=False)
-    found = measure(
-        console, Bench(device, arguments.repeats), arguments.groups, chosen, arguments.paper, arguments.quick
-    )
+    found: list[Measurement] = []
+    with torch.no_grad():
+        for lines in measure(console, Bench(device, arguments.repeats), arguments, chosen):
+            found += lines
+            if arguments.output:
+                measurements.write(arguments.output, machine, found)  # what is measured outlives what stops it
     if arguments.output:
-        measurements.write(arguments.output, machine, found)
         from benchmarks.on_gpu.roofline import draw
 
         console.print(f"{arguments.output} and {draw(arguments.output)} written")
 
 
 def measure(
-    console: Console, bench: Bench, groups: Sequence[str], chosen: Iterable[Row], paper: Path, quick: bool
-) -> list[Measurement]:
-    """Every group asked for, a table after each; those that could not be measured say why."""
+    console: Console, bench: Bench, arguments: argparse.Namespace, chosen: Iterable[Row]
+) -> Iterator[list[Measurement]]:
+    """The lines of every table that is asked for, once it is shown; what could not be measured says why."""
     tables: dict[str, Iterable[Case]] = {
-        "neuron": neuron_cases(quick),
-        "residual": residual_cases(quick),
-        "recurrent": recurrent_cases(quick),
+        "neuron": neuron_cases(arguments.quick),
+        "residual": residual_cases(arguments.quick),
+        "recurrent": recurrent_cases(arguments.quick),
     }
-    found: list[Measurement] = []
-    with torch.no_grad():
-        for group in (name for name in tables if name in groups):
-            lines = [
-                line for case in tables[group] for line in _guarded(console, case.name, operators.measure(case, bench))
-            ]
-            measurements.show(console, group, lines)
-            found += lines
-        if "network" in groups:
-            _, missing = frameworks.available()
-            for name, why in missing.items():
-                console.print(f"{name}: {why}", highlight=False)
-            for row in chosen:
-                problem = row.problem(paper)
-                lines = list(_guarded(console, row.name, candidates.measure(problem, bench)))
-                measurements.show(console, row.name, lines)
-                found += lines
-    return found
+    for group in (name for name in tables if name in arguments.groups):
+        lines = [
+            line for case in tables[group] for line in _guarded(console, case.name, operators.measure(case, bench))
+        ]
+        measurements.show(console, group, lines)
+        yield lines
+    if "network" in arguments.groups:
+        _, missing = frameworks.available()
+        for name, why in missing.items():
+            console.print(f"{name}: {why}", highlight=False)
+        for row in chosen:
+            problem = row.problem(arguments.paper)
+            lines = list(_guarded(console, row.name, candidates.measure(problem, bench, arguments.without)))
+            measurements.show(console, row.name, lines)
+            yield lines
 
 
 def _guarded(console: Console, name: str, lines: Iterator[Measurement]) -> Iterator[Measurement]:
@@ -105,6 +105,7 @@ def _arguments() -> argparse.Namespace:
     names = list(rows())
     parser.add_argument("--groups", type=_some_of(GROUPS), default=list(GROUPS), help=f"some of {','.join(GROUPS)}")
     parser.add_argument("--rows", type=_some_of(names), default=names, help=f"networks, some of {','.join(names)}")
+    parser.add_argument("--without", help="leave out the candidates of networks whose name has this in it")
     parser.add_argument("--repeats", type=int, help="timed rounds after the first, 10, with --quick 3")
     parser.add_argument("--quick", action="store_true", help="small sizes, for a look whether everything runs")
     parser.add_argument("--paper", type=Path, default=PAPER, help="folder with the files of the NIR paper")

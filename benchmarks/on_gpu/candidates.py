@@ -19,8 +19,11 @@ from benchmarks.problem import Candidate, Problem, Runner
 from neurocuda import Discretization, Executor, State
 
 
-def measure(problem: Problem, bench: Bench) -> Iterator[Measurement]:
-    """Every candidate of a row. `problem` is on the CPU, where ours is run once, on the reference operators."""
+def measure(problem: Problem, bench: Bench, without: str | None = None) -> Iterator[Measurement]:
+    """Every candidate of a row. `problem` is on the CPU, where ours is run once, on the reference operators.
+
+    without: candidates whose name has this in it are named, and not run.
+    """
     there = on_device(problem, bench.device)
     tools, _ = frameworks.available()
     candidates = [*ours(there), *(c for name, tool in tools.items() if name != "ours" for c in tool(there))]
@@ -31,6 +34,9 @@ def measure(problem: Problem, bench: Bench) -> Iterator[Measurement]:
     peaks: dict[str, float | None] = {}
     truths: dict[Discretization, Truth] = {}
     for c in candidates:
+        if without is not None and without in c.name:
+            verdicts[c.name] = "left out"
+            continue
         try:
             with torch.device(bench.device):  # what a tool makes is made there
                 runner = c.build(there)

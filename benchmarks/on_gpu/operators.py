@@ -95,7 +95,11 @@ def _neuron(case: NeuronCase, bench: Bench) -> tuple[list[Candidate], Check]:
         output, state, _ = ops.neuron(signals, c, NeuronState(rest), Surrogate(), dtype=dtype, packed=packed)
         return output, state.v
 
+    proved: list[tuple[Tensor, Tensor]] = []
+
     def check(found: tuple[Tensor, Tensor]) -> str:
+        if proved and all(torch.equal(a, b) for a, b in zip(found, proved[0], strict=True)):
+            return "equal"
         spikes = _spikes(found[0], case)
         width = max(8, COMPARED // case.steps)
         for first in range(0, case.neurons, width):
@@ -104,6 +108,7 @@ def _neuron(case: NeuronCase, bench: Bench) -> tuple[list[Candidate], Check]:
             owed, after, _ = reference.neuron([b[..., part].float() for b in branches], c, state, Surrogate())
             if not torch.equal(spikes(part), owed) or not torch.equal(found[1][:, part], after.v):
                 return f"differs from the reference in neurons {first} to {first + width - 1}"
+        proved[:] = [found]  # the next is compared with it: the reference takes long
         return "equal"
 
     return [
@@ -160,8 +165,9 @@ def _recurrent(case: RecurrentCase, bench: Bench) -> tuple[list[Candidate], Chec
         assert isinstance(neuron.v, Tensor)
         return torch.stack(emitted), neuron.v
 
+    owed, state, _, _ = reference.recurrent_neuron([x], 1, weight, None, c, NeuronState(rest), rest, Surrogate())
+
     def check(found: tuple[Tensor, Tensor]) -> str:
-        owed, state, _, _ = reference.recurrent_neuron([x], 1, weight, None, c, NeuronState(rest), rest, Surrogate())
         same = torch.equal(found[0], owed) and torch.equal(found[1], state.v)
         return "equal" if same else f"differs from the reference, {(found[0] != owed).float().mean():.2g} of all spikes"
 
