@@ -6,9 +6,11 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "cpu/pool.h"
+#include "ops/integer_conv.h"
 #include "program.h"
 #include "replay.h"
 #include "values.h"
@@ -122,8 +124,25 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         return answer;
       },
       py::call_guard<py::gil_scoped_release>(), "Asks whether every number is finite; `wait` tells.");
+  m.def(
+      "ask_same_bits",
+      [](const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
+        neurocuda::Answer answer;
+        answer.ask_same_bits(a, b);
+        return answer;
+      },
+      py::call_guard<py::gil_scoped_release>(), "As same_bits; `wait` tells.");
+  m.def(
+      "ask_on_grid",
+      [](const std::vector<std::tuple<at::Tensor, double, double, double>>& signals) {
+        neurocuda::Answer answer;
+        for (const auto& [tensor, step, low, high] : signals) answer.ask_on_grid(tensor, step, low, high);
+        return answer;
+      },
+      py::call_guard<py::gil_scoped_release>(), "As on_grid, of several signals; `wait` tells.");
   m.def("all_finite", &neurocuda::all_finite, py::call_guard<py::gil_scoped_release>());
   m.def("on_grid", &neurocuda::on_grid, py::call_guard<py::gil_scoped_release>());
+  m.def("integer_conv", &neurocuda::integer_conv, py::call_guard<py::gil_scoped_release>());
   m.def("same_integers", &neurocuda::same_integers, py::call_guard<py::gil_scoped_release>());
 
   py::class_<Slot>(m, "Slot").def(py::init<int>()).def_readonly("number", &Slot::number);

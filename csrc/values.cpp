@@ -101,6 +101,18 @@ void Answer::ask_finite(const at::Tensor& tensor) {
       [&] { yes_ = yes_ && on_cpu_finite(tensor); });
 }
 
+void Answer::ask_on_grid(const at::Tensor& tensor, double step, double low, double high) {
+  on_device(
+      tensor,
+      [&](cuda::Stream stream) {
+        cuda::on_grid({tensor.const_data_ptr<float>(), tensor.numel(), static_cast<float>(step),
+                       static_cast<float>(low), static_cast<float>(high), no(tensor)},
+                      stream);
+        asked(tensor);
+      },
+      [&] { yes_ = yes_ && on_grid(tensor, step, low, high); });
+}
+
 void Answer::ask_same_bits(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
   yes_ = yes_ && a.size() == b.size();
   SameBitsCall call{};

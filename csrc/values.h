@@ -28,6 +28,10 @@ class Answer {
   // memory do.
   void ask_same_bits(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b);
 
+  // Whether all values of a contiguous float32 tensor are multiples of `step`, a power of two, from low to
+  // high.
+  void ask_on_grid(const at::Tensor& tensor, double step, double low, double high);
+
   // Waits for the answer.
   bool wait();
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,16 +36,18 @@ class IntegerLayers:
             key: value.detach().clone() for key, value in parameters.items() if self._layers and not self._is_whole(key)
         }
         self._weights: dict[str, IntegerWeight] = {}
+        self._on_gpu: _OnGpu | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_weights": {}}  # the library's own form of them cannot be copied
+        # the library's own form of them cannot be copied, and a copy may lie elsewhere
+        return {**self.__dict__, "_weights": {}, "_on_gpu": None}
 
     def _is_whole(self, key: tuple[str, str]) -> bool:
         return key[0] in self._layers and key[1] == "weight"
 
     def usable(self, inputs: Mapping[str, Tensor], parameters: Parameters) -> dict[str, IntegerWeight]:
-        """The weights of the layers that may run as whole numbers in this call, by name."""
-        if not self._layers or not inputs or not _serves(inputs.values()) or not self._holds(parameters):
+        """The weights of the layers that may run as whole numbers in this call on a CPU, by name."""
+        if not self._layers or not inputs or not _serves(inputs.values(), "cpu") or not self._holds(parameters):
             return {}
         return self._weights
 
@@ -59,6 +62,50 @@ class IntegerLayers:
             return weights
         return {name: weight for name, weight in weights.items() if not _inputs(self._layers[name])}
 
+    def supposed(
+        self, inputs: Mapping[str, Tensor], parameters: Parameters
+    ) -> tuple[dict[str, IntegerWeight], Callable[[], bool]]:
+        """The weights of the layers that run as whole numbers in a call on a GPU, supposing that nothing has changed
+        and that the inputs keep their promise. The GPU looks whether that is so while it computes, and what is returned
+        waits for that look. Where it says no, the results are wrong, and the call is made again, with fewer of them.
+        """
+        if not self._layers or not inputs or not _serves(inputs.values(), "cuda"):
+            return {}, _nothing_supposed
+        device = next(iter(inputs.values())).device
+        if self._on_gpu is None or self._on_gpu.device != device:
+            if not self._holds({key: value.detach().cpu() for key, value in parameters.items()}):
+                return {}, _nothing_supposed
+            self._on_gpu = self._laid_out(parameters, device)
+        there = self._on_gpu
+        module = importlib.import_module("neurocuda._C")
+        rests_on = frozenset[str]().union(*(_inputs(self._layers[name]) for name in there.weights))
+        same = module.ask_same_bits([parameters[key].detach() for key in there.then], list(there.then.values()))
+        grids = {name: self._grids[name] for name in sorted(rests_on)}
+        on_grid = integer.ask_on_grid([(inputs[name], g.step, g.low, g.high) for name, g in grids.items()])
+
+        def so() -> bool:
+            if not same.wait():
+                self._end()
+                return False
+            if not on_grid():
+                for name in [name for name in there.weights if _inputs(self._layers[name])]:
+                    del there.weights[name]
+                return False
+            return True
+
+        return dict(there.weights), so
+
+    def _laid_out(self, parameters: Parameters, device: torch.device) -> _OnGpu:
+        weights = {}
+        for name, weight in self._weights.items():
+            node, numbers = self._layers[name].node, self._layers[name].integers
+            assert numbers is not None
+            if "groups" not in node.parameters or node.number("groups") == 1:
+                integer.laid_out(weight, 2.0**numbers.signal_step, device)
+                weights[name] = weight
+        then = {key: value.detach().clone() for key, value in parameters.items()}
+        return _OnGpu(device, weights, then)
+
     def _holds(self, parameters: Parameters) -> bool:
         if not self._weights:
             made = {}
@@ -69,11 +116,28 @@ class IntegerLayers:
             self._weights = made  # all at once, for other threads
         now = [parameters[name, "weight"].detach() for name in self._weights]
         rest = [parameters[key].detach() for key in self._rest]
+        then = [value.cpu() for value in self._rest.values()]
         same_bits = importlib.import_module("neurocuda._C").same_bits
-        if integer.same(now, list(self._weights.values())) and same_bits(rest, list(self._rest.values())):
+        if integer.same(now, list(self._weights.values())) and same_bits(rest, then):
             return True
-        self._layers, self._weights, self._rest = {}, {}, {}
+        self._end()
         return False
+
+    def _end(self) -> None:
+        self._layers, self._weights, self._rest, self._on_gpu = {}, {}, {}, None
+
+
+@dataclass(frozen=True)
+class _OnGpu:
+    """The layers that run as whole numbers on a GPU, and all parameters as they were when the proof held."""
+
+    device: torch.device
+    weights: dict[str, IntegerWeight]
+    then: dict[tuple[str, str], Tensor]
+
+
+def _nothing_supposed() -> bool:
+    return True
 
 
 def _inputs(entry: LoweredNode) -> frozenset[str]:
@@ -81,12 +145,13 @@ def _inputs(entry: LoweredNode) -> frozenset[str]:
     return frozenset() if entry.proof is None else entry.proof.inputs
 
 
-def _serves(inputs: Collection[Tensor]) -> bool:
-    """Whether nothing watches the call, which would see the choice of one chunk for that of all."""
+def _serves(inputs: Collection[Tensor], device: str) -> bool:
+    """Whether the call is on such a device, and nothing watches, which would see the choice of one for that of all."""
     return (
         recordable(inputs)
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        and all(x.is_cpu for x in inputs)
-        and integer.gains()
+        and all(x.device.type == device for x in inputs)
+        and not (device == "cuda" and torch.cuda.is_current_stream_capturing())
+        and integer.gains(device)
         and operators(next(iter(inputs)).device) is compiled
     )

@@ -98,7 +98,7 @@ def _convolution(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
         padding = tuple(before for before, _ in pads)
         result = _integer(frames, lowered, tensors, bias, stride, padding, dilation)
     else:
-        result = _library_convolution(frames, weight, bias.expand(weight.shape[0]), pads, lowered)
+        result = _library_convolution(frames, weight, bias.expand(weight.shape[0]), pads, lowered, tensors.operators)
     return _by_step(result, x)
 
 
@@ -121,18 +121,19 @@ def _integer(
 
 
 def _library_convolution(
-    frames: Tensor, weight: Tensor, bias: Tensor, pads: reference.Pads, lowered: LoweredNode
+    frames: Tensor, weight: Tensor, bias: Tensor, pads: reference.Pads, lowered: LoweredNode, ops: ModuleType
 ) -> Tensor:
     node = lowered.node
     padding = tuple(before for before, _ in pads)
+    stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
+    if lowered.exact and library.may_transform(frames):
+        exact: Tensor = ops.ordered_conv(frames, weight, bias, stride, pads, dilation, groups)
+        return exact
     if any(before != after for before, after in pads):
         frames, padding = reference.pad(frames, pads), (0,) * len(pads)
     if frames.device.type == "cpu" and node.type == "Conv2d":
         layout = torch.channels_last if lowered.channels_last else torch.contiguous_format
         frames = frames.contiguous(memory_format=layout)
-    stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
-    if lowered.exact and library.may_transform(frames):
-        return library.products(frames, weight, bias, stride, padding, dilation, groups)
     slices = lowered.slices if frames.device.type == "cpu" else 1
     parts = zip(weight.chunk(slices), bias.chunk(slices), strict=True)
     results = [library.convolution(frames, *part, stride, padding, dilation, groups) for part in parts]

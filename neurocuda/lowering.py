@@ -224,7 +224,7 @@ def _node(node: Node, certificate: Certificate, force: Mapping[str, How], ordere
     assert proof is not None
     work = multiply_adds(node)
     small = work <= ORDERED_LIMIT
-    choice: How = "ordered" if small or ordered else "integer" if proof.integers and integer.gains() else "library"
+    choice: How = "ordered" if small or ordered else "integer" if proof.integers and _multiplies_bytes() else "library"
     how = force.get(node.name, choice)
     if how == "integer" and proof.integers is None:
         found = proof.reason or "more bits"
@@ -239,6 +239,10 @@ def _node(node: Node, certificate: Certificate, force: Mapping[str, How], ordere
     elif how == "library" and proof.exact:
         why = f"exact in any order; {why}"
     return LoweredNode(node, how, why, proof)
+
+
+def _multiplies_bytes() -> bool:
+    return integer.gains("cpu") or integer.gains("cuda")
 
 
 def multiply_adds(node: Node) -> int:

@@ -220,13 +220,18 @@ class Executor(nn.Module):
         targets = check_out(self.graph, out, first) if out is not None else []
         given = [*inputs.values(), *(state.tensors[name] for name in self._entries)]
         graph = self.cuda_graph and capturable(given) and operators(first.device) is not reference
-        finite = ask_finite(inputs) if graph or first.is_cuda else None
-        if graph:
-            results = self._graphs.run(tuple(asked), partial(self._whole, asked), given, self._sources(), targets)
-        else:
-            results = into(self._whole(asked, given, checked=finite is not None), targets)
-        if finite is not None:
-            finite()
+        for _ in range(3):  # with fewer layers as integers where what was supposed of them was not so
+            finite = ask_finite(inputs) if graph or first.is_cuda else None
+            integers, so = self._integers.supposed(inputs, self._by_field()) if first.is_cuda else (None, None)
+            if graph:
+                function = partial(self._whole, asked, integers=integers)
+                results = self._graphs.run((*asked, *(integers or ())), function, given, self._sources(), targets)
+            else:
+                results = into(self._whole(asked, given, integers, checked=finite is not None), targets)
+            if finite is not None:
+                finite()
+            if so is None or so():
+                break
         count = len(self.graph.outputs) + len(asked)
         signals, carry = results[:count], results[count:]
         outputs = dict(zip(self.graph.outputs, signals, strict=False))
@@ -245,14 +250,28 @@ class Executor(nn.Module):
         integers = self._integers.of_chunk(self._integers.usable(given, self._by_field()), given)
         return self._recorder.profile(tuple(integers), [x, *(state.tensors[name] for name in self._entries)])
 
-    def _whole(self, asked: list[tuple[str, str]], given: list[Tensor], checked: bool = True) -> list[Tensor]:
-        """Outputs, recordings and the state after all steps, from the inputs and the state before them."""
+    def _whole(
+        self,
+        asked: list[tuple[str, str]],
+        given: list[Tensor],
+        integers: dict[str, IntegerWeight] | None = None,
+        checked: bool = True,
+    ) -> list[Tensor]:
+        """Outputs, recordings and the state after all steps, from the inputs and the state before them.
+
+        integers: the weights of the layers that run as whole numbers; None: those that may, chunk by chunk.
+        """
         inputs = dict(zip(self.graph.inputs, given, strict=False))
-        signals, carry = self._over_time(inputs, given[len(inputs) :], asked, checked)
+        signals, carry = self._over_time(inputs, given[len(inputs) :], asked, integers, checked)
         return [*signals, *carry]
 
     def _over_time(
-        self, given: dict[str, Tensor], carry: list[Tensor], asked: list[tuple[str, str]], checked: bool
+        self,
+        given: dict[str, Tensor],
+        carry: list[Tensor],
+        asked: list[tuple[str, str]],
+        integers: dict[str, IntegerWeight] | None,
+        checked: bool,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The outputs and recordings over all steps, and the state after them, chunk by chunk.
 
@@ -261,7 +280,7 @@ class Executor(nn.Module):
         inputs = list(given.values())
         steps, batch = inputs[0].shape[:2]
         ops = operators(inputs[0].device)
-        integers = self._integers.usable(given, self._by_field())
+        usable = self._integers.usable(given, self._by_field()) if integers is None else {}
         recording = ops is compiled and inputs[0].is_cpu and recordable([*inputs, *carry])
         if recording:
             self._recorder.refresh(self._sources())
@@ -274,7 +293,7 @@ class Executor(nn.Module):
         pieces: list[list[Tensor]] = []
         for start in range(0, steps, max(length, 1)):
             part = [x[start : start + length] for x in inputs]
-            in_integers = self._integers.of_chunk(integers, dict(zip(given, part, strict=True)))
+            in_integers = integers or self._integers.of_chunk(usable, dict(zip(given, part, strict=True)))
             advance = partial(self._advance, asked, tensors, in_integers)
             if recording:
                 key = (*asked, *in_integers)

@@ -346,7 +346,7 @@ def _other_arithmetic(baseline: _Baseline, force: Mapping[str, How] | None) -> I
     net = baseline.net
     proofs = _proved(net, baseline.x)
     ways: list[tuple[How, list[str]]] = [("library", [proof.node for proof in proofs])]
-    if integer.gains():
+    if integer.gains("cpu"):
         ways.append(("integer", [proof.node for proof in proofs if proof.integers is not None]))
     for how, names in ways:
         if names:

@@ -20,7 +20,7 @@ from neurocuda.grids import InputGrid
 from neurocuda.ops import integer
 
 needs_bytes = pytest.mark.skipif(
-    not integer.gains(), reason="no bytes are multiplied here: no x86 with VNNI, or no oneDNN"
+    not integer.gains("cpu"), reason="no bytes are multiplied here: no x86 with VNNI, or no oneDNN"
 )
 
 BY_R: dict[str, Any] = {"if_gain": "r"}

@@ -169,3 +169,17 @@ def test_no_kernel_has_a_fault_and_the_table_is_that_of_these_kernels() -> None:
     for row in rows:
         assert (row["spilled_bytes"], row["stack_bytes"], row["fma_in_ptx"], row["ftz_in_ptx"]) == ("0",) * 4, row
         assert row["divides"] == "yes" or row["ffma"] == "0", row
+
+
+def test_a_count_that_is_no_number_is_none(tmp_path: Path) -> None:
+    """nvcc knows that a count is never negative, and drops a comparison with zero that NaN would fail."""
+    source = tmp_path / "count.cu"
+    source.write_text(
+        '#include "cuda/elements.cuh"\n#include "neuron_update.h"\n'
+        "__global__ void count(const float* u, unsigned* spikes, float threshold) {\n"
+        "  spikes[0] = neurocuda::cuda::spike_count(neurocuda::spikes_of<neurocuda::Fires::kMany>(u[0], threshold));\n"
+        "}\n"
+    )
+    ptx = cuda_code.run("nvcc", "-ptx", *cuda_code.OPTIONS, f"-I{cuda_code.CSRC}", "-arch=sm_90", source, "-o", "-")
+    assert "min.u32" in ptx
+    assert "min.f32" not in ptx, "which takes the number of a number and NaN"

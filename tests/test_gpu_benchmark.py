@@ -187,14 +187,17 @@ def test_a_round_waits_for_no_candidate() -> None:
     assert {name: t.median for name, t in times.items()} == {"a": 2, "b": 2}
 
 
-def test_events_time_what_is_queued_on_the_current_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ahead", [True, False])
+def test_events_time_what_is_queued_on_the_current_stream(ahead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device is kept waiting, or is idle, when the first of two events is queued."""
+
     class Event:
         def __init__(self, enable_timing: bool) -> None:
             assert enable_timing
             self.at = 0
 
-        def record(self, stream: list[int]) -> None:
-            stream.append(1)
+        def record(self, stream: list[str]) -> None:
+            stream.append("event")
             self.at = len(stream)
 
         def synchronize(self) -> None:
@@ -204,13 +207,16 @@ def test_events_time_what_is_queued_on_the_current_stream(monkeypatch: pytest.Mo
             assert end.done
             return float(end.at - self.at)
 
-    stream: list[int] = []
+    stream: list[str] = []
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
-    clock = Events(torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: stream.append("wait"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: stream.append("idle"))
+    clock = Events(torch.device("cpu"), ahead)
     clock.prepare()
     begin, end = clock.mark(), clock.mark()
     assert clock.milliseconds(begin, end) == 1
+    assert stream == ["wait" if ahead else "idle", "event", "event"]
     assert not clock.flushed.any()
 
 

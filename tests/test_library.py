@@ -53,38 +53,6 @@ def test_the_call_is_that_of_torch(axes: int, groups: int) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-@pytest.mark.parametrize("columns", [1, 500, 2**26])
-@pytest.mark.parametrize("frames", [0, 1, 20])
-@pytest.mark.parametrize(
-    ("shape", "kernel", "stride", "padding", "dilation", "groups"),
-    [
-        ((4, 9), (3,), [2], [1], [1], 2),
-        ((4, 12, 12), (3, 3), [1, 1], [1, 1], [1, 1], 1),
-        ((6, 9, 7), (3, 2), [2, 1], [0, 2], [1, 2], 3),
-        ((8, 5, 5), (1, 1), [1, 1], [0, 0], [1, 1], 1),
-    ],
-)
-def test_products_are_exact_where_sums_are(
-    monkeypatch: pytest.MonkeyPatch,
-    shape: tuple[int, ...],
-    kernel: tuple[int, ...],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    frames: int,
-    columns: int,
-) -> None:
-    monkeypatch.setattr(library, "_COLUMNS", columns)
-    g = torch.Generator().manual_seed(3)
-    x = torch.randint(0, 256, (frames, *shape), generator=g).float()
-    weight = torch.randint(-127, 128, (6, shape[0] // groups, *kernel), generator=g).float()
-    bias = torch.arange(6).float()
-    convolve = functional.conv1d if len(kernel) == 1 else functional.conv2d
-    owed = convolve(x.double(), weight.double(), bias.double(), stride, padding, dilation, groups)
-    assert torch.equal(library.products(x, weight, bias, stride, padding, dilation, groups).double(), owed)
-
-
 @torch.no_grad()
 def test_what_is_proved_exact_does_not_go_by_winograd() -> None:
     """Without oneDNN torch has transforms of its own for these sizes; they round."""

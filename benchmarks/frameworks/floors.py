@@ -66,14 +66,16 @@ def _layers_alone(problem: Problem, layout: torch.memory_format) -> Runner:
 
 
 def integer_layers(problem: Problem) -> dict[str, Integers]:
-    """The layers that are proved to be products of bytes, where this machine gains by it."""
-    proofs = certify(problem.graph, problem.discretization).proofs if integer.gains() else ()
+    """The layers that are proved to be products of bytes, where this device gains by it."""
+    gains = integer.gains(problem.x.device.type)
+    proofs = certify(problem.graph, problem.discretization).proofs if gains else ()
     return {p.node: p.integers for p in proofs if p.integers is not None and p.type == "Conv2d"}
 
 
 def _integers_alone(problem: Problem) -> Runner:
-    """The convolutions alone as the vendor's library computes them from bytes, their weights packed before."""
-    net = load(problem.graph, problem.discretization)
+    """The convolutions alone from bytes, weights packed before: by the vendor's library, on a GPU by our kernel."""
+    device = problem.x.device
+    net = load(problem.graph, problem.discretization).to(device)
     layers = integer_layers(problem)
     recordings = net.run(problem.x, record=dict.fromkeys(layers, "input")).recordings
     calls: list[Callable[[], Tensor]] = []
@@ -81,6 +83,8 @@ def _integers_alone(problem: Problem) -> Runner:
         node, step = problem.graph.nodes[name], 2.0**numbers.signal_step
         frames = (recordings[name]["input"].flatten(0, 1) / step).to(torch.uint8)
         weight = integer.whole(torch.from_numpy(node.array("weight").astype("float32")), numbers.weight_steps)
+        if device.type == "cuda":
+            integer.laid_out(weight, step, device)
         calls.append(
             partial(
                 integer.convolution,

@@ -49,7 +49,7 @@ def _interpreted(problem: Problem) -> Runner:
     kinds = (nir.IF, nir.LIF, nir.LI, nir.CubaLIF)
     own: dict[type[nir.NIRNode], Callable[[nir.NIRNode], nn.Module]] = dict.fromkeys(kinds, population)
     own |= dict.fromkeys((nir.Affine, nir.Linear, nir.Conv2d, nir.SumPool2d, nir.Flatten), layer)
-    net = nirtorch.nir_to_torch(problem.nir, own)
+    net = nirtorch.nir_to_torch(problem.nir, own, device=problem.x.device)
 
     def run() -> Tensor:
         state, outputs = None, []

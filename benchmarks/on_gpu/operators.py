@@ -57,7 +57,8 @@ def measure(case: Case, bench: Bench) -> Iterator[Measurement]:
             peaks[c.name] = bench.peak_mib(c.run)
         except Exception as error:  # one that fails leaves the others, and is named
             verdicts[c.name] = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    times, copy = bench.time({c.name: c.run for c in candidates if verdicts[c.name] == "equal"})
+    agreeing = {c.name: c.run for c in candidates if verdicts[c.name] == "equal"}
+    times, copy = bench.time(agreeing, ahead=isinstance(case, NeuronCase))
     for c in candidates:
         yield Measurement(
             group=case.group,

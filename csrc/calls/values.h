@@ -16,6 +16,14 @@ struct FiniteCall {
   int* no;       // becomes 1
 };
 
+// Whether every number is a multiple of `step`, a power of two, from low to high.
+struct OnGridCall {
+  const float* values;
+  std::int64_t count;
+  float step, low, high;
+  int* no;  // becomes 1
+};
+
 // Whether some pieces of memory hold the same bits as others.
 struct SameBitsCall {
   static constexpr int kMost = 64;

@@ -1,7 +1,8 @@
 // What kernels and their launchers stand on: CUDA, or its emulation on the CPU.
 //
 // Conventions: launches by NEUROCUDA_LAUNCH, shared memory by NEUROCUDA_SHARED and NEUROCUDA_DYNAMIC_SHARED,
-// no PTX, no cooperative groups; sums and products by the functions of neuron_update.h.
+// no cooperative groups, no PTX but beside what does the same without it; sums and products by the functions
+// of neuron_update.h.
 #pragma once
 
 #include <cstddef>

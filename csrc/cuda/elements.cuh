@@ -26,8 +26,7 @@ __device__ __forceinline__ void load_bytes(const char* from, Raw<width>& to) {
     to.words[3] = value.w;
   } else if constexpr (bytes == 8) {
     const uint2 value = *reinterpret_cast<const uint2*>(from);
-    to.words[0] = value.x;
-    to.words[1] = value.y;
+    to = Raw<width>{{value.x, value.y}};  // whole, as what is left out would keep it out of registers
   } else if constexpr (bytes == 4) {
     to.words[0] = *reinterpret_cast<const std::uint32_t*>(from);
   } else if constexpr (bytes == 2) {
@@ -137,10 +136,10 @@ __device__ __forceinline__ void store_bytes(const std::uint32_t* words, char* to
   }
 }
 
-// A number of spikes as uint8: at most 255; NaN is none.
+// A number of spikes as uint8: at most 255; NaN is none. By the conversion, which is defined for every
+// number, as nvcc drops a comparison with zero, and NaN with it, where the count was compared before.
 __device__ __forceinline__ std::uint32_t spike_count(float value) {
-  const float above = value > 0.0f ? value : 0.0f;
-  return static_cast<std::uint32_t>(above < 255.0f ? above : 255.0f);
+  return min(__float2uint_rz(value), 255u);
 }
 
 // Rounded to nearest even; bool says whether there is a spike.

@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "calls/branch_sum.h"
+#include "calls/integer_conv.h"
 #include "calls/neuron.h"
 #include "calls/neuron_backward.h"
 #include "calls/ordered_conv.h"
@@ -23,6 +24,8 @@ using Stream = CUstream_st*;
 // None of them waits, allocates, or reads what is in device memory, so they may be captured in a graph. All
 // memory in a call is the device's. A launch that fails throws std::runtime_error with the kernel's name.
 void neuron(const NeuronCall& call, Stream stream);
+bool neuron_plain(const NeuronCall& call, std::int64_t neurons,
+                  Stream stream);  // whether it is one that there is a kernel for
 void neuron_backward(const NeuronBackwardCall& call, Stream stream);
 void shared_sum(const SharedSumCall& call, Stream stream);
 void recurrent_neuron(const RecurrentCall& call, Stream stream);
@@ -32,8 +35,10 @@ void pack_spikes(const PackCall& call, Stream stream);
 void unpack_spikes(const PackCall& call, Stream stream);
 void ordered_linear(const OrderedLinear& layer, Stream stream);
 void ordered_conv(const OrderedConv& layer, Stream stream);
+void integer_conv(const IntegerConv& call, Stream stream);
 void pool2d(const Pool2d& job, Stream stream);
 void all_finite(const FiniteCall& call, Stream stream);
+void on_grid(const OnGridCall& call, Stream stream);
 void same_bits(const SameBitsCall& call, Stream stream);
 
 }  // namespace neurocuda::cuda

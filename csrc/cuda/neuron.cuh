@@ -138,10 +138,11 @@ inline void launch_neuron(const NeuronCall& call, Stream stream) {
   const int width = width_of(call);
   // Those that are left over in a row that is no multiple of the width; bits are shared by eight.
   const std::int64_t wide = width == 1 ? 0 : call.neurons / 8 * 8;
+  const bool done = wide > 0 && shares(call.coefficients, width) && neuron_plain(call, wide, stream);
   with_kind(call.kind, [&](auto kind) {
     using Kind = decltype(kind);
-    if (wide > 0 && width == 4) launch_wide<Kind, 4>(call, wide, stream);
-    if (wide > 0 && width == 8) launch_wide<Kind, 8>(call, wide, stream);
+    if (!done && wide > 0 && width == 4) launch_wide<Kind, 4>(call, wide, stream);
+    if (!done && wide > 0 && width == 8) launch_wide<Kind, 8>(call, wide, stream);
     if (wide < call.neurons) launch_staged<Kind>(call, wide, stream);
   });
 }

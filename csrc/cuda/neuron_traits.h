@@ -14,7 +14,7 @@ NEUROCUDA_HOST_DEVICE constexpr int width_for(std::int64_t largest_input) {
   return kAccessBytes / static_cast<int>(largest_input < 2 ? 2 : largest_input);
 }
 
-// Accesses that a thread has under way: branches and steps ahead of the one it computes.
+// Accesses that a thread has under way: branches and steps that it loads before it computes with the first.
 NEUROCUDA_HOST_DEVICE constexpr int stages_for(int width) { return width == 1 ? 16 : 4; }
 
 // What one step of one neuron moves, where state and coefficients stay in registers: it reads `branches`

@@ -2,16 +2,15 @@
 //
 // A device is kept busy by bytes under way, as many as it moves in the time that an access takes: on an H100
 // 3.35 TB/s * 0.7 us = 2.3 MB, 18 KB for each of 132 multiprocessors; on an A100 1.6 TB/s * 0.6 us = 0.9 MB,
-// 9 KB for each of 108. Twice the most is asked for, as accesses do not come evenly: 32 KB. A thread of
-// `width` neurons has at most stages_for(width) accesses of `width` elements under way, and no more than
-// there are:
+// 9 KB for each of 108. A thread of `width` neurons has at most stages_for(width) accesses of `width`
+// elements under way, and no more than there are:
 //
-//   float32, wide       512 threads *  4 * 16 bytes = 32 KB: from 2048 neurons a multiprocessor, 270,000 on
-//   an H100 float32, staged     512 threads * 16 *  4 bytes = 32 KB: from  512 neurons a multiprocessor,
-//   68,000 on an H100
+//   float32, wide    4 accesses of 16 bytes, 16 KB from 256 threads or 1024 neurons a multiprocessor, 135,000
+//   on an H100 float32, staged 16 accesses of  4 bytes, 16 KB from 256 threads or  256 neurons a
+//   multiprocessor,  34,000 on an H100
 //
-// Wide threads make a quarter of the accesses, so they are taken wherever they keep as many bytes under way
-// as the device needs, or as staged threads would.
+// Wide threads make a quarter of the accesses, so they are taken wherever they keep about as many bytes under
+// way as the device needs, or as many as staged threads would.
 #pragma once
 
 #include <algorithm>
@@ -23,7 +22,7 @@ namespace neurocuda::cuda {
 
 constexpr int kWideThreads = 128;
 constexpr int kStagedThreads = 128;
-constexpr std::int64_t kBytesUnderWay = 32 << 10;  // that keep a multiprocessor busy
+constexpr std::int64_t kBytesUnderWay = 16 << 10;  // that keep a multiprocessor busy
 constexpr std::int64_t kResidentThreads = 512;     // of a multiprocessor, with up to 128 registers each
 
 // The bytes that `neurons` neurons keep under way; each makes `accesses` accesses of `bytes` on the average.

@@ -62,39 +62,79 @@ class BranchRows {
   std::int64_t* places_;
 };
 
+// Where a thread is in the sequence of all branches of all steps.
+struct Place {
+  int branch;
+  std::int64_t step;
+};
+
+// Loads the next `stages` of that sequence, or those that are left, of branches whose elements all take
+// `bytes`; 0: any.
+template <int width, int stages, int bytes, class Row>
+__device__ __forceinline__ void load_batch(const Signal* branches, int count, std::int64_t last,
+                                           const Row& row, Place& next, Raw<width> (&to)[stages]) {
+#pragma unroll
+  for (int stage = 0; stage < stages; ++stage) {
+    if (next.step < last) {
+      const Signal& signal = branches[next.branch];
+      const char* from = row(signal, next.branch) + next.step * signal.time_stride;
+      if constexpr (bytes == 0) {
+        load<width>(signal.type, from, to[stage]);
+      } else {
+        load_bytes<bytes * width>(from, to[stage]);
+      }
+      if (++next.branch == count) {
+        next.branch = 0;
+        ++next.step;
+      }
+    }
+  }
+}
+
+// Calls visit(raw[from]), visit(raw[from + 1]), ... until one says false, and says so. No loop: nvcc does not
+// unroll large ones, whatever it is asked, and keeps what they go through out of registers.
+template <int from, int count, int width, class Visit>
+__device__ __forceinline__ bool for_each(const Raw<width> (&raw)[count], const Visit& visit) {
+  if constexpr (from == count) {
+    return true;
+  } else {
+    return visit(raw[from]) && for_each<from + 1>(raw, visit);
+  }
+}
+
 // Calls use(step, sum) for steps first .. last - 1 with the sum of the branches, left fold in the order
-// given, of `width` neighbouring neurons. `stages` accesses are under way at any time: the loads of all
-// branches and steps make one sequence, of which each is issued `stages` before its use. row(branch, number)
-// is where the neurons lie in its first step.
+// given, of `width` neighbouring neurons. The loads of all branches and steps make one sequence, of which
+// `stages` are issued before the first of them is used: not one by one ahead, as a thread waits for loads by
+// a few counters, and so for the latest that it shares one with. row(branch, number) is where the neurons lie
+// in its first step.
 //
 // `use` may write in the place of a branch what the same thread has read there.
 template <int width, int stages, class Row, class Use>
 __device__ __forceinline__ void sum_over_time(const Signal* branches, int count, std::int64_t first,
                                               std::int64_t last, const Row& row, const Use& use) {
+  std::int64_t bytes = size_of(branches[0].type);
+  for (int branch = 1; branch < count; ++branch) {
+    if (size_of(branches[branch].type) != bytes) bytes = 0;
+  }
   Raw<width> raw[stages];
-  int branch = 0, next_branch = 0;
-  std::int64_t step = first, next_step = first;
-  const auto load_next = [&](Raw<width>& to) {
-    if (next_step == last) return;
-    const Signal& signal = branches[next_branch];
-    load<width>(signal.type, row(signal, next_branch) + next_step * signal.time_stride, to);
-    if (++next_branch < count) return;
-    next_branch = 0;
-    ++next_step;
-  };
-#pragma unroll
-  for (int stage = 0; stage < stages; ++stage) load_next(raw[stage]);
+  Place next{0, first}, now{0, first};
   float sum[width];
   for (;;) {
-#pragma unroll
-    for (int stage = 0; stage < stages; ++stage) {
-      take<width>(branches[branch].type, raw[stage], branch > 0, sum);
-      load_next(raw[stage]);
-      if (++branch < count) continue;
-      branch = 0;
-      use(step, sum);
-      if (++step == last) return;
+    if (width <= 4 && bytes == 4) {
+      if constexpr (width <= 4) load_batch<width, stages, 4>(branches, count, last, row, next, raw);
+    } else if (width != 4 && bytes == 2) {
+      if constexpr (width != 4) load_batch<width, stages, 2>(branches, count, last, row, next, raw);
+    } else {
+      load_batch<width, stages, 0>(branches, count, last, row, next, raw);
     }
+    const auto use_next = [&](const Raw<width>& from) {
+      take<width>(branches[now.branch].type, from, now.branch > 0, sum);
+      if (++now.branch < count) return true;
+      now.branch = 0;
+      use(now.step, sum);
+      return ++now.step < last;
+    };
+    if (!for_each<0>(raw, use_next)) return;
   }
 }
 

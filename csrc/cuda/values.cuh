@@ -35,6 +35,18 @@ __global__ void finite_kernel(const __grid_constant__ FiniteCall call, std::uint
   if (any_word(call.count, [&](std::int64_t at) { return (words[at] & exponent) == exponent; })) *call.no = 1;
 }
 
+// By the whole number of steps that is nearest, as a number below the least of float32 is no multiple of 1
+// step either.
+__global__ void on_grid_kernel(const __grid_constant__ OnGridCall call) {
+  const float each = divide(1.0f, call.step);
+  const auto off = [&](std::int64_t at) {
+    const float value = call.values[at];
+    return !(multiply(rintf(multiply(value, each)), call.step) == value && value >= call.low &&
+             value <= call.high);
+  };
+  if (any_word(call.count, off)) *call.no = 1;
+}
+
 // A pair for each row of blocks.
 __global__ void same_bits_kernel(const __grid_constant__ SameBitsCall call) {
   const SameBitsCall::Pair& pair = call.pairs[blockIdx.y];
@@ -64,6 +76,11 @@ inline void launch_finite(const FiniteCall& call, Stream stream) {
     const std::uint32_t exponent = call.type == Element::kFloat16 ? 0x7c00u : 0x7f80u;
     NEUROCUDA_LAUNCH(finite_kernel<std::uint16_t>, blocks, kAskingThreads, 0, stream, call, exponent);
   }
+}
+
+inline void launch_on_grid(const OnGridCall& call, Stream stream) {
+  if (call.count == 0) return;
+  NEUROCUDA_LAUNCH(on_grid_kernel, asking_blocks(call.count), kAskingThreads, 0, stream, call);
 }
 
 inline void launch_same_bits(const SameBitsCall& call, Stream stream) {

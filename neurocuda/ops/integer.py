@@ -1,4 +1,5 @@
-"""Layers of whole numbers: uint8 signals times int8 weights, summed in int32 by the vendor's library for CPUs.
+"""Layers of whole numbers: uint8 signals times int8 weights, summed in int32 by the vendor's library for CPUs, and by
+our own kernel on the tensor cores of GPUs.
 
 The caller knows that the sum is exact in float32 (`exactness`); then these are the bits of any other way to sum.
 """
@@ -7,13 +8,15 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import _disable_current_modes
+
+from neurocuda.ops.backends import backends, serves
 
 _MOST_SHAPES = 16
 """Shapes of a signal for which weights are kept as the library wants them; then all are forgotten."""
@@ -23,18 +26,25 @@ _MOST_SHAPES = 16
 class IntegerWeight:
     """Weights [out, in / groups, *kernel] as int8 numbers and, for each output channel, a power of two, float32 [out].
 
-    `packed` holds them as the library wants them, for each shape of a signal.
+    `packed` holds them as the library for CPUs wants them, for each shape of a signal; `tiles` as GPUs do, with the
+    scale of each output channel, for each device and step of the signal.
     """
 
     numbers: Tensor
     steps: Tensor
     zeros: Tensor
     packed: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
+    tiles: dict[tuple[torch.device, float], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 @functools.cache
-def gains() -> bool:
-    """Whether this machine multiplies bytes faster than float32: on x86 with VNNI, whose sums do not saturate."""
+def gains(device: str) -> bool:
+    """Whether the "cpu" or "cuda" devices here multiply bytes faster than float32: x86 with VNNI, whose sums do not
+    saturate, and tensor cores of compute capability 8.0 and above, all of them.
+    """
+    if device == "cuda":
+        capabilities = [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
+        return bool(capabilities) and min(capabilities) >= (8, 0) and serves(backends()["cuda"])
     vnni = getattr(torch.cpu, "_is_vnni_supported", None)
     wanted = ("qconv_prepack", "qconv2d_pointwise")
     return vnni is not None and bool(vnni()) and all(hasattr(torch.ops.onednn, name) for name in wanted)
@@ -57,13 +67,27 @@ def same(weights: Sequence[Tensor], integers: Sequence[IntegerWeight]) -> bool:
 
 def on_grid(x: Tensor, step: float, low: float, high: float) -> bool:
     """Whether all values of x are multiples of `step`, a power of two, from low to high."""
+    return ask_on_grid([(x, step, low, high)])()
+
+
+def ask_on_grid(signals: Sequence[tuple[Tensor, float, float, float]]) -> Callable[[], bool]:
+    """As `on_grid`, of several signals; a GPU looks while more is launched, and what is returned waits for it."""
+    asked = [(_values(x), step, low, high) for x, step, low, high in signals if not _must_be(x, step, low, high)]
+    answer: Callable[[], bool] = importlib.import_module("neurocuda._C").ask_on_grid(asked).wait
+    return answer
+
+
+def _must_be(x: Tensor, step: float, low: float, high: float) -> bool:
+    """Whether no value of that type can be elsewhere."""
     most = {torch.bool: 1, torch.uint8: 255}.get(x.dtype)
-    if most is not None and step <= 1 and low <= 0 and high >= most:
-        return True
+    return most is not None and step <= 1 and low <= 0 and high >= most
+
+
+def _values(x: Tensor) -> Tensor:
+    """What is held for all steps, once."""
     if x.dim() > 0 and x.stride(0) == 0 and x.shape[0] > 0:
         x = x[:1]
-    result: bool = importlib.import_module("neurocuda._C").on_grid(x.detach().float().contiguous(), step, low, high)
-    return result
+    return x.detach().float().contiguous()
 
 
 def convolution(
@@ -77,10 +101,12 @@ def convolution(
     groups: int,
 ) -> Tensor:
     """Cross-correlation, float32 [N, out, *space], of x [N, in, *space]: multiples 0 .. 255 of `step`; no, one or two
-    axes of space.
+    axes of space. On a GPU the weights must have been `laid_out`.
     """
     if x.dtype != torch.uint8:
         x = (x if step == 1.0 else x * (1.0 / step)).to(torch.uint8)
+    if x.is_cuda:
+        return on_tensor_cores(x, weight, bias, step, stride, padding, dilation)
     kernel = weight.numbers.shape[2:]
     if any(zeros > gap * (k - 1) for zeros, gap, k in zip(padding, dilation, kernel, strict=True)):
         # Windows of nothing but padding take some versions of the library out of their memory.
@@ -107,4 +133,52 @@ def convolution(
         frames, step, 0, packed, weight.steps, weight.zeros, bias, stride, padding, dilation, groups,
         1.0, 0, torch.float32, "none", [], "",
     )  # fmt: skip
+    return result.reshape(*result.shape[:2], *result.shape[2 + missing :])
+
+
+_CHANNELS, _TERMS = 16, 64
+"""What channels, and the terms of a sum, are multiples of on a GPU (csrc/calls/integer_conv.h)."""
+
+
+def laid_out(weight: IntegerWeight, step: float, device: torch.device) -> None:
+    """Keep the weights on a GPU as its kernel wants them, for signals that are multiples of `step`."""
+    if (device, step) in weight.tiles:
+        return
+    numbers = weight.numbers
+    rows = numbers.reshape(*numbers.shape[:2], -1).transpose(1, 2)  # [out, kernel, in]
+    rows = functional.pad(rows, (0, -rows.shape[2] % _CHANNELS)).flatten(1)
+    tile = 128 if len(rows) > 64 else 64
+    rows = functional.pad(rows, (0, -rows.shape[1] % _TERMS, 0, -len(rows) % tile))
+    weight.tiles[device, step] = (rows.to(device).contiguous(), (weight.steps * step).to(device))
+
+
+def on_tensor_cores(
+    x: Tensor,
+    weight: IntegerWeight,
+    bias: Tensor | None,
+    step: float,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """As `convolution` of uint8, of one group, by the kernel for GPUs; the result has its channels last in memory."""
+    missing = 4 - x.dim()
+    ones = [1] * missing
+    frames = x.reshape(*x.shape[:2], *ones, *x.shape[2:])
+    if frames.shape[1] % _CHANNELS:
+        channels = frames.shape[1] + -frames.shape[1] % _CHANNELS
+        few, shape = frames, (len(frames), channels, *frames.shape[2:])
+        frames = torch.zeros(shape, dtype=torch.uint8, device=x.device).contiguous(memory_format=torch.channels_last)
+        frames[:, : few.shape[1]] = few
+    frames = frames.contiguous(memory_format=torch.channels_last)
+    kernel, stride, dilation = [*ones, *weight.numbers.shape[2:]], [*ones, *stride], [*ones, *dilation]
+    padding = [0] * missing + list(padding)
+    size = [
+        (length + 2 * zeros - gap * (k - 1) - 1) // each + 1
+        for length, zeros, gap, k, each in zip(frames.shape[2:], padding, dilation, kernel, stride, strict=True)
+    ]
+    tiles, scale = weight.tiles[x.device, step]
+    bias = None if bias is None else bias.contiguous()
+    convolve = importlib.import_module("neurocuda._C").integer_conv
+    result: Tensor = convolve(frames, tiles, scale, bias, size, kernel, stride, padding, dilation)
     return result.reshape(*result.shape[:2], *result.shape[2 + missing :])

@@ -21,10 +21,6 @@ def tf32() -> bool:
     return bool(matmul.allow_tf32) if precision is None else precision == "tf32"
 
 
-_COLUMNS = 2**26
-"""Values of a signal unfolded for one product: 256 MiB."""
-
-
 def may_transform(x: Tensor) -> bool:
     """Whether the library might convolve by Winograd or Fourier, which are no sums of products and round otherwise.
 
@@ -32,36 +28,6 @@ def may_transform(x: Tensor) -> bool:
     """
     with_onednn = torch._C._has_mkldnn and torch.backends.mkldnn.enabled
     return not torch.is_grad_enabled() and (x.is_cuda or not with_onednn)
-
-
-def products(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
-    """As `convolution`, as a matrix product of unfolded frames: sums of products in some order, and nothing else."""
-    if x.dim() == 3:
-        lines = products(x.unsqueeze(2), weight.unsqueeze(2), bias, [1, *stride], [0, *padding], [1, *dilation], groups)
-        return lines.squeeze(2)
-    kernel, out = tuple(weight.shape[2:]), weight.shape[0]
-    sizes = [
-        (size + 2 * zeros - gap * (k - 1) - 1) // step + 1
-        for size, zeros, gap, k, step in zip(x.shape[2:], padding, dilation, kernel, stride, strict=True)
-    ]
-    if x.shape[0] == 0:
-        return x.new_empty(0, out, *sizes)
-    rows = weight.reshape(groups, out // groups, -1)
-    frames = max(1, _COLUMNS // max(1, sizes[0] * sizes[1] * groups * rows.shape[2]))
-    results = []
-    for part in torch.split(x, frames):
-        columns = functional.unfold(part, kernel, tuple(dilation), tuple(padding), tuple(stride))
-        sums = torch.matmul(rows, columns.reshape(len(part), groups, -1, columns.shape[-1]))
-        results.append(sums.reshape(len(part), out, *sizes) + bias.reshape(-1, 1, 1))
-    return results[0] if len(results) == 1 else torch.cat(results)
 
 
 def convolution(
