@@ -1,7 +1,7 @@
 """NeuroCUDA on a GPU: its operators against the bandwidth of a copy, whole networks against PyTorch and peers.
 
-python -m benchmarks.gpu [--groups neuron,network] [--rows digits,resnet18] [--without torch.compile] [--repeats 10]
-                         [--quick] [--output x.json]
+python -m benchmarks.gpu [--groups neuron,network] [--rows digits,resnet18] [--steps 8,64] [--without triton]
+                         [--repeats 10] [--quick] [--output x.json]
 
 Candidates take turns, timed by events in the stream, each from cold caches; a plain copy takes turns with them, and
 its bandwidth is what they are measured against. The results of each are compared first, and whatever computes
@@ -38,7 +38,8 @@ def main() -> None:
     arguments = _arguments()
     warnings.simplefilter("ignore", NeuroCUDAWarning)
     console = Console(width=None if Console().is_terminal else 240)
-    chosen = [row for name, row in rows(arguments.quick).items() if name in arguments.rows]
+    known = rows(arguments.quick)
+    chosen = [known[name] for name in arguments.rows]
     if not torch.cuda.is_available():
         console.print("No NVIDIA GPU that this torch can use is here: nothing is measured.")
         prediction.show(console, arguments.groups, chosen, arguments.paper, arguments.quick)
@@ -69,13 +70,15 @@ def measure(
 ) -> Iterator[list[Measurement]]:
     """The lines of every table that is asked for, once it is shown; what could not be measured says why."""
     tables: dict[str, Iterable[Case]] = {
-        "neuron": neuron_cases(arguments.quick),
+        "neuron": (c for c in neuron_cases(arguments.quick) if arguments.steps is None or c.steps in arguments.steps),
         "residual": residual_cases(arguments.quick),
         "recurrent": recurrent_cases(arguments.quick),
     }
     for group in (name for name in tables if name in arguments.groups):
         lines = [
-            line for case in tables[group] for line in _guarded(console, case.name, operators.measure(case, bench))
+            line
+            for case in tables[group]
+            for line in _guarded(console, case.name, operators.measure(case, bench, arguments.without))
         ]
         measurements.show(console, group, lines)
         yield lines
@@ -105,7 +108,8 @@ def _arguments() -> argparse.Namespace:
     names = list(rows())
     parser.add_argument("--groups", type=_some_of(GROUPS), default=list(GROUPS), help=f"some of {','.join(GROUPS)}")
     parser.add_argument("--rows", type=_some_of(names), default=names, help=f"networks, some of {','.join(names)}")
-    parser.add_argument("--without", help="leave out the candidates of networks whose name has this in it")
+    parser.add_argument("--steps", type=lambda text: [int(t) for t in text.split(",")], help="of the neuron cases")
+    parser.add_argument("--without", help="leave out the candidates whose name has this in it")
     parser.add_argument("--repeats", type=int, help="timed rounds after the first, 10, with --quick 3")
     parser.add_argument("--quick", action="store_true", help="small sizes, for a look whether everything runs")
     parser.add_argument("--paper", type=Path, default=PAPER, help="folder with the files of the NIR paper")

@@ -209,12 +209,12 @@ def lif_graph(count: int) -> nir.NIRGraph:
     return _sequence([count], [count], {"lif": node})
 
 
-def resnet_graph(counts: Sequence[int] = networks.RESNET18) -> nir.NIRGraph:
-    """A ResNet as a user would build it with the nir package."""
+def resnet_graph(counts: Sequence[int] = networks.RESNET18, on_grid: bool = True) -> nir.NIRGraph:
+    """A ResNet as a user would build it with the nir package; its weights of 8 bits, or any of float32."""
     generator = seeded()
 
     def conv(out: int, into: int, kernel: int, size: int, stride: int) -> nir.Conv2d:
-        weight = _on_grid(generator, out, into, kernel, kernel)
+        weight = _weight(generator, on_grid, out, into, kernel, kernel)
         padding = (kernel // 2,) * 2
         return nir.Conv2d((size, size), weight, (stride, stride), padding, (1, 1), 1, np.zeros(out, np.float32))
 
@@ -237,18 +237,18 @@ def resnet_graph(counts: Sequence[int] = networks.RESNET18) -> nir.NIRGraph:
         last, size = f"{name}_if2", size // stride
     nodes["pool"] = nir.SumPool2d(np.array([size, size]), np.array([size, size]), np.array([0, 0]))
     nodes["flatten"] = nir.Flatten({"input": np.array([512, 1, 1])}, 0, -1)
-    nodes["fc"] = nir.Linear(_on_grid(generator, 10, 512, 1, 1)[:, :, 0, 0])
+    nodes["fc"] = nir.Linear(_weight(generator, on_grid, 10, 512, 1, 1)[:, :, 0, 0])
     edges += pairwise([last, "pool", "flatten", "fc", "output"])
     return nir.NIRGraph(
         {"input": nir.Input(np.array([3, 32, 32])), **nodes, "output": nir.Output(np.array([10]))}, edges
     )
 
 
-def _on_grid(generator: torch.Generator, *shape: int) -> np.ndarray[Any, Any]:
-    """Multiples of 1/256 of the size that keeps about a tenth of the neurons firing."""
+def _weight(generator: torch.Generator, on_grid: bool, *shape: int) -> np.ndarray[Any, Any]:
+    """Of the size that keeps about a tenth of the neurons firing; on_grid: multiples of 1/256."""
     fan_in = shape[1] * shape[2] * shape[3]
     random = torch.randn(shape, generator=generator) * 256 * 1.75 / fan_in**0.5
-    weight: np.ndarray[Any, Any] = (random.round().clamp(-127, 127) / 256).numpy()
+    weight: np.ndarray[Any, Any] = ((random.round().clamp(-127, 127) if on_grid else random) / 256).numpy()
     return weight
 
 

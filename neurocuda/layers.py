@@ -77,6 +77,10 @@ def _linear(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
         result = tensors.operators.ordered_linear(frames, weight, bias)
     elif name in tensors.integers:
         result = _integer(frames, lowered, tensors, bias, (), (), ())
+    elif (
+        lowered.exact and x.is_cuda and not torch.is_grad_enabled()
+    ):  # a first call of the library could not be captured
+        result = tensors.operators.ordered_linear(frames, weight, bias)
     else:
         result = torch.matmul(weight, frames.unsqueeze(-1)).squeeze(-1)
         result = result if bias is None else result + bias

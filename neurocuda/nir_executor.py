@@ -213,13 +213,15 @@ class Executor(nn.Module):
         asked = quantities(self.graph, record) if record else []
         first = next(iter(inputs.values()))
         batch = first.shape[1]
-        if state is None:
-            state = self._at_rest(batch, first.device)
-        else:
+        if state is not None:
             check_state(state, self._state_shapes(batch), first.device)
         targets = check_out(self.graph, out, first) if out is not None else []
-        given = [*inputs.values(), *(state.tensors[name] for name in self._entries)]
-        graph = self.cuda_graph and capturable(given) and operators(first.device) is not reference
+        graph = self.cuda_graph and capturable(inputs.values()) and operators(first.device) is not reference
+        if state is None and not graph:  # a graph has it inside
+            state = self._at_rest(batch, first.device)
+        before = [] if state is None else [state.tensors[name] for name in self._entries]
+        graph = graph and (not before or capturable(before))
+        given = [*inputs.values(), *before]
         for _ in range(3):  # with fewer layers as integers where what was supposed of them was not so
             finite = ask_finite(inputs) if graph or first.is_cuda else None
             integers, so = self._integers.supposed(inputs, self._by_field()) if first.is_cuda else (None, None)
@@ -257,12 +259,15 @@ class Executor(nn.Module):
         integers: dict[str, IntegerWeight] | None = None,
         checked: bool = True,
     ) -> list[Tensor]:
-        """Outputs, recordings and the state after all steps, from the inputs and the state before them.
+        """Outputs, recordings and the state after all steps, from the inputs and the state before them, or from rest.
 
         integers: the weights of the layers that run as whole numbers; None: those that may, chunk by chunk.
         """
         inputs = dict(zip(self.graph.inputs, given, strict=False))
-        signals, carry = self._over_time(inputs, given[len(inputs) :], asked, integers, checked)
+        before = given[len(inputs) :]
+        if not before:
+            before = [*self._at_rest(given[0].shape[1], given[0].device).tensors.values()]
+        signals, carry = self._over_time(inputs, before, asked, integers, checked)
         return [*signals, *carry]
 
     def _over_time(
@@ -362,8 +367,12 @@ class Executor(nn.Module):
 
     def _by_field(self) -> dict[tuple[str, str], Tensor]:
         """The parameters and buffers of the nodes, by node and field."""
-        names = {**self._weights, **self._exact}
-        return {key: getattr(self, name) for key, name in names.items()}
+        there = {**self._parameters, **self._buffers}  # faster than one attribute after the other
+        found = {}
+        for key, name in (*self._weights.items(), *self._exact.items()):
+            value = there.get(name)
+            found[key] = getattr(self, name) if value is None else value
+        return found
 
     def _sources(self) -> list[Tensor]:
         """All parameters and buffers."""

@@ -18,23 +18,26 @@ from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, 
 C: Any = importlib.import_module("neurocuda._C") if backends.serves(backends.backends()["cpu"]) else None
 pytestmark = pytest.mark.skipif(C is None, reason="neurocuda._C is not there")
 
-SIZE = 270_400
-"""Neurons of which threads take several on 132 multiprocessors."""
+MANY, FEW = 270_400, 1_005
+"""Neurons of which threads take several on 132 multiprocessors, and such as keep each of them busy alone."""
 
 When, Reset = Literal["above", "reaching"], Literal["to-value", "subtract"]
 BITS = "bits"
-FORMS = [
-    *((torch.float32, output, branches) for output in (torch.float32, torch.uint8) for branches in (1, 2)),
-    (torch.float32, BITS, 1),
-    *((half, output, 1) for half in (torch.float16, torch.bfloat16) for output in (half, torch.uint8, BITS)),
-    *((torch.uint8, output, 1) for output in (torch.uint8, BITS)),
+F, H, B, U = torch.float32, torch.float16, torch.bfloat16, torch.uint8
+FORMS: list[tuple[int, tuple[torch.dtype, ...], torch.dtype | str]] = [
+    *((MANY, types, output) for types in ((F,), (F, F), (F, U), (U, F)) for output in (F, U)),
+    (MANY, (F,), BITS),
+    *((MANY, (half,), output) for half in (H, B) for output in (half, U, BITS)),
+    *((MANY, (U,), output) for output in (U, BITS)),
+    *((FEW, types, output) for types in ((F,), (F, F)) for output in (F, U)),
+    *((FEW, (half,), half) for half in (H, B)),
 ]
 
 
 def population(
-    synapse: bool, when: When, reset: Reset, draw: np.random.Generator, channels: int = 1
+    size: int, synapse: bool, when: When, reset: Reset, draw: np.random.Generator, channels: int = 1
 ) -> tuple[NeuronCoefficients, NeuronState]:
-    """Coefficients for each of some channels [channels, 1], or one, and the state of SIZE neurons."""
+    """Coefficients for each of some channels [channels, 1], or one, and the state of so many neurons."""
 
     def some(low: float, high: float) -> Tensor:
         shape = (channels, 1) if channels > 1 else (1,)
@@ -46,11 +49,22 @@ def population(
         some(gain, 1) if synapse else None, some(0.2, 1), some(-0.5, 0.5),
         spike_when=when, reset=reset,
     )  # fmt: skip
-    shape = (1, channels, SIZE // channels)
+    shape = (1, channels, size // channels)
     return c, NeuronState(normal(draw, *shape), normal(draw, *shape) if synapse else None)
 
 
-def of_output(spikes: Tensor, output: torch.dtype | str, dtype: torch.dtype) -> Tensor:
+def laid_out(state: NeuronState, how: str) -> NeuronState:
+    """The state side by side in memory, at rest as one number for all, or in another order of axes."""
+    tensors = [state.v, state.i]
+    if how == "rest":
+        tensors = [None if t is None else torch.zeros(()).expand_as(t) for t in tensors]
+    if how == "other order":
+        tensors = [None if t is None else t.transpose(1, 2).contiguous().transpose(1, 2) for t in tensors]
+    assert tensors[0] is not None
+    return NeuronState(tensors[0], tensors[1])
+
+
+def of_output(spikes: Tensor, output: torch.dtype | str) -> Tensor:
     if output == BITS:
         rows = spikes.flatten(1).numpy().astype(bool)
         return torch.from_numpy(np.packbits(rows, axis=1, bitorder="little"))
@@ -59,20 +73,21 @@ def of_output(spikes: Tensor, output: torch.dtype | str, dtype: torch.dtype) -> 
 
 
 @on_each_device
-@pytest.mark.parametrize(("dtype", "output", "branches"), FORMS, ids=str)
-def test_equal_bits(dtype: torch.dtype, output: torch.dtype | str, branches: int) -> None:
+@pytest.mark.parametrize(("size", "types", "output"), FORMS, ids=str)
+def test_equal_bits(size: int, types: tuple[torch.dtype, ...], output: torch.dtype | str) -> None:
     kinds = itertools.product((False, True), get_args(When), get_args(Reset))
-    for (synapse, when, reset), steps in zip(kinds, itertools.cycle((6, 1, 4, 9)), strict=False):
+    cases = itertools.cycle(((6, "side by side"), (1, "rest"), (20, "other order"), (4, "rest")))
+    for (synapse, when, reset), (steps, how) in zip(kinds, cases, strict=False):
         draw = np.random.default_rng(steps)
-        channels = (1, 5)[steps % 2]
-        c, state = population(synapse, when, reset, draw, channels)
-        signals = [inputs(draw, "real", dtype, steps, *state.v.shape) for _ in range(branches)]
+        c, state = population(size, synapse, when, reset, draw, channels=(5, 1)[steps % 2])
+        state = laid_out(state, how)
+        signals = [inputs(draw, "real", dtype, steps, *state.v.shape) for dtype in types]
         before = plain_launches()
         packed, wanted = output == BITS, None if output == BITS else output
         found, after, _ = compiled.neuron(signals, c, state, Surrogate(), dtype=wanted, packed=packed)
         owed, owed_after, _ = reference.neuron([x.float() for x in signals], c, state, Surrogate())
-        case = (synapse, when, reset, steps)
-        assert_equal(found, of_output(owed, output, dtype), *case)
+        case = (synapse, when, reset, steps, how)
+        assert_equal(found, of_output(owed, output), *case)
         assert_equal(after.v, owed_after.v, *case)
         if synapse:
             assert after.i is not None
@@ -104,7 +119,7 @@ class Always(int):
 @on_each_device
 def test_what_has_no_form_goes_the_other_way() -> None:
     draw = np.random.default_rng(0)
-    c, state = population(False, "above", "to-value", draw)
+    c, state = population(MANY, False, "above", "to-value", draw)
     x = inputs(draw, "real", torch.float32, 3, *state.v.shape)
     near = [
         ([x, x.half()], {}),
@@ -112,7 +127,6 @@ def test_what_has_no_form_goes_the_other_way() -> None:
         ([x > 0], {"dtype": torch.bool}),
         ([x], {"dtype": torch.float16}),
         ([x], {"record": ["v"]}),
-        ([torch.cat([x[..., :1], x], -1)[..., 1:]], {}),  # not at a multiple of 16 bytes
     ]
     for signals, how in near:
         before = plain_launches()

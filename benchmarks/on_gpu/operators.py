@@ -46,12 +46,18 @@ def served(device: torch.device) -> dict[str, ModuleType]:
     return found
 
 
-def measure(case: Case, bench: Bench) -> Iterator[Measurement]:
-    """Every candidate of a case: built, compared with the reference, and timed if it agrees."""
+def measure(case: Case, bench: Bench, without: str | None = None) -> Iterator[Measurement]:
+    """Every candidate of a case: built, compared with the reference, and timed if it agrees.
+
+    without: candidates whose name has this in it are named, and not run.
+    """
     candidates, check = _neuron(case, bench) if isinstance(case, NeuronCase) else _recurrent(case, bench)
     verdicts: dict[str, str] = {}
     peaks: dict[str, float | None] = {}
     for c in candidates:
+        if without is not None and without in c.name:
+            verdicts[c.name] = "left out"
+            continue
         try:
             verdicts[c.name] = check(c.run())
             peaks[c.name] = bench.peak_mib(c.run)

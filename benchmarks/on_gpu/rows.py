@@ -84,8 +84,8 @@ def _cnn(paper: Path) -> nir.NIRGraph:
     return nir.read(paper / "cnn" / "cnn_sinabs.nir", type_check=False)
 
 
-def _resnet(counts: tuple[int, ...]) -> Callable[[Path], nir.NIRGraph]:
-    return lambda paper: workloads.resnet_graph(counts)
+def _resnet(counts: tuple[int, ...], on_grid: bool = True) -> Callable[[Path], nir.NIRGraph]:
+    return lambda paper: workloads.resnet_graph(counts, on_grid)
 
 
 def _lif(count: int) -> Callable[[Path], nir.NIRGraph]:
@@ -107,6 +107,7 @@ def _rows(quick: bool) -> list[Row]:
 
     braille, digit, few, many = networks.braille, networks.digits, _events(0.02), _events(0.3)
     resnet18, resnet34 = _resnet(networks.RESNET18), _resnet(networks.RESNET34)
+    floats = _resnet(networks.RESNET18, on_grid=False)
     return [
         lif(14, 128),
         lif(20, 32),
@@ -114,8 +115,9 @@ def _rows(quick: bool) -> list[Row]:
         Row("digits", "Digits network", _digits, digit, of(64, 4), of(256, 2), _images),
         Row("braille", "Braille RSNN", _braille, braille, of(256, 8), of(256, 2), _events(0.1)),
         Row("cnn", "N-MNIST CNN of the paper", _cnn, networks.paper_cnn, of(300, 8), of(32, 2), few, dt=1.0),
-        Row("resnet18", "ResNet-18", resnet18, networks.resnet18, of(8, 2), of(32, 1), many),
-        Row("resnet34", "ResNet-34", resnet34, networks.resnet34, of(8, 2), of(32, 1), many),
+        Row("resnet18", "ResNet-18 of 8 bits", resnet18, networks.resnet18, of(8, 2), of(32, 1), many),
+        Row("resnet18-float", "ResNet-18 of float32", floats, networks.resnet18, of(8, 2), of(32, 1), many),
+        Row("resnet34", "ResNet-34 of 8 bits", resnet34, networks.resnet34, of(8, 2), of(32, 1), many),
         steps("digits", "digits network", _digits, digit, _images),
         steps("braille", "Braille RSNN", _braille, braille, _events(0.1)),
     ]

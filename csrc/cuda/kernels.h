@@ -24,8 +24,9 @@ using Stream = CUstream_st*;
 // None of them waits, allocates, or reads what is in device memory, so they may be captured in a graph. All
 // memory in a call is the device's. A launch that fails throws std::runtime_error with the kernel's name.
 void neuron(const NeuronCall& call, Stream stream);
-bool neuron_plain(const NeuronCall& call, std::int64_t neurons,
-                  Stream stream);  // whether it is one that there is a kernel for
+// Whether there is a kernel for that form of call, threads of which take `width` neurons; then it runs first
+// .. last - 1.
+bool neuron_plain(const NeuronCall& call, int width, std::int64_t first, std::int64_t last, Stream stream);
 void neuron_backward(const NeuronBackwardCall& call, Stream stream);
 void shared_sum(const SharedSumCall& call, Stream stream);
 void recurrent_neuron(const RecurrentCall& call, Stream stream);

@@ -30,8 +30,8 @@ __device__ __forceinline__ void run_neurons(const NeuronCall& call, std::int64_t
   char* const trace_i = call.trace_i.data == nullptr ? nullptr : row(call.trace_i);
   char* const output = call.packed ? call.output.data : row(call.output);
   float v[width], i[width] = {};
-  load_floats<width>(place_v, v);
-  if (synapse != Synapse::kNone) load_floats<width>(place_i, i);
+  load_state<width>(call.v_before, neuron, place_v, v);
+  if (synapse != Synapse::kNone) load_state<width>(call.i_before, neuron, place_i, i);
 
   sum_over_time<width, stages_for(width)>(
       call.branches, call.branch_count, 0, call.steps, branch_row,
@@ -138,12 +138,14 @@ inline void launch_neuron(const NeuronCall& call, Stream stream) {
   const int width = width_of(call);
   // Those that are left over in a row that is no multiple of the width; bits are shared by eight.
   const std::int64_t wide = width == 1 ? 0 : call.neurons / 8 * 8;
-  const bool done = wide > 0 && shares(call.coefficients, width) && neuron_plain(call, wide, stream);
+  const bool wide_done =
+      wide > 0 && shares(call.coefficients, width) && neuron_plain(call, width, 0, wide, stream);
+  const bool rest_done = wide == 0 && neuron_plain(call, 1, 0, call.neurons, stream);
   with_kind(call.kind, [&](auto kind) {
     using Kind = decltype(kind);
-    if (!done && wide > 0 && width == 4) launch_wide<Kind, 4>(call, wide, stream);
-    if (!done && wide > 0 && width == 8) launch_wide<Kind, 8>(call, wide, stream);
-    if (wide < call.neurons) launch_staged<Kind>(call, wide, stream);
+    if (!wide_done && wide > 0 && width == 4) launch_wide<Kind, 4>(call, wide, stream);
+    if (!wide_done && wide > 0 && width == 8) launch_wide<Kind, 8>(call, wide, stream);
+    if (!rest_done && wide < call.neurons) launch_staged<Kind>(call, wide, stream);
   });
 }
 

@@ -2,8 +2,8 @@
 
 namespace neurocuda::cuda {
 
-bool neuron_plain(const NeuronCall& call, std::int64_t neurons, Stream stream) {
-  return launch_plain(call, neurons, stream);
+bool neuron_plain(const NeuronCall& call, int width, std::int64_t first, std::int64_t last, Stream stream) {
+  return launch_plain(call, width, first, last, stream);
 }
 
 }  // namespace neurocuda::cuda

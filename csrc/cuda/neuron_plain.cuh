@@ -1,7 +1,7 @@
-// A population over time as most are: one or two branches of one type, side by side in memory, spikes of one
-// type, nothing recorded, neighbours that share their coefficients. All of that is known when the kernel is
-// compiled, so that a step takes a fifth of the instructions of `neuron_wide`, and more threads fit. Whatever
-// is otherwise runs there.
+// A population over time as most are: one or two branches, side by side in memory, of types and with an
+// output that networks have, nothing recorded, neighbours that share their coefficients. All of that is known
+// when the kernel is compiled, so that a step takes a fifth of the instructions of the general kernels, and
+// more threads fit. Whatever is otherwise runs there.
 #pragma once
 
 #include "calls/neuron.h"
@@ -13,59 +13,60 @@
 
 namespace neurocuda::cuda {
 
-constexpr int kPlainSteps = 4;   // that are loaded before the first of them is used
-constexpr int kPlainBlocks = 8;  // that a multiprocessor is to hold: 64 registers a thread
-
-template <Element input_, Element output_, bool packed_, int branches_>
+// second: the type of the second branch; that of the first where there is one only, and `branches` is 1.
+template <int width_, Element first_, Element second_, int branches_, Element output_, bool packed_>
 struct PlainForm {
-  static constexpr Element input = input_, output = output_;
+  static constexpr int width = width_, branches = branches_;
+  static constexpr int steps = stages_for(width_);  // that are loaded before the first of them is used
+  static constexpr Element first = first_, second = second_, output = output_;
   static constexpr bool packed = packed_;
-  static constexpr int branches = branches_, width = width_for(size_of(input_));
+  static constexpr int blocks =
+      width_ == 1 ? 4 : 8;  // that a multiprocessor is to hold: 128 registers a thread, or 64
 };
 
 template <class Kind, class Form>
 __global__ __launch_bounds__(kWideThreads,
-                             kPlainBlocks) void neuron_plain(const __grid_constant__ NeuronCall call,
-                                                             std::int64_t neurons) {
-  constexpr int width = Form::width, bytes = width * static_cast<int>(size_of(Form::input));
+                             Form::blocks) void neuron_plain(const __grid_constant__ NeuronCall call,
+                                                             std::int64_t first_neuron,
+                                                             std::int64_t last_neuron) {
+  constexpr int width = Form::width;
   constexpr Synapse synapse = Kind::synapse;
-  std::int64_t neuron = (std::int64_t{blockIdx.x} * kWideThreads + threadIdx.x) * width;
-  const bool there = neuron < neurons;
+  std::int64_t neuron = first_neuron + (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * width;
+  const bool there = neuron < last_neuron;
   if (!there) {  // where bits are packed, it helps to put the last of them together
     if (!Form::packed) return;
-    neuron = neurons - width;
+    neuron = last_neuron - width;
   }
-  const char* from[Form::branches];
-#pragma unroll
-  for (int branch = 0; branch < Form::branches; ++branch)
-    from[branch] = call.branches[branch].data + neuron * size_of(Form::input);
+  const Signal &one = call.branches[0], &other = call.branches[Form::branches - 1];
+  const char *from_one = one.data + neuron * size_of(Form::first),
+             *from_other = other.data + neuron * size_of(Form::second);
   char* to = call.output.data + (Form::packed ? 0 : neuron * size_of(Form::output));
   char* const place_v = call.v.data + neuron * size_of(Element::kFloat32);
   char* const place_i = call.i.data + neuron * size_of(Element::kFloat32);
   float v[width], i[width] = {};
-  load_floats<width>(place_v, v);
-  if (synapse != Synapse::kNone) load_floats<width>(place_i, i);
+  load_state<width>(call.v_before, neuron, place_v, v);
+  if (synapse != Synapse::kNone) load_state<width>(call.i_before, neuron, place_i, i);
   NeuronCoefficients c[1];
   coefficients_of<synapse, Kind::fires, Kind::reset>(call.coefficients, neuron, c);
 
-  for (std::int64_t left = call.steps; left > 0; left -= kPlainSteps) {
-    Raw<width> raw[kPlainSteps][Form::branches];
+  for (std::int64_t left = call.steps; left > 0; left -= Form::steps) {
+    Raw<width> raw_one[Form::steps], raw_other[Form::steps];
 #pragma unroll
-    for (int step = 0; step < kPlainSteps; ++step) {
+    for (int step = 0; step < Form::steps; ++step) {
       if (step >= left) continue;
-#pragma unroll
-      for (int branch = 0; branch < Form::branches; ++branch) {
-        load_bytes<bytes>(from[branch], raw[step][branch]);
-        from[branch] += call.branches[branch].time_stride;
+      load_bytes<width * size_of(Form::first)>(from_one, raw_one[step]);
+      from_one += one.time_stride;
+      if constexpr (Form::branches == 2) {
+        load_bytes<width * size_of(Form::second)>(from_other, raw_other[step]);
+        from_other += other.time_stride;
       }
     }
 #pragma unroll
-    for (int step = 0; step < kPlainSteps; ++step) {
+    for (int step = 0; step < Form::steps; ++step) {
       if (step >= left) continue;
       float x[width], emitted[width];
-#pragma unroll
-      for (int branch = 0; branch < Form::branches; ++branch)
-        take<width>(Form::input, raw[step][branch], branch > 0, x);
+      take<width>(Form::first, raw_one[step], false, x);
+      if constexpr (Form::branches == 2) take<width>(Form::second, raw_other[step], true, x);
 #pragma unroll
       for (int k = 0; k < width; ++k) {
         NeuronState state{v[k], i[k]};
@@ -87,52 +88,51 @@ __global__ __launch_bounds__(kWideThreads,
   if (synapse != Synapse::kNone) store_floats<width>(i, place_i);
 }
 
-// Calls launch(PlainForm<...>()) with the form of a call; false where it has none.
-template <Element input, Element output, bool packed, class Launch>
-bool with_branches(int branches, const Launch& launch) {
-  if (branches == 1) {
-    launch(PlainForm<input, output, packed, 1>());
-    return true;
-  }
-  if constexpr (!packed && input == Element::kFloat32) {  // residual sums
-    if (branches == 2) {
-      launch(PlainForm<input, output, packed, 2>());
-      return true;
-    }
-  }
-  return false;
-}
-
-template <Element input, class Launch>
-bool with_output(const NeuronCall& call, const Launch& launch) {
-  if (call.packed) return with_branches<input, Element::kUInt8, true>(call.branch_count, launch);
-  if (call.output.type == Element::kUInt8)
-    return with_branches<input, Element::kUInt8, false>(call.branch_count, launch);
-  if constexpr (input != Element::kUInt8) {
-    if (call.output.type == input) return with_branches<input, input, false>(call.branch_count, launch);
-  }
-  return false;
-}
-
-template <class Launch>
+// The forms that there are, for threads of `width` neurons: calls launch(PlainForm<...>()) with that of the
+// call; false where it has none.
+template <int width, class Launch>
 bool with_form(const NeuronCall& call, const Launch& launch) {
-  if (call.trace_v.data != nullptr || call.trace_i.data != nullptr) return false;
-  const Element input = call.branches[0].type;
-  for (int branch = 1; branch < call.branch_count; ++branch) {
-    if (call.branches[branch].type != input) return false;
+  constexpr Element kF = Element::kFloat32, kH = Element::kFloat16, kB = Element::kBFloat16,
+                    kU = Element::kUInt8;
+  const Element first = call.branches[0].type, second = call.branches[call.branch_count - 1].type;
+  const Element output = call.output.type;
+  const auto is = [&](Element of_first, Element of_second, int branches, Element of_output, bool packed) {
+    return first == of_first && second == of_second && call.branch_count == branches && output == of_output &&
+           call.packed == packed;
+  };
+#define NEUROCUDA_FORM(...)                  \
+  if (is(__VA_ARGS__)) {                     \
+    launch(PlainForm<width, __VA_ARGS__>()); \
+    return true;                             \
   }
-  switch (input) {
-    case Element::kFloat32:
-      return with_output<Element::kFloat32>(call, launch);
-    case Element::kFloat16:
-      return with_output<Element::kFloat16>(call, launch);
-    case Element::kBFloat16:
-      return with_output<Element::kBFloat16>(call, launch);
-    case Element::kUInt8:
-      return with_output<Element::kUInt8>(call, launch);
-    case Element::kBool:
-      return false;
+  if constexpr (width == 4) {  // the rest of the types come eight at a time
+    NEUROCUDA_FORM(kF, kF, 1, kF, false)
+    NEUROCUDA_FORM(kF, kF, 1, kU, false)
+    NEUROCUDA_FORM(kF, kF, 1, kU, true)
+    NEUROCUDA_FORM(kF, kF, 2, kF, false)
+    NEUROCUDA_FORM(kF, kF, 2, kU, false)
+    NEUROCUDA_FORM(kF, kU, 2, kF, false)  // spikes that go past an integer layer
+    NEUROCUDA_FORM(kF, kU, 2, kU, false)
+    NEUROCUDA_FORM(kU, kF, 2, kF, false)
+    NEUROCUDA_FORM(kU, kF, 2, kU, false)
+  } else if constexpr (width == 8) {
+    NEUROCUDA_FORM(kH, kH, 1, kH, false)
+    NEUROCUDA_FORM(kH, kH, 1, kU, false)
+    NEUROCUDA_FORM(kH, kH, 1, kU, true)
+    NEUROCUDA_FORM(kB, kB, 1, kB, false)
+    NEUROCUDA_FORM(kB, kB, 1, kU, false)
+    NEUROCUDA_FORM(kB, kB, 1, kU, true)
+    NEUROCUDA_FORM(kU, kU, 1, kU, false)
+    NEUROCUDA_FORM(kU, kU, 1, kU, true)
+  } else {  // where neurons are few
+    NEUROCUDA_FORM(kF, kF, 1, kF, false)
+    NEUROCUDA_FORM(kF, kF, 1, kU, false)
+    NEUROCUDA_FORM(kF, kF, 2, kF, false)
+    NEUROCUDA_FORM(kF, kF, 2, kU, false)
+    NEUROCUDA_FORM(kH, kH, 1, kH, false)
+    NEUROCUDA_FORM(kB, kB, 1, kB, false)
   }
+#undef NEUROCUDA_FORM
   return false;
 }
 
@@ -142,21 +142,37 @@ constexpr bool is_plain =
     (Kind::synapse == Synapse::kNone || Kind::synapse == Synapse::kUpdated) &&
     (Kind::fires == Fires::kAbove || Kind::fires == Fires::kReaching) && Kind::reset != Reset::kFeedback;
 
-// Whether it launched a kernel for neurons 0 .. neurons - 1, of which a thread may take as many as fit into
-// 16 bytes of a branch.
-inline bool launch_plain(const NeuronCall& call, std::int64_t neurons, Stream stream) {
+template <int width>
+bool launch_plain_of(const NeuronCall& call, std::int64_t first, std::int64_t last, Stream stream) {
   bool launched = false;
   with_kind(call.kind, [&](auto kind) {
     using Kind = decltype(kind);
     if constexpr (is_plain<Kind>) {
-      launched = with_form(call, [&](auto form) {
+      launched = with_form<width>(call, [&](auto form) {
         using Form = decltype(form);
-        const unsigned blocks = blocks_for(neurons / Form::width, kWideThreads);
-        NEUROCUDA_LAUNCH((neuron_plain<Kind, Form>), blocks, kWideThreads, 0, stream, call, neurons);
+        const int threads = width == 1 ? staged_threads(last - first) : kWideThreads;
+        const unsigned blocks = blocks_for((last - first) / width, threads);
+        NEUROCUDA_LAUNCH((neuron_plain<Kind, Form>), blocks, threads, 0, stream, call, first, last);
       });
     }
   });
   return launched;
+}
+
+inline bool side_by_side(const NeuronCall& call) {
+  for (int branch = 0; branch < call.branch_count; ++branch) {
+    if (!call.branches[branch].dense) return false;
+  }
+  return call.v.dense && call.i.dense && (call.packed || call.output.dense);
+}
+
+inline bool launch_plain(const NeuronCall& call, int width, std::int64_t first, std::int64_t last,
+                         Stream stream) {
+  const bool plain = call.trace_v.data == nullptr && call.trace_i.data == nullptr && side_by_side(call);
+  if (!plain || call.branch_count > 2) return false;
+  return width == 4   ? launch_plain_of<4>(call, first, last, stream)
+         : width == 8 ? launch_plain_of<8>(call, first, last, stream)
+                      : launch_plain_of<1>(call, first, last, stream);
 }
 
 }  // namespace neurocuda::cuda

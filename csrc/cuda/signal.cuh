@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "calls/signal.h"
+#include "calls/neuron.h"
 #include "cuda/elements.cuh"
 #include "cuda/neuron_traits.h"
 
@@ -61,6 +61,19 @@ class BranchRows {
   std::int64_t neuron_;
   std::int64_t* places_;
 };
+
+// The state of neighbouring neurons before the first step; `place` is where it is updated.
+template <int width>
+__device__ __forceinline__ void load_state(const StateBefore& before, std::int64_t neuron, const char* place,
+                                           float (&to)[width]) {
+  if (before.one) {
+#pragma unroll
+    for (int k = 0; k < width; ++k) to[k] = *before.values;
+  } else {
+    load_floats<width>(
+        before.values == nullptr ? place : reinterpret_cast<const char*>(before.values + neuron), to);
+  }
+}
 
 // Where a thread is in the sequence of all branches of all steps.
 struct Place {

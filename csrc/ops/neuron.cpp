@@ -153,6 +153,7 @@ NeuronOutputs allocate(at::TensorList branches, const Population& population, at
 
 // What the kernels are asked, and the tensors that it points into.
 struct Job {
+  Order order;
   NeuronCall call;
   Copies copies;
 };
@@ -160,8 +161,8 @@ struct Job {
 Job job_of(at::TensorList branches, const Population& population, bool packed, const Tensor& output,
            const Tensor& v, const Tensor* i, const Tensor* trace_v, const Tensor* trace_i) {
   const auto sizes = v.sizes();
-  const Order order = packed ? order_of(sizes) : order_of(sizes, output.strides().slice(1));
-  Job job;
+  Job job{packed ? order_of(sizes) : order_of(sizes, output.strides().slice(1)), {}, {}};
+  const Order& order = job.order;
   NeuronCall& call = job.call;
   describe(branches, population, order, call, job.copies);
   call.neurons = order.neurons;
@@ -187,11 +188,28 @@ void run_on_cpu(const NeuronCall& call, std::atomic<bool>* finite) {
   });
 }
 
+// Where the kernels read a state that they update elsewhere; where they cannot, it is copied there first.
+StateBefore before(const Tensor& from, const Tensor& to, const Order& order, std::int64_t steps) {
+  if (from.is_same(to)) return {};
+  if (computes_on_cuda(from) && from.numel() > 0 && steps > 0) {
+    const Signal signal = signal_of(from, false, order);
+    const auto* values = from.const_data_ptr<float>();
+    const bool one =
+        std::all_of(signal.strides, signal.strides + signal.axes, [](auto stride) { return stride == 0; });
+    if (one) return {values, true};
+    if (signal.dense && reinterpret_cast<std::uintptr_t>(values) % 16 == 0) return {values, false};
+  }
+  copy_state(from, to);
+  return {};
+}
+
 void run(at::TensorList branches, const Population& population, bool packed, const Tensor& output,
          const Tensor& v, const Tensor* i, const Tensor* trace_v, const Tensor* trace_i,
          std::atomic<bool>* finite = nullptr) {
-  const Job job = job_of(branches, population, packed, output, v, i, trace_v, trace_i);
-  const NeuronCall& call = job.call;
+  Job job = job_of(branches, population, packed, output, v, i, trace_v, trace_i);
+  NeuronCall& call = job.call;
+  call.v_before = before(population.v, v, job.order, call.steps);
+  if (i != nullptr) call.i_before = before(*population.i, *i, job.order, call.steps);
   if (call.steps == 0 || call.neurons == 0) return;
   on_device(
       v,
@@ -236,8 +254,6 @@ NeuronOutputs recorded_neuron(const Recorded& recorded, at::TensorList branches,
   NeuronOutputs outputs = allocate(branches, population, type, packed, trace_v, trace_i, recorded);
   if (v.is_meta()) return outputs;
   auto& [output, new_v, new_i, all_v, all_i] = outputs;
-  if (!new_v.is_same(v)) copy_state(v, new_v);
-  if (i && !new_i.is_same(*i)) copy_state(*i, new_i);
   run(branches, population, packed, output, new_v, i ? &new_i : nullptr, trace_v ? &all_v : nullptr,
       trace_i && i ? &all_i : nullptr, recorded.finite);
   return outputs;

@@ -141,7 +141,9 @@ _CHANNELS, _TERMS = 16, 64
 
 
 def laid_out(weight: IntegerWeight, step: float, device: torch.device) -> None:
-    """Keep the weights on a GPU as its kernel wants them, for signals that are multiples of `step`."""
+    """Keep the weights on a device as its kernel wants them, for signals that are multiples of `step`."""
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
     if (device, step) in weight.tiles:
         return
     numbers = weight.numbers
