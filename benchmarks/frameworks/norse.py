@@ -103,7 +103,7 @@ def _over_time(steps: int, neuron: Neuron) -> Any:
 
 
 def _from_nir(problem: Problem) -> Runner:
-    net = norse.torch.from_nir(problem.nir, ignore_warnings=True, dt=problem.discretization.dt)
+    net = norse.torch.from_nir(problem.nir, ignore_warnings=True, dt=problem.discretization.dt).to(problem.x.device)
 
     def signals() -> dict[str, Tensor]:
         state = None

@@ -69,10 +69,10 @@ def _with_kernels(kernels: str, function: Callable[[], Any]) -> Callable[[], Any
 
 
 def _neuron(population: Neuron, mode: str) -> Any:
-    if population.threshold is None:
-        return _NonSpiking(population)
     options = {"v_threshold": population.threshold}
-    if population.decay_synapse is not None:
+    if population.threshold is None:
+        node = _NonSpiking(population)
+    elif population.decay_synapse is not None:
         node = neuron.CUBALIFNode(c_decay=population.decay_synapse, v_decay=population.decay, **options)
     elif population.decay == 1:
         node = neuron.IFNode(**options)
@@ -83,14 +83,21 @@ def _neuron(population: Neuron, mode: str) -> Any:
 
 
 class _NonSpiking(neuron.LIFNode):
-    """A leaky integrator with a gain of 1 that carries its state: SpikingJelly's own starts anew at every call."""
+    """A leaky integrator with a gain of 1 that carries its state: SpikingJelly's own starts anew at every call.
+
+    Of many steps at once, its potentials are those that its kernels keep of a neuron that never fires.
+    """
 
     v: Tensor
+    v_seq: Tensor
 
     def __init__(self, population: Neuron) -> None:
-        super().__init__(tau=1 / (1 - population.decay), decay_input=False)
+        super().__init__(tau=1 / (1 - population.decay), decay_input=False, v_threshold=float("inf"), store_v_seq=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.step_mode == "m":
+            super().forward(x)
+            return self.v_seq
         self.v = self.v - self.v / self.tau + x
         return self.v
 
@@ -120,7 +127,7 @@ def _container(problem: Problem) -> Runner:
 
 
 def _from_nir(problem: Problem) -> Runner:
-    net = import_from_nir(problem.nir, dt=problem.discretization.dt)
+    net = import_from_nir(problem.nir, dt=problem.discretization.dt).to(problem.x.device)
 
     def run() -> Tensor:
         state, outputs = None, []

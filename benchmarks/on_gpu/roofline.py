@@ -27,17 +27,20 @@ def draw(path: Path) -> Path:
     measurements, machine = read(path)
     timed = [m for m in measurements if m.median_ms is not None]
     networks = [m for m in timed if m.group == "network"]
-    figure, axes = plt.subplots(
-        2,
-        2,
-        figsize=(14, 9 + 0.14 * len(networks)),
-        height_ratios=[5, 4 + 0.14 * len(networks)],
-        layout="constrained",
-    )
-    _roof(axes[0, 0], [m for m in timed if m.group in ("neuron", "residual")])
-    _sizes(axes[0, 1], [m for m in timed if m.group == "neuron"])
-    _recurrent(axes[1, 0], [m for m in timed if m.group == "recurrent"])
-    _networks(axes[1, 1], networks)
+    small = [
+        (panel, [m for m in timed if m.group in groups])
+        for panel, groups in ((_roof, ("neuron", "residual")), (_sizes, ("neuron",)), (_recurrent, ("recurrent",)))
+    ]
+    small = [(panel, found) for panel, found in small if found]
+    heights = [5.0] * bool(small) + [1 + 0.14 * (len(networks) + len({m.case for m in networks}))] * bool(networks)
+    figure = plt.figure(figsize=(14 if small else 8, sum(heights) + 0.5), layout="constrained")
+    rows = figure.add_gridspec(len(heights), 1, height_ratios=heights)
+    if small:
+        columns = rows[0].subgridspec(1, len(small))
+        for place, (panel, found) in enumerate(small):
+            panel(figure.add_subplot(columns[place]), found)
+    if networks:
+        _networks(figure.add_subplot(rows[-1]), networks)
     commit = f", commit {machine['commit']}" if machine.get("commit") else ""
     versions = f"driver {machine.get('driver', '?')}, CUDA {machine.get('cuda', '?')}"
     figure.suptitle(f"{machine.get('gpu', '?')}, {versions}, {machine.get('date', '?')}{commit}", fontsize=10)
@@ -131,7 +134,7 @@ def _networks(axis: Axes, found: Sequence[Measurement]) -> None:
     axis.set_yticks([at for at, _, _ in names], [name for _, name, _ in names], fontsize=6)
     for label, (_, _, heading) in zip(axis.get_yticklabels(), names, strict=True):
         label.set_fontweight("bold" if heading else "normal")
-    axis.invert_yaxis()
+    axis.set_ylim(place, -1)
     axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())

@@ -4,8 +4,8 @@ For functions whose operations depend on the kind of their inputs (shape, stride
 values. Everything is inside the graph, what is computed from parameters too: it reads them where they lie, so that
 edits in place are seen, and it is dropped when one of them lies elsewhere.
 
-Not run on a GPU yet: the tests replace `Cuda`, which alone talks to the device, by one that does the same on the CPU.
-Should a capture fail there, calls run operator by operator; torch's allocator keeps a trace of it from then on.
+Without a GPU the tests replace `Cuda`, which alone talks to the device, by one that does the same on the CPU. Should a
+capture fail there, calls run operator by operator; torch's allocator keeps a trace of it from then on.
 """
 
 from __future__ import annotations
