@@ -35,9 +35,10 @@ class LoweredNode:
     ordered: a sum in the defined order, the same bits everywhere. library: the vendor's convolution or
     matrix product, whose last bit may depend on batch and chunk. integer: a product of whole numbers, by the library of
     CPUs or our kernel for GPUs, of a layer that is proved exact: the bits of any other way; where the device gains
-    nothing by it, with gradients, or where an input is off its grid, it is as library. neuron: the fused sum and update.
-    recurrent: half of a neuron and its weight, run as one operator. soft reset: part of an integrator, its threshold and
-    the scale that takes spikes off it, run as one operator. direct: one elementwise operation, pool or copy.
+    nothing by it, with gradients, or where an input is off its grid, it is as library. neuron: the fused sum and
+    update. recurrent: half of a neuron and its weight, run as one operator. soft reset: part of an integrator, its
+    threshold and the scale that takes spikes off it, run as one operator. direct: one elementwise operation, pool or
+    copy.
 
     proof: of a layer or pool, what is proved of its sum.
 
