@@ -20,7 +20,7 @@ SANITIZED_TESTS := operators ordered_operators recurrent_operator pools subnorma
 SANITIZERS = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-name=libubsan.so)
 
 EMULATED := build/emulate
-EMULATED_TESTS := operators ordered_operators recurrent_operator pools values gradients subnormals opcheck cycles kernel_ways
+EMULATED_TESTS := operators ordered_operators recurrent_operator pools values gradients subnormals opcheck cycles kernel_ways neuron_forms integer_conv integers_on_gpu
 
 .PHONY: help demo test test-full sanitize emulate emulate-sanitize cuda-check cuda-build bench bench-gpu bench-convert bench-sweeps bench-env lint format clean
 

@@ -139,9 +139,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         for (const auto& [tensor, step, low, high] : signals) answer.ask_on_grid(tensor, step, low, high);
         return answer;
       },
-      py::call_guard<py::gil_scoped_release>(), "As on_grid, of several signals; `wait` tells.");
+      py::call_guard<py::gil_scoped_release>(),
+      "Asks whether every value of some signals is a multiple of a step, from low to high; `wait` tells.");
   m.def("all_finite", &neurocuda::all_finite, py::call_guard<py::gil_scoped_release>());
-  m.def("on_grid", &neurocuda::on_grid, py::call_guard<py::gil_scoped_release>());
   m.def("integer_conv", &neurocuda::integer_conv, py::call_guard<py::gil_scoped_release>());
   m.def("same_integers", &neurocuda::same_integers, py::call_guard<py::gil_scoped_release>());
 

@@ -26,7 +26,7 @@ from neurocuda.convert_command import convert
 from neurocuda.discretization import PRESETS, Discretization, problems
 from neurocuda.errors import ArgumentError, FileError, GraphError, Problem, nearest, raise_problems
 from neurocuda.exactness import certify
-from neurocuda.graph import SPIKE_PRODUCING, Graph, parameters_text, shape_text
+from neurocuda.graph import SPIKE_PRODUCING, WEIGHTED, Graph, parameters_text, shape_text
 from neurocuda.io import check as check_file
 from neurocuda.io import read
 from neurocuda.lowering import lower
@@ -211,6 +211,7 @@ def verify(
     batch: Batch = None,
     dt: Dt = None,
     like: Like = None,
+    ordered: Ordered = False,
 ) -> None:
     """Prove that a run repeats bit for bit.
 
@@ -226,8 +227,9 @@ def verify(
         signals = None if x is None else _inputs(x, graph)
         _show_doubts(graph, d, err=True)
         steps, batch = _STEPS if steps is None else steps, _BATCH if batch is None else batch
+        layers = [name for name, node in graph.nodes.items() if node.type in WEIGHTED and ordered]
         with Console(stderr=True).status("Running"):
-            report = verify_file(file, d, signals, steps=steps, batch=batch)
+            report = verify_file(file, d, signals, steps=steps, batch=batch, force=dict.fromkeys(layers, "ordered"))
         _show_report(report)
         _show_certificate(certify(graph, d))
     raise typer.Exit(0 if report.ok else 1)

@@ -123,3 +123,12 @@ def test_the_command_runs_it(large: nir.NIRGraph, x: Tensor, tmp_path: Path) -> 
         expected = whole(neurocuda.load(large, ordered=True), x)
     with np.load(tmp_path / "y.npz") as written:
         assert np.array_equal(written["output"], expected.numpy())
+
+
+def test_the_command_verifies_it(large: nir.NIRGraph, tmp_path: Path) -> None:
+    """What library layers need not pass."""
+    nir.write(tmp_path / "large.nir", large)
+    out, _ = command("verify", tmp_path / "large.nir", "--steps", "3", "--batch", "2", "--ordered")
+    report = out.partition("Certificate")[0]
+    assert "equal bits in all of them" in report
+    assert "library" not in report
