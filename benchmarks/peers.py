@@ -49,7 +49,11 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
         every: list[Result] = []
         for problem in problems:
-            found = _measure(console, problem, candidates[problem.row], peaks[problem.row], arguments.repeats)
+            there = candidates[problem.row]
+            if arguments.threads > 1 and not problem.one_call_a_step:
+                scaled = (c for c in there if c.name == "neurocuda" or c.kind == "floor")
+                there = [*there, *(_on_one_thread(c, arguments.threads) for c in scaled)]
+            found = _measure(console, problem, there, peaks[problem.row], arguments.repeats)
             every += found
             heading = f"{problem.row}: {problem.title}, {arguments.threads} thread(s)"
             results.show(console, [*found, *left_out], heading, _summary(problem, found))
@@ -104,6 +108,27 @@ def _peaks(
 
 def _run_of(candidate: Candidate, problem: Problem) -> Callable[[], object]:
     return candidate.build(problem).run
+
+
+ONE_THREAD = ", one thread"
+
+
+def _on_one_thread(candidate: Candidate, threads: int) -> Candidate:
+    """The same among candidates that take several threads: what they gain is a ratio of one run."""
+
+    def build(problem: Problem) -> Runner:
+        runner = candidate.build(problem)
+
+        def run() -> object:
+            torch.set_num_threads(1)
+            try:
+                return runner.run()
+            finally:
+                torch.set_num_threads(threads)
+
+        return Runner(run)
+
+    return Candidate(candidate.name + ONE_THREAD, candidate.kind, build)
 
 
 def _measure(
@@ -168,6 +193,11 @@ def _summary(problem: Problem, found: list[Result]) -> str:
         best = min((r for r in timed if r.kind == kind), key=lambda r: r.median or 0.0, default=None)
         if best is not None and best.times_ours is not None:
             lines.append(f"best {what}: {best.candidate}, {best.times_ours:.2f} times our time")
+    medians = {r.candidate: r.median or 0.0 for r in timed}
+    alone = {name.removesuffix(ONE_THREAD): median for name, median in medians.items() if name.endswith(ONE_THREAD)}
+    if alone:
+        gains = ", ".join(f"{name} {median / medians[name]:.2f}" for name, median in alone.items())
+        lines.append(f"one thread takes, times as long: {gains}")
     lean = [r for r in timed if r.over_time and r.kind != "ours" and r.peak_mib is not None]
     if lean and ours.peak_mib:
         leanest = min(lean, key=lambda r: r.peak_mib or 0.0)

@@ -179,27 +179,35 @@ bool on_grid(const at::Tensor& tensor, double step, double low, double high) {
 
 bool same_integers(const std::vector<at::Tensor>& weights, const std::vector<at::Tensor>& numbers,
                    const std::vector<at::Tensor>& steps) {
-  std::atomic<bool> yes = true;
-  for (std::size_t layer = 0; yes && layer < weights.size(); ++layer) {
+  std::vector<std::int64_t> begin{0};  // of each layer, among the weights of all
+  for (std::size_t layer = 0; layer < weights.size(); ++layer) {
     const at::Tensor& weight = weights[layer];
     if (weight.scalar_type() != at::kFloat || !weight.is_cpu() || !weight.is_contiguous() ||
         weight.sizes() != numbers[layer].sizes()) {
       return false;
     }
-    const float* values = weight.const_data_ptr<float>();
-    const std::int8_t* wanted = numbers[layer].const_data_ptr<std::int8_t>();
-    const float* step = steps[layer].const_data_ptr<float>();
-    const std::int64_t channels = weight.size(0), each = channels > 0 ? weight.numel() / channels : 0;
-    const std::int64_t grain = std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, each));
-    at::parallel_for(0, channels, grain, [&](std::int64_t first, std::int64_t last) {
-      const cpu::KeepSubnormals guard;
-      for (std::int64_t channel = first; channel < last; ++channel) {
+    begin.push_back(begin.back() + weight.numel());
+  }
+  std::atomic<bool> yes = true;
+  // All layers at once, so that threads wait for each other once; a channel is looked at where it begins.
+  at::parallel_for(0, begin.back(), kGrain, [&](std::int64_t first, std::int64_t last) {
+    const cpu::KeepSubnormals guard;
+    for (std::size_t layer = 0; layer < weights.size(); ++layer) {
+      const std::int64_t from = std::max(first, begin[layer]) - begin[layer],
+                         to = std::min(last, begin[layer + 1]) - begin[layer];
+      if (from >= to) continue;
+      const std::int64_t each = weights[layer].numel() / weights[layer].size(0);
+      const float* values = weights[layer].const_data_ptr<float>();
+      const std::int8_t* wanted = numbers[layer].const_data_ptr<std::int8_t>();
+      const float* step = steps[layer].const_data_ptr<float>();
+      for (std::int64_t channel = (from + each - 1) / each; channel * each < to; ++channel) {
         if (!cpu::same_integers(values + channel * each, wanted + channel * each, each, step[channel])) {
           yes = false;
+          return;
         }
       }
-    });
-  }
+    }
+  });
   return yes;
 }
 

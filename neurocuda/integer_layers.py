@@ -32,9 +32,8 @@ class IntegerLayers:
         self._layers: dict[str, LoweredNode] = {entry.node.name: entry for entry in lowered.integer_layers}
         self._grids = certificate.inputs
         self._rests_on = frozenset[str]().union(*(_inputs(entry) for entry in self._layers.values()))
-        self._rest = {
-            key: value.detach().clone() for key, value in parameters.items() if self._layers and not self._is_whole(key)
-        }
+        rest = [key for key in parameters if self._layers and not self._is_whole(key)]
+        self._rest = {key: parameters[key].detach().cpu().clone() for key in rest}
         self._weights: dict[str, IntegerWeight] = {}
         self._on_gpu: _OnGpu | None = None
 
@@ -114,11 +113,10 @@ class IntegerLayers:
                 weight = torch.from_numpy(entry.node.array("weight").astype(np.float32))
                 made[name] = integer.whole(weight, entry.integers.weight_steps)
             self._weights = made  # all at once, for other threads
-        now = [parameters[name, "weight"].detach() for name in self._weights]
-        rest = [parameters[key].detach() for key in self._rest]
-        then = [value.cpu() for value in self._rest.values()]
+        now = [parameters[name, "weight"] for name in self._weights]
+        rest = [parameters[key] for key in self._rest]
         same_bits = importlib.import_module("neurocuda._C").same_bits
-        if integer.same(now, list(self._weights.values())) and same_bits(rest, then):
+        if integer.same(now, list(self._weights.values())) and same_bits(rest, list(self._rest.values())):
             return True
         self._end()
         return False
