@@ -5,9 +5,8 @@
 // 9 KB for each of 108. A thread of `width` neurons has at most stages_for(width) accesses of `width`
 // elements under way, and no more than there are:
 //
-//   float32, wide    4 accesses of 16 bytes, 16 KB from 256 threads or 1024 neurons a multiprocessor, 135,000
-//   on an H100 float32, staged 16 accesses of  4 bytes, 16 KB from 256 threads or  256 neurons a
-//   multiprocessor,  34,000 on an H100
+//   float32, wide:    4 accesses of 16 bytes, 16 KB from 256 threads: 135,000 neurons on an H100
+//   float32, staged: 16 accesses of  4 bytes, 16 KB from 256 threads:  34,000 neurons on an H100
 //
 // Wide threads make a quarter of the accesses, so they are taken wherever they keep about as many bytes under
 // way as the device needs, or as many as staged threads would.

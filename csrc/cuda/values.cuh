@@ -35,8 +35,7 @@ __global__ void finite_kernel(const __grid_constant__ FiniteCall call, std::uint
   if (any_word(call.count, [&](std::int64_t at) { return (words[at] & exponent) == exponent; })) *call.no = 1;
 }
 
-// By the whole number of steps that is nearest, as a number below the least of float32 is no multiple of 1
-// step either.
+// By the nearest whole number of steps, and back: a quotient that underflows is no whole number.
 __global__ void on_grid_kernel(const __grid_constant__ OnGridCall call) {
   const float each = divide(1.0f, call.step);
   const auto off = [&](std::int64_t at) {
