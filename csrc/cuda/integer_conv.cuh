@@ -12,9 +12,8 @@ namespace neurocuda::cuda {
 
 constexpr int kIntegerRows = 128;  // of a tile
 constexpr int kIntegerStages = 4;  // steps whose terms are in shared memory, or on the way there
-constexpr int kIntegerPitch =
-    80;  // bytes from row to row: 64, and what keeps eight rows out of each other's banks
-constexpr int kPieceBytes = 16;                                         // of a copy
+constexpr int kIntegerPitch = 80;  // bytes from row to row: eight of them keep out of each other's banks
+constexpr int kPieceBytes = 16;    // of a copy
 constexpr int kPieces = static_cast<int>(kIntegerTerms) / kPieceBytes;  // of a row and step
 
 // A warp has 32 rows and 64 columns; four of them are one above the other.
@@ -38,7 +37,7 @@ __device__ __forceinline__ void multiply_add(const std::uint32_t (&a)[4], const 
       : "+r"(sum[0]), "+r"(sum[1]), "+r"(sum[2]), "+r"(sum[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #elif defined(__CUDA_ARCH__)
-  __trap();  // the operator refuses such devices
+  __trap();  // launch_integer_conv refuses such devices
 #else
   const auto products = [](std::uint32_t unsigned_bytes, std::uint32_t signed_bytes) {
     std::int32_t total = 0;
@@ -227,6 +226,11 @@ void launch_integer_tiles(const IntegerConv& call, Stream stream) {
 }
 
 inline void launch_integer_conv(const IntegerConv& call, Stream stream) {
+#if !defined(NEUROCUDA_EMULATED)
+  if (attribute(cudaDevAttrComputeCapabilityMajor) < 8) {
+    throw std::invalid_argument("x: expected it on a device of compute capability 8.0 or above");
+  }
+#endif
   if (integer_tile(call.out) == 64) {
     launch_integer_tiles<IntegerShape<1>>(call, stream);
   } else {
