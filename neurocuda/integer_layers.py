@@ -62,18 +62,23 @@ class IntegerLayers:
         return {name: weight for name, weight in weights.items() if not _inputs(self._layers[name])}
 
     def supposed(
-        self, inputs: Mapping[str, Tensor], parameters: Parameters
-    ) -> tuple[dict[str, IntegerWeight], Callable[[], bool]]:
+        self, inputs: Mapping[str, Tensor], by_field: Callable[[], Parameters]
+    ) -> tuple[dict[str, IntegerWeight] | None, Callable[[], bool]]:
         """The weights of the layers that run as whole numbers in a call on a GPU, supposing that nothing has changed
         and that the inputs keep their promise. The GPU looks whether that is so while it computes, and what is returned
         waits for that look. Where it says no, the results are wrong, and the call is made again, with fewer of them.
+
+        None on a CPU, which looks first (`usable`) and chooses chunk by chunk (`of_chunk`).
         """
+        if not all(x.is_cuda for x in inputs.values()):
+            return None, _so
         if not self._layers or not inputs or not _serves(inputs.values(), "cuda"):
-            return {}, _nothing_supposed
+            return {}, _so
+        parameters = by_field()
         device = next(iter(inputs.values())).device
         if self._on_gpu is None or self._on_gpu.device != device:
             if not self._holds({key: value.detach().cpu() for key, value in parameters.items()}):
-                return {}, _nothing_supposed
+                return {}, _so
             self._on_gpu = self._laid_out(parameters, device)
         there = self._on_gpu
         module = importlib.import_module("neurocuda._C")
@@ -134,7 +139,8 @@ class _OnGpu:
     then: dict[tuple[str, str], Tensor]
 
 
-def _nothing_supposed() -> bool:
+def _so() -> bool:
+    """Nothing was supposed."""
     return True
 
 

@@ -224,7 +224,7 @@ class Executor(nn.Module):
         given = [*inputs.values(), *before]
         for _ in range(3):  # with fewer layers as integers where what was supposed of them was not so
             finite = ask_finite(inputs) if graph or first.is_cuda else None
-            integers, so = self._integers.supposed(inputs, self._by_field()) if first.is_cuda else (None, None)
+            integers, so = self._integers.supposed(inputs, self._by_field)
             if graph:
                 function = partial(self._whole, asked, integers=integers)
                 results = self._graphs.run((*asked, *(integers or ())), function, given, self._sources(), targets)
@@ -232,7 +232,7 @@ class Executor(nn.Module):
                 results = into(self._whole(asked, given, integers, checked=finite is not None), targets)
             if finite is not None:
                 finite()
-            if so is None or so():
+            if so():
                 break
         count = len(self.graph.outputs) + len(asked)
         signals, carry = results[:count], results[count:]

@@ -153,6 +153,16 @@ def test_gpu_others_may_watch() -> None:
     out.sum().backward()
 
 
+class OnGpu(Tensor):
+    """On the CPU, and says otherwise."""
+
+    is_cuda = True
+
+    @staticmethod
+    def __new__(cls, x: Tensor) -> Any:
+        return Tensor._make_subclass(cls, x)
+
+
 @pytest.mark.skipif(C is None, reason="neurocuda._C is not there")
 def test_what_is_supposed_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU plays the GPU: what is asked, and what follows from each answer."""
@@ -160,7 +170,8 @@ def test_what_is_supposed_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     x = whole_signal()
 
     def supposed(net: Executor, x: Tensor) -> tuple[set[str], bool]:
-        weights, so = net._integers.supposed({"input": x}, net._by_field())
+        weights, so = net._integers.supposed({"input": OnGpu(x)}, net._by_field)
+        assert weights is not None
         return set(weights), so()
 
     net = two_layers()
@@ -179,3 +190,23 @@ def test_what_is_supposed_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.no_grad():
         edited.state_dict()["a:weight"].mul_(1.5)
     assert supposed(edited, x) == (set(), True)
+
+
+def test_a_call_is_made_again_where_what_it_supposed_was_not_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = two_layers(), whole_signal()
+    answers = iter([False, True])
+    whole, made = net._whole, []
+
+    def noted(*given: Any, **how: Any) -> list[Tensor]:
+        made.append(whole(*given, **how))
+        return made[-1]
+
+    monkeypatch.setattr(net, "_whole", noted)
+    monkeypatch.setattr(net._integers, "supposed", lambda inputs, by_field: ({}, lambda: next(answers)))
+    with torch.no_grad():
+        y, state = net(x)
+        owed, owed_state = two_layers()(x)
+    assert same(y, owed)
+    assert same(dict(state.tensors), dict(owed_state.tensors))
+    assert len(made) == 2
+    assert y.data_ptr() == made[1][0].data_ptr()
