@@ -227,7 +227,7 @@ def verify(
         signals = None if x is None else _inputs(x, graph)
         _show_doubts(graph, d, err=True)
         steps, batch = _STEPS if steps is None else steps, _BATCH if batch is None else batch
-        layers = [name for name, node in graph.nodes.items() if node.type in WEIGHTED and ordered]
+        layers = [name for name, node in graph.nodes.items() if ordered and node.type in WEIGHTED]
         with Console(stderr=True).status("Running"):
             report = verify_file(file, d, signals, steps=steps, batch=batch, force=dict.fromkeys(layers, "ordered"))
         _show_report(report)

@@ -77,9 +77,8 @@ def _linear(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
         result = tensors.operators.ordered_linear(frames, weight, bias)
     elif name in tensors.integers:
         result = _integer(frames, lowered, tensors, bias, (), (), ())
-    elif (
-        lowered.exact and x.is_cuda and not torch.is_grad_enabled()
-    ):  # a first call of the library could not be captured
+    elif lowered.exact and x.is_cuda and not torch.is_grad_enabled():
+        # Not the library: inside a capture of the user's it could not be called for the first time.
         result = tensors.operators.ordered_linear(frames, weight, bias)
     else:
         result = torch.matmul(weight, frames.unsqueeze(-1)).squeeze(-1)

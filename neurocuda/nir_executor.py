@@ -298,7 +298,9 @@ class Executor(nn.Module):
         pieces: list[list[Tensor]] = []
         for start in range(0, steps, max(length, 1)):
             part = [x[start : start + length] for x in inputs]
-            in_integers = integers or self._integers.of_chunk(usable, dict(zip(given, part, strict=True)))
+            in_integers = integers
+            if in_integers is None:
+                in_integers = self._integers.of_chunk(usable, dict(zip(given, part, strict=True)))
             advance = partial(self._advance, asked, tensors, in_integers)
             if recording:
                 key = (*asked, *in_integers)

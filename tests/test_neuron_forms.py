@@ -94,26 +94,15 @@ def test_equal_bits(size: int, types: tuple[torch.dtype, ...], output: torch.dty
             assert owed_after.i is not None
             assert_equal(after.i, owed_after.i, *case)
         counts["neuron"] += 1
-        assert plain_launches() == before + 1, case
+        if before is not None:
+            assert plain_launches() == before + 1, case
 
 
-def plain_launches() -> int:
-    """As far as an emulated device tells; one that does not counts as it should."""
+def plain_launches() -> int | None:
+    """Of an emulated device; None where nobody counts."""
     if getattr(C, "kernels", "") != "emulated":
-        return Always()
+        return None
     return sum(number for name, number in C.launches().items() if "neuron_plain" in name)
-
-
-class Always(int):
-    """Equal to everything: nobody counts."""
-
-    def __add__(self, other: object) -> Always:
-        return self
-
-    def __eq__(self, other: object) -> bool:
-        return True
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 @on_each_device

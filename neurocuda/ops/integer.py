@@ -114,9 +114,9 @@ def convolution(
         padding = [0] * len(padding)
     dilation = [gap if k > 1 else 1 for gap, k in zip(dilation, kernel, strict=True)]
     missing = 4 - x.dim()
-    ones, space = [1] * missing, x.shape[2:]
-    frames = x.reshape(*x.shape[:2], *ones, *space).contiguous(memory_format=torch.channels_last)
-    stride, dilation, padding = [*ones, *stride], [*ones, *dilation], [0] * missing + list(padding)
+    ones = [1] * missing
+    frames, stride, padding, dilation = _two_axes(x, stride, padding, dilation)
+    frames = frames.contiguous(memory_format=torch.channels_last)
     shape = tuple(frames.shape)
     packed = weight.packed.get(shape)
     if packed is None:
@@ -134,6 +134,15 @@ def convolution(
         1.0, 0, torch.float32, "none", [], "",
     )  # fmt: skip
     return result.reshape(*result.shape[:2], *result.shape[2 + missing :])
+
+
+def _two_axes(
+    x: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> tuple[Tensor, list[int], list[int], list[int]]:
+    """Signals of no, one or two axes of space, and the numbers of these axes, with the missing ones of size 1 first."""
+    ones = [1] * (4 - x.dim())
+    zeros = [0] * len(ones)
+    return x.reshape(*x.shape[:2], *ones, *x.shape[2:]), [*ones, *stride], [*zeros, *padding], [*ones, *dilation]
 
 
 _CHANNELS, _TERMS = 16, 64
@@ -165,16 +174,14 @@ def on_tensor_cores(
 ) -> Tensor:
     """As `convolution` of uint8, of one group, by the kernel for GPUs; the result has its channels last in memory."""
     missing = 4 - x.dim()
-    ones = [1] * missing
-    frames = x.reshape(*x.shape[:2], *ones, *x.shape[2:])
+    frames, stride, padding, dilation = _two_axes(x, stride, padding, dilation)
     if frames.shape[1] % _CHANNELS:
         channels = frames.shape[1] + -frames.shape[1] % _CHANNELS
         few, shape = frames, (len(frames), channels, *frames.shape[2:])
         frames = torch.zeros(shape, dtype=torch.uint8, device=x.device).contiguous(memory_format=torch.channels_last)
         frames[:, : few.shape[1]] = few
     frames = frames.contiguous(memory_format=torch.channels_last)
-    kernel, stride, dilation = [*ones, *weight.numbers.shape[2:]], [*ones, *stride], [*ones, *dilation]
-    padding = [0] * missing + list(padding)
+    kernel = [1] * missing + list(weight.numbers.shape[2:])
     size = [
         (length + 2 * zeros - gap * (k - 1) - 1) // each + 1
         for length, zeros, gap, k, each in zip(frames.shape[2:], padding, dilation, kernel, stride, strict=True)
