@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cpu/pool.h"
+#include "kinds.h"
 #include "ops/integer_conv.h"
 #include "program.h"
 #include "replay.h"
@@ -114,33 +115,31 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       "Give the free memory of the pool back to the system.");
   m.def("parallel_info", &at::get_parallel_info, "How torch, and so these operators, run in parallel.");
   m.def("same_bits", &neurocuda::same_bits, py::call_guard<py::gil_scoped_release>());
-  py::class_<neurocuda::Answer>(m, "Answer", "Whether all that was asked is so.")
-      .def("wait", &neurocuda::Answer::wait, py::call_guard<py::gil_scoped_release>());
+  const auto released = py::call_guard<py::gil_scoped_release>();
+  using Grids = std::vector<std::tuple<at::Tensor, double, double, double>>;
+  py::class_<neurocuda::Answer>(m, "Answer", "Whether all that was asked is so; a GPU answers later.")
+      .def(py::init<>())
+      .def(
+          "ask_finite",
+          [](neurocuda::Answer& answer, const std::vector<at::Tensor>& tensors) {
+            for (const at::Tensor& tensor : tensors) answer.ask_finite(tensor);
+          },
+          released, "Whether every number is finite.")
+      .def("ask_same_bits", &neurocuda::Answer::ask_same_bits, released,
+           "Whether two lists agree as `same_bits` says.")
+      .def(
+          "ask_on_grid",
+          [](neurocuda::Answer& answer, const Grids& signals) {
+            for (const auto& [tensor, step, low, high] : signals) answer.ask_on_grid(tensor, step, low, high);
+          },
+          released, "Whether every value of some signals is a multiple of a step, from low to high.")
+      .def("wait", &neurocuda::Answer::wait, released);
   m.def(
-      "ask_finite",
-      [](const std::vector<at::Tensor>& tensors) {
-        neurocuda::Answer answer;
-        for (const at::Tensor& tensor : tensors) answer.ask_finite(tensor);
-        return answer;
+      "kinds",
+      [](const std::vector<at::Tensor>& tensors, const std::vector<at::Tensor>& sources) {
+        return py::bytes(neurocuda::kinds(tensors, sources));
       },
-      py::call_guard<py::gil_scoped_release>(), "Asks whether every number is finite; `wait` tells.");
-  m.def(
-      "ask_same_bits",
-      [](const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
-        neurocuda::Answer answer;
-        answer.ask_same_bits(a, b);
-        return answer;
-      },
-      py::call_guard<py::gil_scoped_release>(), "As same_bits; `wait` tells.");
-  m.def(
-      "ask_on_grid",
-      [](const std::vector<std::tuple<at::Tensor, double, double, double>>& signals) {
-        neurocuda::Answer answer;
-        for (const auto& [tensor, step, low, high] : signals) answer.ask_on_grid(tensor, step, low, high);
-        return answer;
-      },
-      py::call_guard<py::gil_scoped_release>(),
-      "Asks whether every value of some signals is a multiple of a step, from low to high; `wait` tells.");
+      "Shapes, strides, types and devices of some tensors, and of others with their places.");
   m.def("all_finite", &neurocuda::all_finite, py::call_guard<py::gil_scoped_release>());
   m.def("integer_conv", &neurocuda::integer_conv, py::call_guard<py::gil_scoped_release>());
   m.def("same_integers", &neurocuda::same_integers, py::call_guard<py::gil_scoped_release>());

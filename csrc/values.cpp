@@ -68,7 +68,7 @@ void Answer::asked([[maybe_unused]] const at::Tensor& like) {
 #if defined(NEUROCUDA_WITH_CUDA)
   if (!like.is_cuda()) return;
   const c10::impl::VirtualGuardImpl device(c10::DeviceType::CUDA);
-  asked_.emplace_back(c10::DeviceType::CUDA);
+  if (asked_.empty() || asked_.back().device() != like.device()) asked_.emplace_back(c10::DeviceType::CUDA);
   asked_.back().record(device.getStream(like.device()));
 #endif
 }

@@ -17,6 +17,7 @@ from neurocuda.ops import compiled, integer
 from neurocuda.ops.backends import operators
 from neurocuda.ops.integer import IntegerWeight
 from neurocuda.ops.recording import recordable
+from neurocuda.supposed import Supposed, alone_on_gpu, answer, certain
 
 Parameters = Mapping[tuple[str, str], Tensor]
 """By node and field."""
@@ -63,41 +64,45 @@ class IntegerLayers:
 
     def supposed(
         self, inputs: Mapping[str, Tensor], by_field: Callable[[], Parameters]
-    ) -> tuple[dict[str, IntegerWeight] | None, Callable[[], bool]]:
-        """The weights of the layers that run as whole numbers in a call on a GPU, supposing that nothing has changed
-        and that the inputs keep their promise. The GPU looks whether that is so while it computes, and what is returned
-        waits for that look. Where it says no, the results are wrong, and the call is made again, with fewer of them.
+    ) -> Supposed[dict[str, IntegerWeight] | None]:
+        """The weights of the layers that run as whole numbers in a call on a GPU, supposing that no parameter has
+        changed and that the inputs keep their promise. Where that is not so, they become fewer.
 
         None on a CPU, which looks first (`usable`) and chooses chunk by chunk (`of_chunk`).
         """
         if not all(x.is_cuda for x in inputs.values()):
-            return None, _so
+            return certain(None)
         if not self._layers or not inputs or not _serves(inputs.values(), "cuda"):
-            return {}, _so
+            return certain({})
         parameters = by_field()
         device = next(iter(inputs.values())).device
         if self._on_gpu is None or self._on_gpu.device != device:
             if not self._holds({key: value.detach().cpu() for key, value in parameters.items()}):
-                return {}, _so
+                return certain({})
             self._on_gpu = self._laid_out(parameters, device)
         there = self._on_gpu
-        module = importlib.import_module("neurocuda._C")
+        now, then = [parameters[key].detach() for key in there.then], list(there.then.values())
         rests_on = frozenset[str]().union(*(_inputs(self._layers[name]) for name in there.weights))
-        same = module.ask_same_bits([parameters[key].detach() for key in there.then], list(there.then.values()))
-        grids = {name: self._grids[name] for name in sorted(rests_on)}
-        on_grid = integer.ask_on_grid([(inputs[name], g.step, g.low, g.high) for name, g in grids.items()])
+        grids = [(name, self._grids[name]) for name in sorted(rests_on)]
+
+        def look(same: Any, on_grid: Any, inputs: Mapping[str, Tensor]) -> None:
+            same.ask_same_bits(now, then)
+            integer.ask_on_grid(on_grid, [(inputs[name], grid.step, grid.low, grid.high) for name, grid in grids])
+
+        same, on_grid = answer(), answer()
+        look(same, on_grid, inputs)
 
         def so() -> bool:
             if not same.wait():
                 self._end()
                 return False
-            if not on_grid():
+            if not on_grid.wait():
                 for name in [name for name in there.weights if _inputs(self._layers[name])]:
                     del there.weights[name]
                 return False
             return True
 
-        return dict(there.weights), so
+        return Supposed(dict(there.weights), so, lambda answer, inputs: look(answer, answer, inputs))
 
     def _laid_out(self, parameters: Parameters, device: torch.device) -> _OnGpu:
         weights = {}
@@ -139,11 +144,6 @@ class _OnGpu:
     then: dict[tuple[str, str], Tensor]
 
 
-def _so() -> bool:
-    """Nothing was supposed."""
-    return True
-
-
 def _inputs(entry: LoweredNode) -> frozenset[str]:
     """The inputs on whose promise a layer rests."""
     return frozenset() if entry.proof is None else entry.proof.inputs
@@ -151,11 +151,13 @@ def _inputs(entry: LoweredNode) -> frozenset[str]:
 
 def _serves(inputs: Collection[Tensor], device: str) -> bool:
     """Whether the call is on such a device, and nothing watches, which would see the choice of one for that of all."""
+    if not integer.gains(device):
+        return False
+    if device == "cuda":
+        return alone_on_gpu(inputs)
     return (
         recordable(inputs)
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        and all(x.device.type == device for x in inputs)
-        and not (device == "cuda" and torch.cuda.is_current_stream_capturing())
-        and integer.gains(device)
+        and all(x.is_cpu for x in inputs)
         and operators(next(iter(inputs)).device) is compiled
     )

@@ -29,7 +29,7 @@ class Tensors:
     """What the nodes compute with: the operators, float32 weights by node and field, coefficients, delays.
 
     integers: the weights of the layers that run as whole numbers now; none where only floats will do. bytes: the
-    populations whose spikes are uint8 for their sake.
+    populations whose spikes are uint8 for their sake. packed: weights as the compiled operators read them, where kept.
     """
 
     operators: ModuleType
@@ -40,6 +40,11 @@ class Tensors:
     surrogate: Surrogate
     integers: Mapping[str, IntegerWeight] = field(default_factory=dict)
     bytes: frozenset[str] = frozenset()
+    packed: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def kept(self, name: str) -> dict[str, Tensor]:
+        """What an ordered layer's operator is given beside the weights."""
+        return {"packed": self.packed[name]} if name in self.packed else {}
 
 
 def compute(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
@@ -74,7 +79,7 @@ def _linear(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
     weight, bias = tensors.weights[name, "weight"], tensors.weights.get((name, "bias"))
     frames = x.flatten(0, 1)
     if lowered.how == "ordered":
-        result = tensors.operators.ordered_linear(frames, weight, bias)
+        result = tensors.operators.ordered_linear(frames, weight, bias, **tensors.kept(name))
     elif name in tensors.integers:
         result = _integer(frames, lowered, tensors, bias, (), (), ())
     elif lowered.exact and x.is_cuda and not torch.is_grad_enabled():
@@ -93,7 +98,8 @@ def _convolution(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
     frames = x.flatten(0, 1)
     if lowered.how == "ordered":
         stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
-        result = tensors.operators.ordered_conv(frames, weight, bias, stride, pads, dilation, groups)
+        kept = tensors.kept(node.name)
+        result = tensors.operators.ordered_conv(frames, weight, bias, stride, pads, dilation, groups, **kept)
     elif node.name in tensors.integers:
         if any(before != after for before, after in pads):
             frames, pads = reference.pad(frames, pads), ((0, 0),) * len(pads)

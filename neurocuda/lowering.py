@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from neurocuda.certificate import Certificate, Integers, Proof
@@ -103,7 +104,13 @@ class LoweredSchedule:
     def integer_layers(self) -> tuple[LoweredNode, ...]:
         return tuple(entry for stage in self.stages for entry in stage.nodes if entry.how == "integer")
 
-    @property
+    @cached_property
+    def packed_layers(self) -> tuple[str, ...]:
+        """The layers whose weights the compiled operators read packed."""
+        entries = [entry for stage in self.stages for entry in stage.nodes if entry.node.type in WEIGHTED]
+        return tuple(entry.node.name for entry in entries if entry.how in ("ordered", "recurrent"))
+
+    @cached_property
     def layered(self) -> bool:
         """Whether signals stand between the inputs and the outputs, which chunks of time keep small."""
         return sum(stage.nodes[0].node.type not in ("Input", "Output") for stage in self.stages) > 1

@@ -13,14 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neurocuda.discretization import (
-    Discretization,
-    coefficients,
-    coefficients_together,
-    delay_steps,
-    neuron_parameters,
-    problems,
-)
+from neurocuda.derived import Derived, Kept, Parameters
+from neurocuda.discretization import Discretization, delay_steps, neuron_parameters, problems
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning, raise_problems
 from neurocuda.exactness import InputGrids, certify
 from neurocuda.graph import NEURONS, Graph, Node, align, from_nir
@@ -31,11 +25,12 @@ from neurocuda.layers import Delays, Tensors
 from neurocuda.lowering import How, LoweredSchedule, lower
 from neurocuda.ops import Surrogate, compiled, reference
 from neurocuda.ops.backends import operators, wanted
-from neurocuda.ops.cuda_graphs import CudaGraphs, capturable, into
+from neurocuda.ops.cuda_graphs import CudaGraphs, capturable, into, kind_of_call
 from neurocuda.ops.integer import IntegerWeight
 from neurocuda.ops.recording import Recorder, on_their_own, recordable
 from neurocuda.plausibility import doubts
 from neurocuda.precision import keep_types
+from neurocuda.repeated import Repeated, repeat
 from neurocuda.schedule import schedule
 from neurocuda.stages import Chunk, run_chunk
 from neurocuda.state import State, check_state
@@ -150,8 +145,10 @@ class Executor(nn.Module):
             raise ArgumentError(f"learn: expected neuron parameters of this graph {known}, found {unknown}")
         self._entries = self._state_entries()
         self._integers = IntegerLayers(self.schedule, self.certificate, self._by_field())
+        self._derived = Derived(graph, self.discretization)
         self._recorder = Recorder()
         self._graphs = CudaGraphs()
+        self._repeated: Repeated | None = None
 
     def _register(self, node: Node, learn: frozenset[str]) -> None:
         prefix = node.name.replace("~", "~0").replace("/", "~1").replace(".", "/")
@@ -182,13 +179,17 @@ class Executor(nn.Module):
         out: float32 memory for the signals of the Output, without gradients. Raises `ArgumentError` naming the
         input or the entry of the state that does not fit.
         """
-        plain = not torch.compiler.is_dynamo_compiling() and wanted() in (None, "cpu")
+        plain = not torch.compiler.is_dynamo_compiling() and isinstance(x, Tensor) and x.is_cpu
+        plain = plain and out is None and wanted() in (None, "cpu")
         before = state.tensors if type(state) is State else None
-        plain = plain and out is None
         if plain and isinstance(x, Tensor) and (state is None or before is not None):
             again = self._recorder.replay(x, before, self._parameters, self._buffers)
             if again is not None:
                 return again[0], State(again[1])
+        if out is None and isinstance(x, Tensor) and self._repeated is not None:
+            repeated = self._repeat(self._repeated, x, state)
+            if repeated is not None:
+                return repeated
         result = self.run(x, state, out=out)
         if plain and isinstance(x, Tensor) and isinstance(result.output, Tensor) and self._is_one_recording(len(x)):
             start = self._at_rest(x.shape[1], x.device).tensors if before is None else before
@@ -216,24 +217,38 @@ class Executor(nn.Module):
         if state is not None:
             check_state(state, self._state_shapes(batch), first.device)
         targets = check_out(self.graph, out, first) if out is not None else []
-        graph = self.cuda_graph and capturable(inputs.values()) and operators(first.device) is not reference
-        if state is None and not graph:  # a graph has it inside
-            state = self._at_rest(batch, first.device)
         before = [] if state is None else [state.tensors[name] for name in self._entries]
-        graph = graph and (not before or capturable(before))
         given = [*inputs.values(), *before]
-        for _ in range(3):  # with fewer layers as integers where what was supposed of them was not so
+        graph = self.cuda_graph and capturable(given) and operators(first.device) is not reference
+        if self._repeated is not None:
+            self._repeated = None
+        for _ in range(4):  # once more where something supposed was not so, with fewer layers as integers
             finite = ask_finite(inputs) if graph or first.is_cuda else None
-            integers, so = self._integers.supposed(inputs, self._by_field)
+            integers = self._integers.supposed(inputs, self._by_field)
+            kept = self._derived.supposed(given, self._derived_from)
+            function = partial(
+                self._whole,
+                asked,
+                integers=integers.value,
+                kept=kept.value,
+                checked=finite is not None,
+            )
+            key = (*asked, *(integers.value or ()), kept.value is None)
+            # One operator needs no graph, and so no copies, unless its coefficients are computed beside it.
+            graph = graph and (self.schedule.layered or kept.value is None)
             if graph:
-                function = partial(self._whole, asked, integers=integers)
-                results = self._graphs.run((*asked, *(integers or ())), function, given, self._sources(), targets)
+                results = self._graphs.run(key, function, given, self._sources(), targets)
             else:
-                results = into(self._whole(asked, given, integers, checked=finite is not None), targets)
+                results = into(function(given), targets)
             if finite is not None:
                 finite()
-            if so():
+            if all([integers.so(), kept.so()]):
                 break
+        if not asked and len(inputs) == len(self.graph.outputs) == 1 and operators(first.device) is compiled:
+            again = self._graphs.captured(key, given) if graph else None if kept.value is None else function
+            if again is not None:
+                kind = kind_of_call(given, self._sources())
+                self._repeated = Repeated(kind, again, (integers.look, kept.look))
         count = len(self.graph.outputs) + len(asked)
         signals, carry = results[:count], results[count:]
         outputs = dict(zip(self.graph.outputs, signals, strict=False))
@@ -242,6 +257,16 @@ class Executor(nn.Module):
             recordings.setdefault(name, {})[quantity] = values
         output = outputs if len(outputs) > 1 else next(iter(outputs.values()))
         return RunResult(output, State(dict(zip(self._entries, carry, strict=True))), recordings)
+
+    def _repeat(self, call: Repeated, x: Tensor, state: State | None) -> tuple[Tensor, State] | None:
+        """The last call on a GPU made again, None where something about it is not the same."""
+        if not (state is None or (type(state) is State and state.tensors.keys() == self._entries.keys())):
+            return None
+        given = [x] if state is None else [x, *(state.tensors[name] for name in self._entries)]
+        results = repeat(call, self.graph.inputs[0], given, self._sources()) if self.cuda_graph else None
+        if results is None:
+            return None
+        return results[0], State(dict(zip(self._entries, results[1:], strict=True)))
 
     def profile(self, x: Tensor, state: State) -> list[tuple[str, float]]:
         """The operators of a call of one chunk, in order, and the nanoseconds of each.
@@ -257,17 +282,19 @@ class Executor(nn.Module):
         asked: list[tuple[str, str]],
         given: list[Tensor],
         integers: dict[str, IntegerWeight] | None = None,
+        kept: Kept | None = None,
         checked: bool = True,
     ) -> list[Tensor]:
         """Outputs, recordings and the state after all steps, from the inputs and the state before them, or from rest.
 
         integers: the weights of the layers that run as whole numbers; None: those that may, chunk by chunk.
+        kept: what comes of the parameters; None: it is computed. checked: the inputs are known to be finite.
         """
         inputs = dict(zip(self.graph.inputs, given, strict=False))
         before = given[len(inputs) :]
         if not before:
             before = [*self._at_rest(given[0].shape[1], given[0].device).tensors.values()]
-        signals, carry = self._over_time(inputs, before, asked, integers, checked)
+        signals, carry = self._over_time(inputs, before, asked, integers, kept, checked)
         return [*signals, *carry]
 
     def _over_time(
@@ -276,12 +303,10 @@ class Executor(nn.Module):
         carry: list[Tensor],
         asked: list[tuple[str, str]],
         integers: dict[str, IntegerWeight] | None,
+        kept: Kept | None,
         checked: bool,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The outputs and recordings over all steps, and the state after them, chunk by chunk.
-
-        checked: the inputs are known to be finite.
-        """
+        """The outputs and recordings over all steps, and the state after them, chunk by chunk."""
         inputs = list(given.values())
         steps, batch = inputs[0].shape[:2]
         ops = operators(inputs[0].device)
@@ -291,7 +316,7 @@ class Executor(nn.Module):
             self._recorder.refresh(self._sources())
         elif not checked:
             check_finite(given)
-        tensors = None if recording else self._tensors(inputs[0].device)
+        tensors = None if recording else self._tensors(inputs[0].device, kept)
         count = len(self.graph.outputs) + len(asked)
         length = self.chunk if self.schedule.layered else steps
         whole: list[Tensor] = []
@@ -359,6 +384,7 @@ class Executor(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Executor:
         """Move the parameters of neurons and the delays with the module, but never change their type."""
+        self._repeated = None  # it holds the parameters where they lay
         move: Callable[..., nn.Module] = super()._apply
         keep_types(self, [*self._exact.values(), *self._delays.values()], lambda: move(fn, recurse))
         return self
@@ -408,27 +434,32 @@ class Executor(nn.Module):
         zero = torch.zeros((), device=device)  # one for all: nothing is written into a state
         return State({name: zero.expand(batch, *shape) for name, shape in self._entries.items()})
 
-    def _tensors(self, device: torch.device) -> Tensors:
-        """What the nodes compute with, from the parameters as they are now."""
-        weights = {key: getattr(self, name).float() for key, name in self._weights.items()}
+    def _neurons(self) -> dict[str, dict[str, Tensor]]:
+        """The parameters of the neurons, by node and field."""
         neurons: dict[str, dict[str, Tensor]] = {}
         for (name, field), key in self._exact.items():
             if self.graph.nodes[name].type in NEURONS:
                 neurons.setdefault(name, {})[field] = getattr(self, key)
-            else:
+        return neurons
+
+    def _derived_from(self) -> Parameters:
+        weights = {name: getattr(self, self._weights[name, "weight"]) for name in self.schedule.packed_layers}
+        return Parameters(self._neurons(), {name: w for name, w in weights.items() if w.dtype == torch.float32})
+
+    def _tensors(self, device: torch.device, kept: Kept | None = None) -> Tensors:
+        """What the nodes compute with, from the parameters as they are now, but for what is kept."""
+        weights = {key: getattr(self, name).float() for key, name in self._weights.items()}
+        for (name, field), key in self._exact.items():
+            if self.graph.nodes[name].type not in NEURONS:
                 weights[name, field] = getattr(self, key).float()
-        d, nodes = self.discretization, self.graph.nodes
-        if device.type == "cpu":
-            populations = {name: coefficients(nodes[name], p, d) for name, p in neurons.items()}
-        else:
-            populations = coefficients_together(nodes, neurons, d)
         return Tensors(
             operators(device),
             weights,
-            populations,
+            self._derived.coefficients(self._neurons(), device) if kept is None else kept.coefficients,
             {name: Delays(getattr(self, key), self._delay_counts[name]) for name, key in self._delays.items()},
-            d.spike_when,
+            self.discretization.spike_when,
             self.surrogate,
+            packed={} if kept is None else kept.packed,
         )
 
 

@@ -236,6 +236,7 @@ def _run_recurrence(
         previous,
         tensors.surrogate,
         wanted,
+        **tensors.kept(weight),
     )
     current = traces.pop("recurrent", None)
     _keep_neuron_state(neuron, state, chunk)

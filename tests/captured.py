@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from neurocuda import Executor, nir_executor
+from neurocuda import Executor, nir_executor, repeated
 from neurocuda.ops import recording
 from neurocuda.ops.cuda_graphs import CudaGraphs
 
@@ -72,7 +72,8 @@ def captured(net: Executor, monkeypatch: Any) -> OnCPU:
     device = OnCPU()
     net._graphs = CudaGraphs(device)
     net._recorder = recording.Recorder()  # what was recorded on the CPU is not of these tensors
-    monkeypatch.setattr(nir_executor, "capturable", recording.recordable)
+    for module in (nir_executor, repeated):
+        monkeypatch.setattr(module, "capturable", recording.recordable)
     monkeypatch.setattr(nir_executor, "recordable", lambda given: False)  # as of tensors of a GPU
     return device
 

@@ -149,4 +149,6 @@ def test_what_is_off_the_grid_is_found(step: float, device: torch.device) -> Non
             y = x.clone()
             y[place] = wrong
             assert not integer.on_grid(y, step, low, high), (place, wrong)
-            assert not integer.ask_on_grid([(x, step, low, high), (y, step, low, high)])()
+            both = C.Answer()
+            integer.ask_on_grid(both, [(x, step, low, high), (y, step, low, high)])
+            assert not both.wait()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from neurocuda import Executor, integer_layers
 from neurocuda.ops import backends
+from neurocuda.supposed import Supposed
 
 C: Any = importlib.import_module("neurocuda._C") if backends.serves(backends.backends()["cpu"]) else None
 
@@ -170,9 +171,9 @@ def test_what_is_supposed_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     x = whole_signal()
 
     def supposed(net: Executor, x: Tensor) -> tuple[set[str], bool]:
-        weights, so = net._integers.supposed({"input": OnGpu(x)}, net._by_field)
-        assert weights is not None
-        return set(weights), so()
+        found = net._integers.supposed({"input": OnGpu(x)}, net._by_field)
+        assert found.value is not None
+        return set(found.value), found.so()
 
     net = two_layers()
     assert supposed(net, x) == ({"a", "b"}, True)
@@ -202,7 +203,8 @@ def test_a_call_is_made_again_where_what_it_supposed_was_not_so(monkeypatch: pyt
         return made[-1]
 
     monkeypatch.setattr(net, "_whole", noted)
-    monkeypatch.setattr(net._integers, "supposed", lambda inputs, by_field: ({}, lambda: next(answers)))
+    ever = Supposed({}, lambda: next(answers), lambda answer, inputs: None)
+    monkeypatch.setattr(net._integers, "supposed", lambda inputs, by_field: ever)
     with torch.no_grad():
         y, state = net(x)
         owed, owed_state = two_layers()(x)

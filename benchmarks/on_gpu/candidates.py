@@ -80,15 +80,21 @@ def on_device(problem: Problem, device: torch.device) -> Problem:
 
 
 def ours(problem: Problem) -> Iterator[Candidate]:
-    """The executor as it is, operator by operator, and compiled; the first captures its calls on a GPU."""
+    """The executor as it is, operator by operator, and compiled; the first captures its calls on a GPU. Where layers
+    are the library's, also with all of them in the defined order.
+    """
     if problem.x.is_cuda:
         yield Candidate("neurocuda, CUDA graph", "ours", partial(_executor, graph=True), batches_over_time=True)
+        schedule = Executor(problem.graph, problem.discretization).schedule
+        if any(entry.how == "library" for stage in schedule.stages for entry in stage.nodes):
+            build = partial(_executor, graph=True, ordered=True)
+            yield Candidate("neurocuda, CUDA graph, ordered", "ours", build, batches_over_time=True)
     yield Candidate("neurocuda, eager", "ours", partial(_executor, graph=False), batches_over_time=True)
     yield Candidate("neurocuda, torch.compile", "ours", partial(_executor, graph=False, compiled=True), True)
 
 
-def _executor(problem: Problem, graph: bool, compiled: bool = False) -> Runner:
-    net = Executor(problem.graph, problem.discretization).to(problem.x.device)
+def _executor(problem: Problem, graph: bool, compiled: bool = False, ordered: bool = False) -> Runner:
+    net = Executor(problem.graph, problem.discretization, ordered=ordered).to(problem.x.device)
     net.cuda_graph = graph
     call: Callable[..., tuple[Any, State]] = torch.compile(net, dynamic=False) if compiled else net
 

@@ -1,9 +1,14 @@
 // Convolutions summed in ascending order of input channel, kernel row, kernel column. A row of sums is an
 // output position of a frame, a term an input channel and a kernel element, a matrix a group of channels.
+//
+// Many rows are summed from the bits of their spikes where at most half of the inputs are not zero: the GPU
+// counts them, and the kernel goes one way or the other, so that nobody waits.
 #pragma once
 
 #include "calls/ordered_conv.h"
+#include "cuda/event_tiles.cuh"
 #include "cuda/ordered_sum.cuh"
+#include "cuda/spike_bits.cuh"
 
 namespace neurocuda::cuda {
 
@@ -19,10 +24,18 @@ struct DeviceAxis {
         dilation(static_cast<int>(axis.dilation)) {}
 };
 
+template <class Shape>
+union ConvMemory {
+  TileMemory<Shape> tiles;
+  EventMemory<Shape> events;
+};
+
 template <class X>
 struct ConvLayer {
   using Value = X;
   static constexpr bool kRowsFirst = true;
+  template <class Shape>
+  using Memory = ConvMemory<Shape>;
 
   std::int64_t rows, columns, terms, matrices, padded, column_stride;
   const float* packed;
@@ -33,6 +46,8 @@ struct ConvLayer {
   std::int64_t positions, plane;
   int channels;  // of a group
   DeviceAxis down, across;
+  SpikeBits spikes;
+  unsigned long long few;  // spikes, up to which bits are the faster way
 
   explicit ConvLayer(const OrderedConv& call)
       : rows(call.frames * call.rows.out * call.columns.out),
@@ -50,7 +65,9 @@ struct ConvLayer {
         plane(call.rows.in * call.columns.in),
         channels(static_cast<int>(call.in / call.groups)),
         down(call.rows),
-        across(call.columns) {}
+        across(call.columns),
+        spikes(spike_bits_of(call)),
+        few(call.route == Route::kEvents ? ~0ull : call.frames * call.in * plane / 2) {}
 
   // Where the inputs of an output position begin: the first may lie in the padding.
   struct Window {
@@ -76,6 +93,14 @@ struct ConvLayer {
     return static_cast<float>(read(window(matrix, row), static_cast<int>(line / down.kernel),
                                    static_cast<int>(line % down.kernel),
                                    static_cast<int>(term % across.kernel)));
+  }
+  // Of x: where a window begins, and how far from there the input of a term is.
+  __device__ __forceinline__ std::int64_t first_input(std::int64_t matrix, std::int64_t row) const {
+    const Window at = window(matrix, row);
+    return at.frame - x + static_cast<std::int64_t>(at.top) * across.in + at.left;
+  }
+  __device__ __forceinline__ int offset(int channel, int kernel_row, int kernel_column) const {
+    return (channel * down.in + kernel_row * down.dilation) * across.in + kernel_column * across.dilation;
   }
   __device__ __forceinline__ float* place(std::int64_t matrix, std::int64_t row) const {
     const std::int64_t frame = row / positions, position = row % positions;
@@ -145,11 +170,30 @@ struct ConvLayer {
   };
 };
 
+template <class Shape, class X>
+__device__ void sum_tiles(const ConvLayer<X>& layer, ConvMemory<Shape>& memory) {
+  const SpikesFound* found = layer.spikes.found;
+  if (found == nullptr || found->spikes > layer.few) {
+    sum_tiles<Shape>(layer, memory.tiles);
+  } else if (found->other == 0) {
+    event_tiles<true, Shape>(layer, memory.events);
+  } else {
+    event_tiles<false, Shape>(layer, memory.events);
+  }
+}
+
+template <class X>
+void launch_conv(const OrderedConv& call, Stream stream) {
+  const ConvLayer<X> layer(call);
+  if (layer.spikes.found != nullptr) launch_spike_bits<X>(call, layer.spikes, layer.few, stream);
+  launch_ordered(layer, stream);
+}
+
 inline void launch_ordered_conv(const OrderedConv& call, Stream stream) {
   if (call.bytes)
-    launch_ordered(ConvLayer<std::uint8_t>(call), stream);
+    launch_conv<std::uint8_t>(call, stream);
   else
-    launch_ordered(ConvLayer<float>(call), stream);
+    launch_conv<float>(call, stream);
 }
 
 }  // namespace neurocuda::cuda

@@ -9,6 +9,8 @@ template <class X>
 struct LinearLayer {
   using Value = X;
   static constexpr bool kRowsFirst = false;
+  template <class Shape>
+  using Memory = TileMemory<Shape>;
 
   std::int64_t rows, columns, terms, matrices, padded, column_stride;
   const float* packed;

@@ -11,6 +11,7 @@
 //   padded, packed, bias                  packed [matrices, terms, padded], bias [matrices, columns] or null
 //   route                                 every term, only those that are not zero, or what the kernel counts
 //   Tile<Shape>                           reads x(row, term) of a tile, kTerms terms after kTerms terms
+//   Memory<Shape>                         shared memory of a tile, given to sum_tiles<Shape>(layer, memory)
 //   float value(matrix, row, term)        x(row, term)
 //   float* place(matrix, row), column_stride   where a row of results lies, and its columns
 #pragma once
@@ -120,14 +121,15 @@ __device__ __forceinline__ void add_chunk(const typename TileMemory<Shape>::Chun
 
 // Adds the bias to the sums of a tile, and stores those that exist, neighbours by neighbouring threads.
 template <class Shape, class Layer>
-__device__ __forceinline__ void store_tile(const Layer& layer, const TileMemory<Shape>& memory,
+__device__ __forceinline__ void store_tile(const Layer& layer,
+                                           const float (&sums)[Shape::kRows][Shape::kColumns + 1],
                                            std::int64_t matrix, std::int64_t first_row,
                                            std::int64_t first_column) {
   const int thread = static_cast<int>(threadIdx.x);
   const float* bias = layer.bias == nullptr ? nullptr : layer.bias + matrix * layer.columns + first_column;
   const std::int64_t rows = layer.rows - first_row, columns = layer.columns - first_column;
   const auto store = [&](float* place, int row, int column) {
-    const float sum = memory.sums[row][column];
+    const float sum = sums[row][column];
     place[(first_column + column) * layer.column_stride] = bias == nullptr ? sum : add(sum, bias[column]);
   };
   if constexpr (Layer::kRowsFirst) {
@@ -146,9 +148,8 @@ __device__ __forceinline__ void store_tile(const Layer& layer, const TileMemory<
   }
 }
 
-template <class Layer, class Shape>
-__global__ void __launch_bounds__(kTileThreads, 3) ordered_tiles(const Layer layer) {
-  NEUROCUDA_SHARED(TileMemory<Shape>, memory);
+template <class Shape, class Layer>
+__device__ void sum_tiles(const Layer& layer, TileMemory<Shape>& memory) {
   const int thread = static_cast<int>(threadIdx.x);
   const int row = thread / Shape::kColumnThreads, column = thread % Shape::kColumnThreads;
   const std::int64_t row_tiles = (layer.rows + Shape::kRows - 1) / Shape::kRows;
@@ -192,9 +193,15 @@ __global__ void __launch_bounds__(kTileThreads, 3) ordered_tiles(const Layer lay
     }
     for (int k = thread; k < 2 * Shape::kRows; k += kTileThreads) (&memory.masks[0][0])[k] = 0;
     __syncthreads();
-    store_tile<Shape>(layer, memory, matrix, first_row, first_column);
+    store_tile<Shape>(layer, memory.sums, matrix, first_row, first_column);
     __syncthreads();
   }
+}
+
+template <class Layer, class Shape>
+__global__ void __launch_bounds__(kTileThreads, 3) ordered_tiles(const Layer layer) {
+  NEUROCUDA_SHARED(typename Layer::template Memory<Shape>, memory);
+  sum_tiles<Shape>(layer, memory);
 }
 
 // ---- Few rows: a block for each of them and some columns. It lists the spikes, and takes their weights from
@@ -228,10 +235,10 @@ __global__ void __launch_bounds__(kListThreads) ordered_lists(const Layer layer)
 
 // ---- The choice, by shape alone.
 
-enum class OrderedWay { kLists, kSmallTiles, kTiles, kNarrowTiles, kThinTiles };
+enum class OrderedWay { kLists, kSmallTiles, kTiles, kHalfTiles, kNarrowTiles, kThinTiles };
 
-// Tiles are as wide as the columns that there are: 4, 16 or 64. Tiles of 64 x 64 read least, a weight for 64
-// rows and an input for 64 columns; where they would leave multiprocessors without work, tiles of 16 rows
+// Tiles are as wide as the columns that there are: 4, 16, 32 or 64. Tiles of 64 x 64 read least, a weight for
+// 64 rows and an input for 64 columns; where they would leave multiprocessors without work, tiles of 16 rows
 // are four times as many. With up to 32 rows, even those are few, and each weight is used a few times only:
 // lists read just the weights of spikes.
 inline OrderedWay ordered_way(std::int64_t matrices, std::int64_t rows, std::int64_t columns,
@@ -242,7 +249,8 @@ inline OrderedWay ordered_way(std::int64_t matrices, std::int64_t rows, std::int
   if (rows <= 32) return OrderedWay::kLists;
   if (columns <= 4) return OrderedWay::kThinTiles;
   if (columns <= 16) return OrderedWay::kNarrowTiles;
-  return tiles(64, 64) < multiprocessors ? OrderedWay::kSmallTiles : OrderedWay::kTiles;
+  if (tiles(64, 64) < multiprocessors) return OrderedWay::kSmallTiles;
+  return columns <= 32 ? OrderedWay::kHalfTiles : OrderedWay::kTiles;
 }
 
 template <class Shape, class Layer>
@@ -266,6 +274,8 @@ void launch_ordered(const Layer& layer, Stream stream) {
       return launch_tiles<TileShape<1, 16>>(layer, stream);
     case OrderedWay::kTiles:
       return launch_tiles<TileShape<4, 16>>(layer, stream);
+    case OrderedWay::kHalfTiles:
+      return launch_tiles<TileShape<4, 8>>(layer, stream);
     case OrderedWay::kNarrowTiles:
       return launch_tiles<TileShape<2, 4>>(layer, stream);
     case OrderedWay::kThinTiles:

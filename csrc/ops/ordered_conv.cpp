@@ -128,20 +128,26 @@ Job<OrderedConv> job_of(const Tensor& x, const Tensor& weight, const OptionalTen
     offset = bias->expand({weight.size(0)}).contiguous();
   }
   const std::size_t last = weight.dim() - 3;
-  const OrderedConv layer{
-      input.const_data_ptr(),
-      input.scalar_type() != at::kFloat,
-      weights.const_data_ptr<float>(),
-      offset.defined() ? offset.const_data_ptr<float>() : nullptr,
-      out.mutable_data_ptr<float>(),
-      x.size(0),
-      groups,
-      x.size(1),
-      weight.size(0),
-      last ? axis_of(x, weight, out, 0, stride, pads, dilation) : ConvAxis{1, 1, 1, 1, 0, 1},
-      axis_of(x, weight, out, last, stride, pads, dilation),
-      route_named(route)};
-  return {layer, input, weights, offset};
+  OrderedConv layer{input.const_data_ptr(),
+                    input.scalar_type() != at::kFloat,
+                    weights.const_data_ptr<float>(),
+                    offset.defined() ? offset.const_data_ptr<float>() : nullptr,
+                    out.mutable_data_ptr<float>(),
+                    x.size(0),
+                    groups,
+                    x.size(1),
+                    weight.size(0),
+                    last ? axis_of(x, weight, out, 0, stride, pads, dilation) : ConvAxis{1, 1, 1, 1, 0, 1},
+                    axis_of(x, weight, out, last, stride, pads, dilation),
+                    route_named(route),
+                    nullptr};
+  Tensor scratch;
+  if (const std::int64_t bytes = computes_on_cuda(out) ? spike_bits_of(layer).bytes() : 0) {
+    scratch = at::empty({bytes}, weights.options().dtype(at::kByte));
+    scratch.narrow(0, 0, kSpikesFound).zero_();
+    layer.scratch = scratch.mutable_data_ptr();
+  }
+  return {layer, input, weights, offset, scratch};
 }
 
 void run_on_cpu(const OrderedConv& layer) {

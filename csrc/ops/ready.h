@@ -27,7 +27,7 @@ ReadyLayer ready_conv(const at::Tensor& x, const at::Tensor& weight, const std::
 template <class Layer>
 struct Job {
   Layer layer;
-  at::Tensor input, weights, offset;
+  at::Tensor input, weights, offset, scratch;
 };
 
 // A job for x and `out` as one for other values, in fresh memory, by `run`.

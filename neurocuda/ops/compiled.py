@@ -25,8 +25,10 @@ def all_finite(x: Tensor) -> bool:
 
 def ask_finite(signals: Sequence[Tensor]) -> Callable[[], bool]:
     """As `reference.ask_finite`; a GPU looks while more is launched, and the answer waits for that look alone."""
-    answer: Callable[[], bool] = importlib.import_module("neurocuda._C").ask_finite(list(signals)).wait
-    return answer
+    answer = importlib.import_module("neurocuda._C").Answer()
+    answer.ask_finite(list(signals))
+    wait: Callable[[], bool] = answer.wait
+    return wait
 
 
 def empty(sizes: Sequence[int], device: torch.device) -> Tensor:
@@ -111,8 +113,10 @@ def recurrent_neuron(
     previous: Tensor,
     surrogate: Surrogate,
     record: Collection[str] = (),
+    *,
+    packed: Tensor | None = None,
 ) -> tuple[Tensor, NeuronState, Tensor, dict[str, Tensor]]:
-    """As `reference.recurrent_neuron`, the whole loop over time in one call."""
+    """As `reference.recurrent_neuron`, the whole loop over time in one call. `packed` is `pack_linear(weight)`."""
     if len(branches) > _MOST:  # they stand around the recurrent current: only those before it may be summed first
         branches = [*_at_most(1, branches[:place]), *branches[place:]]
         place = min(place, 1)
@@ -134,16 +138,28 @@ def recurrent_neuron(
         "recurrent" in record,
         surrogate.kind,
         surrogate.slope,
-        torch.ops.neurocuda.ordered_linear_pack.default(weight.detach()),
+        pack_linear(weight) if packed is None else packed,
     )
     traces = {"v": trace_v, "i": trace_i, "recurrent": trace_recurrent}
     after = NeuronState(v, i if c.decay_i is not None else None)
     return output, after, spikes, {name: traces[name] for name in record}
 
 
-def ordered_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def pack_linear(weight: Tensor) -> Tensor:
+    """The weights as `ordered_linear` reads them: by itself, so that they can be kept."""
+    packed: Tensor = torch.ops.neurocuda.ordered_linear_pack.default(weight.detach())
+    return packed
+
+
+def pack_conv(weight: Tensor, groups: int) -> Tensor:
+    """The weights as `ordered_conv` reads them."""
+    packed: Tensor = torch.ops.neurocuda.ordered_conv_pack.default(weight.detach(), groups)
+    return packed
+
+
+def ordered_linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, packed: Tensor | None = None) -> Tensor:
     """As `reference.ordered_linear`, densely or from the list of spikes: the same bits."""
-    packed = torch.ops.neurocuda.ordered_linear_pack.default(weight.detach())  # by itself, so that it can be kept
+    packed = pack_linear(weight) if packed is None else packed
     result: Tensor = torch.ops.neurocuda.ordered_linear.default(x, weight, bias, packed=packed)
     return result
 
@@ -156,10 +172,12 @@ def ordered_conv(
     pads: Pads,
     dilation: Sequence[int],
     groups: int,
+    *,
+    packed: Tensor | None = None,
 ) -> Tensor:
     """As `reference.ordered_conv`, densely or from the list of spikes: the same bits."""
     flat = [zeros for axis in pads for zeros in axis]
-    packed = torch.ops.neurocuda.ordered_conv_pack.default(weight.detach(), groups)
+    packed = pack_conv(weight, groups) if packed is None else packed
     result: Tensor = torch.ops.neurocuda.ordered_conv.default(
         x, weight, bias, list(stride), flat, list(dilation), groups, packed=packed
     )

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,14 +68,15 @@ def same(weights: Sequence[Tensor], integers: Sequence[IntegerWeight]) -> bool:
 
 def on_grid(x: Tensor, step: float, low: float, high: float) -> bool:
     """Whether all values of x are multiples of `step`, a power of two, from low to high."""
-    return ask_on_grid([(x, step, low, high)])()
+    answer = importlib.import_module("neurocuda._C").Answer()
+    ask_on_grid(answer, [(x, step, low, high)])
+    result: bool = answer.wait()
+    return result
 
 
-def ask_on_grid(signals: Sequence[tuple[Tensor, float, float, float]]) -> Callable[[], bool]:
-    """As `on_grid`, of several signals; a GPU looks while more is launched, and what is returned waits for it."""
-    asked = [(_values(x), step, low, high) for x, step, low, high in signals if not _must_be(x, step, low, high)]
-    answer: Callable[[], bool] = importlib.import_module("neurocuda._C").ask_on_grid(asked).wait
-    return answer
+def ask_on_grid(answer: Any, signals: Sequence[tuple[Tensor, float, float, float]]) -> None:
+    """As `on_grid`, of several signals; a GPU looks while more is launched."""
+    answer.ask_on_grid([(_values(x), *grid) for x, *grid in signals if not _must_be(x, *grid)])
 
 
 def _must_be(x: Tensor, step: float, low: float, high: float) -> bool:

@@ -1,0 +1,54 @@
+"""What a call on a GPU supposes of values, so that nobody waits for them: the GPU looks while it computes."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from neurocuda.ops import compiled
+from neurocuda.ops.backends import operators
+from neurocuda.ops.recording import recordable
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Supposed(Generic[Value]):
+    """A value that holds while something is so.
+
+    so: waits for the look that was asked for, and says whether it is; where it is not, the results of the call are
+    wrong, and it is made again. look: asks for the same look at the inputs of a later call, by an `Answer`, while the
+    parameters lie where they lay.
+    """
+
+    value: Value
+    so: Callable[[], bool]
+    look: Callable[[Any, Mapping[str, Tensor]], None]
+
+
+def certain(value: Value) -> Supposed[Value]:
+    """A value that supposes nothing."""
+    return Supposed(value, lambda: True, lambda answer, inputs: None)
+
+
+def answer() -> Any:
+    """Takes questions about values, and answers all of them at once."""
+    return importlib.import_module("neurocuda._C").Answer()
+
+
+def alone_on_gpu(inputs: Collection[Tensor]) -> bool:
+    """Whether a call runs on the compiled operators of a GPU, and nothing watches, which would see what was supposed of
+    one call for what holds of all.
+    """
+    return (
+        all(x.is_cuda for x in inputs)
+        and recordable(inputs)
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and not torch.cuda.is_current_stream_capturing()
+        and all(operators(device) is compiled for device in {x.device for x in inputs})
+    )
