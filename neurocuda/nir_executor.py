@@ -65,8 +65,8 @@ def load(
     integers, to the same bits (`Executor.certificate`, `Executor.schedule`).
 
     `ordered=True` sums every layer in the defined order, however large, from its spikes where they are few: the same
-    bits on every backend, in every chunk and batch, without a proof. On the CPU that is also faster than the library
-    where few neurons fire, and slower where many do (docs/exactness.md).
+    bits on every backend, in every chunk and batch, without a proof. That is also faster than the library where few
+    neurons fire, and slower where many do (docs/exactness.md).
 
     Raises `FileError`, `GraphError` (`ShapeError`, `AlgebraicLoopError`) or `ArgumentError`; warns with
     `NeuroCUDAWarning` of what is probably not meant.

@@ -92,7 +92,8 @@ class _NonSpiking(neuron.LIFNode):
     v_seq: Tensor
 
     def __init__(self, population: Neuron) -> None:
-        super().__init__(tau=1 / (1 - population.decay), decay_input=False, v_threshold=float("inf"), store_v_seq=True)
+        never = torch.finfo(torch.float32).max  # its kernels for GPUs want a finite one
+        super().__init__(tau=1 / (1 - population.decay), decay_input=False, v_threshold=never, store_v_seq=True)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.step_mode == "m":
