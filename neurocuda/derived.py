@@ -16,7 +16,7 @@ from neurocuda.supposed import Supposed, alone_on_gpu, answer, certain
 
 
 @dataclass(frozen=True)
-class Parameters:
+class From:
     """float64 parameters of neurons by node and field, float32 weights of layers that sum in the defined order."""
 
     neurons: Mapping[str, Mapping[str, Tensor]]
@@ -58,7 +58,7 @@ class Derived:
             return {name: coefficients(nodes[name], p, d) for name, p in neurons.items()}
         return coefficients_together(nodes, neurons, d)
 
-    def supposed(self, inputs: Collection[Tensor], parameters: Callable[[], Parameters]) -> Supposed[Kept | None]:
+    def supposed(self, inputs: Collection[Tensor], parameters: Callable[[], From]) -> Supposed[Kept | None]:
         """For a call on a GPU, supposing that no parameter changed since it was computed.
 
         Where one did, it is computed anew, and stays where it lies, as a graph may read it. None where nothing may be
@@ -89,7 +89,7 @@ class Derived:
 
         return Supposed(kept, so, lambda answer, inputs: answer.ask_same_bits(values, then))
 
-    def _computed(self, parameters: Parameters, device: torch.device) -> Kept:
+    def _computed(self, parameters: From, device: torch.device) -> Kept:
         neurons = {name: {f: t.detach() for f, t in p.items()} for name, p in parameters.neurons.items()}
         packed = {name: self._packed(name, weight.detach()) for name, weight in parameters.weights.items()}
         return Kept(self.coefficients(neurons, device), packed)

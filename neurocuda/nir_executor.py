@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import nir
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neurocuda.derived import Derived, Kept, Parameters
-from neurocuda.discretization import Discretization, delay_steps, neuron_parameters, problems
+from neurocuda import parameters
+from neurocuda.derived import Derived, From, Kept
+from neurocuda.discretization import Discretization, problems
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning, raise_problems
 from neurocuda.exactness import InputGrids, certify
-from neurocuda.graph import NEURONS, Graph, Node, align, from_nir
+from neurocuda.graph import NEURONS, Graph, from_nir
 from neurocuda.inputs import Signals, ask_finite, check_finite, check_inputs, check_out, quantities
 from neurocuda.integer_layers import IntegerLayers
 from neurocuda.io import read
@@ -34,8 +34,6 @@ from neurocuda.repeated import Repeated, repeat
 from neurocuda.schedule import schedule
 from neurocuda.stages import Chunk, run_chunk
 from neurocuda.state import State, check_state
-
-_WEIGHTS = ("weight", "bias", "scale")
 
 
 @dataclass(frozen=True)
@@ -133,40 +131,13 @@ class Executor(nn.Module):
         self.certificate = certify(graph, self.discretization, input_grid=input_grid)
         stages = schedule(graph, self.discretization)
         self.schedule: LoweredSchedule = lower(graph, stages, self.certificate, force, ordered)
-        self._exact: dict[tuple[str, str], str] = {}
-        self._weights: dict[tuple[str, str], str] = {}
-        self._delays: dict[str, str] = {}
-        self._delay_counts: dict[str, tuple[int, ...]] = {}
-        for node in graph.nodes.values():
-            self._register(node, frozenset(learn))
-        unknown = sorted(set(learn) - {field for _, field in self._exact})
-        if unknown:
-            known = sorted({field for _, field in self._exact})
-            raise ArgumentError(f"learn: expected neuron parameters of this graph {known}, found {unknown}")
+        self._names = parameters.register(self, graph, self.discretization, learn)
         self._entries = self._state_entries()
         self._integers = IntegerLayers(self.schedule, self.certificate, self._by_field())
         self._derived = Derived(graph, self.discretization)
         self._recorder = Recorder()
         self._graphs = CudaGraphs()
         self._repeated: Repeated | None = None
-
-    def _register(self, node: Node, learn: frozenset[str]) -> None:
-        prefix = node.name.replace("~", "~0").replace("/", "~1").replace(".", "/")
-        exact = node.type in NEURONS or node.type == "Threshold"
-        if node.type == "Delay":
-            self._delays[node.name] = f"{prefix}:steps"
-            steps = delay_steps(node, self.discretization)
-            self._delay_counts[node.name] = tuple(sorted(set(steps.flatten().tolist())))
-            self.register_buffer(f"{prefix}:steps", steps, persistent=False)
-        for field, value in neuron_parameters(node).items() if exact else ():
-            key = self._exact[node.name, field] = f"{prefix}:{field}"
-            if field in learn:
-                self.register_parameter(key, nn.Parameter(value))
-            else:
-                self.register_buffer(key, value)
-        for field in [name for name in _WEIGHTS if name in node.parameters]:
-            key = self._weights[node.name, field] = f"{prefix}:{field}"
-            self.register_parameter(key, nn.Parameter(_weight(node, field)))
 
     def forward(
         self, x: Signals, state: State | None = None, *, out: Signals | None = None
@@ -386,25 +357,19 @@ class Executor(nn.Module):
         """Move the parameters of neurons and the delays with the module, but never change their type."""
         self._repeated = None  # it holds the parameters where they lay
         move: Callable[..., nn.Module] = super()._apply
-        keep_types(self, [*self._exact.values(), *self._delays.values()], lambda: move(fn, recurse))
+        kept = [*self._names.exact.values(), *self._names.delays.values()]
+        keep_types(self, kept, lambda: move(fn, recurse))
         return self
 
     def parameter_name(self, node: str, field: str) -> str | None:
         """The name of the parameter or buffer that holds a field of a node; None if there is none of it."""
-        return self._weights.get((node, field), self._exact.get((node, field)))
+        return self._names.of(node, field)
 
     def _by_field(self) -> dict[tuple[str, str], Tensor]:
-        """The parameters and buffers of the nodes, by node and field."""
-        there = {**self._parameters, **self._buffers}  # faster than one attribute after the other
-        found = {}
-        for key, name in (*self._weights.items(), *self._exact.items()):
-            value = there.get(name)
-            found[key] = getattr(self, name) if value is None else value
-        return found
+        return parameters.by_field(self, self._names)
 
     def _sources(self) -> list[Tensor]:
-        """All parameters and buffers."""
-        return [t for t in (*self._parameters.values(), *self._buffers.values()) if t is not None]
+        return parameters.all_tensors(self)
 
     def _shapes(self, asked: list[tuple[str, str]]) -> list[tuple[int, ...]]:
         """The shapes of the outputs and of what is recorded, for one step of one sample."""
@@ -422,7 +387,7 @@ class Executor(nn.Module):
             if "tau_syn" in node.parameters:
                 shapes[f"{name}.i"] = node.input_shape
             if node.type == "Delay":
-                shapes[f"{name}.history"] = (self._delay_counts[name][-1], *node.input_shape)
+                shapes[f"{name}.history"] = (self._names.delay_counts[name][-1], *node.input_shape)
             if name in late_sources:
                 shapes[f"{name}.previous"] = node.output_shape
         return shapes
@@ -434,40 +399,27 @@ class Executor(nn.Module):
         zero = torch.zeros((), device=device)  # one for all: nothing is written into a state
         return State({name: zero.expand(batch, *shape) for name, shape in self._entries.items()})
 
-    def _neurons(self) -> dict[str, dict[str, Tensor]]:
-        """The parameters of the neurons, by node and field."""
-        neurons: dict[str, dict[str, Tensor]] = {}
-        for (name, field), key in self._exact.items():
-            if self.graph.nodes[name].type in NEURONS:
-                neurons.setdefault(name, {})[field] = getattr(self, key)
-        return neurons
-
-    def _derived_from(self) -> Parameters:
-        weights = {name: getattr(self, self._weights[name, "weight"]) for name in self.schedule.packed_layers}
-        return Parameters(self._neurons(), {name: w for name, w in weights.items() if w.dtype == torch.float32})
+    def _derived_from(self) -> From:
+        weights = {name: getattr(self, self._names.weights[name, "weight"]) for name in self.schedule.packed_layers}
+        exact = {name: weight for name, weight in weights.items() if weight.dtype == torch.float32}
+        return From(parameters.of_neurons(self, self._names, self.graph), exact)
 
     def _tensors(self, device: torch.device, kept: Kept | None = None) -> Tensors:
         """What the nodes compute with, from the parameters as they are now, but for what is kept."""
-        weights = {key: getattr(self, name).float() for key, name in self._weights.items()}
-        for (name, field), key in self._exact.items():
+        names = self._names
+        weights = {key: getattr(self, name).float() for key, name in names.weights.items()}
+        for (name, field), key in names.exact.items():
             if self.graph.nodes[name].type not in NEURONS:
                 weights[name, field] = getattr(self, key).float()
+        if kept is None:
+            neurons = parameters.of_neurons(self, names, self.graph)
+            kept = Kept(self._derived.coefficients(neurons, device), {})
         return Tensors(
             operators(device),
             weights,
-            self._derived.coefficients(self._neurons(), device) if kept is None else kept.coefficients,
-            {name: Delays(getattr(self, key), self._delay_counts[name]) for name, key in self._delays.items()},
+            kept.coefficients,
+            {name: Delays(getattr(self, key), names.delay_counts[name]) for name, key in names.delays.items()},
             self.discretization.spike_when,
             self.surrogate,
-            packed={} if kept is None else kept.packed,
+            packed=kept.packed,
         )
-
-
-def _weight(node: Node, field: str) -> Tensor:
-    """A weight as float32, a scale aligned with its signal."""
-    array = node.array(field)
-    if field == "scale":
-        array = align(array, len(node.input_shape))
-    if field == "bias" and array.size == 1:
-        array = array.reshape((1,) * (1 if "stride" in node.parameters else len(node.output_shape)))
-    return torch.from_numpy(array.astype(np.float32))
