@@ -1,0 +1,108 @@
+"""The last call on a GPU made again with other values, the CPU playing the GPU: when it is, and when it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from captured import captured
+from stateful import busy, drive, network
+from torch import Tensor
+
+import neurocuda
+from neurocuda import Executor, State, derived
+from neurocuda.ops import backends
+
+pytestmark = pytest.mark.skipif(
+    not backends.serves(backends.backends()["cpu"]), reason="no compiled operators, which do the asking"
+)
+
+
+class LookedAt(Exception):
+    """A call went the long way."""
+
+
+@pytest.fixture
+def again(monkeypatch: pytest.MonkeyPatch) -> Executor:
+    """A network that can only repeat its last call, which was from a state."""
+    monkeypatch.setattr(derived, "alone_on_gpu", lambda inputs: not torch.is_grad_enabled())
+    net = network(busy(), chunk=7)
+    captured(net, monkeypatch)
+    with torch.no_grad():
+        state = None
+        for _ in range(4):
+            _, state = net(drive(), state)
+
+    def run(*given: Any, **how: Any) -> None:
+        raise LookedAt
+
+    monkeypatch.setattr(net, "run", run)
+    return net
+
+
+def a_state(scale: float = 1.0) -> State:
+    with torch.no_grad():
+        _, state = network(busy(), chunk=7)(drive(seed=3))
+    return State({name: t * scale for name, t in state.tensors.items()})
+
+
+@torch.no_grad()
+def test_other_values_go_the_short_way(again: Executor) -> None:
+    for seed in range(3):
+        x, state = drive(seed=seed), a_state(1.0 + seed)
+        y, after = again(x, state)
+        owed, owed_state = network(busy(), chunk=7)(x, state)
+        assert torch.equal(y, owed), seed
+        assert after.tensors.keys() == owed_state.tensors.keys()
+        assert all(torch.equal(t, owed_state.tensors[name]) for name, t in after.tensors.items()), seed
+
+
+class Own(Tensor):
+    """A subclass, which may have operators of its own."""
+
+
+def _half(net: Executor) -> None:
+    key = next(iter(net._parameters))
+    parameter = net._parameters[key]
+    assert parameter is not None
+    parameter.data = parameter.data.half()
+
+
+OTHERWISE: dict[str, Callable[[Executor], object]] = {
+    "from rest": lambda net: net(drive()),
+    "fewer steps": lambda net: net(drive(steps=29), a_state()),
+    "another type": lambda net: net(drive().double().to(torch.float16), a_state()),
+    "other strides": lambda net: net(drive(batch=30, steps=5).transpose(0, 1), a_state()),
+    "not finite": lambda net: net(drive() * torch.inf, a_state()),
+    "a dict": lambda net: net({"in": drive()}, a_state()),
+    "another state": lambda net: net(drive(), State({**a_state().tensors, "more": drive()})),
+    "less state": lambda net: net(drive(), State(dict([*a_state().tensors.items()][1:]))),
+    "memory for it": lambda net: net(drive(), a_state(), out=torch.empty(30, 5, 4)),
+    "a subclass": lambda net: net(drive().as_subclass(Own), a_state()),
+    "an edit": lambda net: (net.state_dict()["a:tau_mem"].mul_(2), net(drive(), a_state())),
+    "a weight elsewhere": lambda net: (net.load_state_dict(network(busy()).state_dict(), assign=True),
+                                       net(drive(), a_state())),
+    "a narrower weight": lambda net: (_half(net), net(drive(), a_state())),
+    "moved": lambda net: net.to("cpu")(drive(), a_state()),
+    "no graphs": lambda net: (setattr(net, "cuda_graph", False), net(drive(), a_state())),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_everything_else_goes_the_long_way(again: Executor, name: str) -> None:
+    with torch.no_grad(), pytest.raises(LookedAt):
+        OTHERWISE[name](again)
+
+
+def test_so_does_what_others_watch(again: Executor) -> None:
+    x, state = drive(), a_state()
+    with pytest.raises(LookedAt):
+        again(x, state)  # gradients
+    with torch.no_grad():
+        with pytest.raises(LookedAt), neurocuda.use_backend("reference"):
+            again(x, state)
+        with pytest.raises(LookedAt), torch.autocast("cpu", dtype=torch.bfloat16):
+            again(x, state)
+        again(x, state)
