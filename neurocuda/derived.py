@@ -12,11 +12,11 @@ from torch import Tensor
 from neurocuda.discretization import Discretization, coefficients, coefficients_together
 from neurocuda.graph import Graph
 from neurocuda.ops import NeuronCoefficients, compiled
-from neurocuda.supposed import Supposed, alone_on_gpu, answer, certain
+from neurocuda.supposed import Supposed, alone_on, certain
 
 
 @dataclass(frozen=True)
-class From:
+class Origins:
     """float64 parameters of neurons by node and field, float32 weights of layers that sum in the defined order."""
 
     neurons: Mapping[str, Mapping[str, Tensor]]
@@ -58,13 +58,13 @@ class Derived:
             return {name: coefficients(nodes[name], p, d) for name, p in neurons.items()}
         return coefficients_together(nodes, neurons, d)
 
-    def supposed(self, inputs: Collection[Tensor], parameters: Callable[[], From]) -> Supposed[Kept | None]:
+    def supposed(self, inputs: Collection[Tensor], parameters: Callable[[], Origins]) -> Supposed[Kept | None]:
         """For a call on a GPU, supposing that no parameter changed since it was computed.
 
         Where one did, it is computed anew, and stays where it lies, as a graph may read it. None where nothing may be
         kept: on a CPU, and where something watches.
         """
-        if not alone_on_gpu(inputs):
+        if not alone_on("cuda", inputs):
             return certain(None)
         device = next(iter(inputs)).device
         now = parameters()
@@ -73,7 +73,7 @@ class Derived:
             self._there = device, self._computed(now, device), [t.clone() for t in values]
             _finish(device)
         _, kept, then = self._there
-        same = answer()
+        same = compiled.answer()
         same.ask_same_bits(values, then)
 
         def so() -> bool:
@@ -89,18 +89,16 @@ class Derived:
 
         return Supposed(kept, so, lambda answer, inputs: answer.ask_same_bits(values, then))
 
-    def _computed(self, parameters: From, device: torch.device) -> Kept:
+    def _computed(self, parameters: Origins, device: torch.device) -> Kept:
         neurons = {name: {f: t.detach() for f, t in p.items()} for name, p in parameters.neurons.items()}
         packed = {name: self._packed(name, weight.detach()) for name, weight in parameters.weights.items()}
         return Kept(self.coefficients(neurons, device), packed)
 
     def _packed(self, name: str, weight: Tensor) -> Tensor:
         node = self._graph.nodes[name]
-        return (
-            compiled.pack_conv(weight, node.number("groups"))
-            if "groups" in node.parameters
-            else compiled.pack_linear(weight)
-        )
+        if "groups" in node.parameters:
+            return compiled.pack_conv(weight, node.number("groups"))
+        return compiled.pack_linear(weight)
 
 
 def _finish(device: torch.device) -> None:

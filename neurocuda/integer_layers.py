@@ -14,10 +14,8 @@ from torch import Tensor
 from neurocuda.certificate import Certificate
 from neurocuda.lowering import LoweredNode, LoweredSchedule
 from neurocuda.ops import compiled, integer
-from neurocuda.ops.backends import operators
 from neurocuda.ops.integer import IntegerWeight
-from neurocuda.ops.recording import recordable
-from neurocuda.supposed import Supposed, alone_on_gpu, answer, certain
+from neurocuda.supposed import Supposed, alone_on, certain
 
 Parameters = Mapping[tuple[str, str], Tensor]
 """By node and field."""
@@ -89,7 +87,7 @@ class IntegerLayers:
             same.ask_same_bits(now, then)
             integer.ask_on_grid(on_grid, [(inputs[name], grid.step, grid.low, grid.high) for name, grid in grids])
 
-        same, on_grid = answer(), answer()
+        same, on_grid = compiled.answer(), compiled.answer()
         look(same, on_grid, inputs)
 
         def so() -> bool:
@@ -150,14 +148,4 @@ def _inputs(entry: LoweredNode) -> frozenset[str]:
 
 
 def _serves(inputs: Collection[Tensor], device: str) -> bool:
-    """Whether the call is on such a device, and nothing watches, which would see the choice of one for that of all."""
-    if not integer.gains(device):
-        return False
-    if device == "cuda":
-        return alone_on_gpu(inputs)
-    return (
-        recordable(inputs)
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        and all(x.is_cpu for x in inputs)
-        and operators(next(iter(inputs)).device) is compiled
-    )
+    return integer.gains(device) and alone_on(device, inputs)

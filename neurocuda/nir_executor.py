@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from neurocuda import parameters
-from neurocuda.derived import Derived, From, Kept
+from neurocuda.derived import Derived, Kept, Origins
 from neurocuda.discretization import Discretization, problems
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning, raise_problems
 from neurocuda.exactness import InputGrids, certify
@@ -197,17 +197,12 @@ class Executor(nn.Module):
             finite = ask_finite(inputs) if graph or first.is_cuda else None
             integers = self._integers.supposed(inputs, self._by_field)
             kept = self._derived.supposed(given, self._derived_from)
-            function = partial(
-                self._whole,
-                asked,
-                integers=integers.value,
-                kept=kept.value,
-                checked=finite is not None,
-            )
+            checked = finite is not None
+            function = partial(self._whole, asked, integers=integers.value, kept=kept.value, checked=checked)
             key = (*asked, *(integers.value or ()), kept.value is None)
             # One operator needs no graph, and so no copies, unless its coefficients are computed beside it.
-            graph = graph and (self.schedule.layered or kept.value is None)
-            if graph:
+            direct = graph and not self.schedule.layered and kept.value is not None
+            if graph and not direct:
                 results = self._graphs.run(key, function, given, self._sources(), targets)
             else:
                 results = into(function(given), targets)
@@ -215,8 +210,9 @@ class Executor(nn.Module):
                 finite()
             if all([integers.so(), kept.so()]):
                 break
-        if not asked and len(inputs) == len(self.graph.outputs) == 1 and operators(first.device) is compiled:
-            again = self._graphs.captured(key, given) if graph else None if kept.value is None else function
+        one = not asked and len(inputs) == len(self.graph.outputs) == 1
+        if graph and one and operators(first.device) is compiled:
+            again = function if direct else self._graphs.captured(key, given)
             if again is not None:
                 kind = kind_of_call(given, self._sources())
                 self._repeated = Repeated(kind, again, (integers.look, kept.look))
@@ -399,10 +395,10 @@ class Executor(nn.Module):
         zero = torch.zeros((), device=device)  # one for all: nothing is written into a state
         return State({name: zero.expand(batch, *shape) for name, shape in self._entries.items()})
 
-    def _derived_from(self) -> From:
+    def _derived_from(self) -> Origins:
         weights = {name: getattr(self, self._names.weights[name, "weight"]) for name in self.schedule.packed_layers}
         exact = {name: weight for name, weight in weights.items() if weight.dtype == torch.float32}
-        return From(parameters.of_neurons(self, self._names, self.graph), exact)
+        return Origins(parameters.of_neurons(self, self._names, self.graph), exact)
 
     def _tensors(self, device: torch.device, kept: Kept | None = None) -> Tensors:
         """What the nodes compute with, from the parameters as they are now, but for what is kept."""

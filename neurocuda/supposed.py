@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -36,19 +35,14 @@ def certain(value: Value) -> Supposed[Value]:
     return Supposed(value, lambda: True, lambda answer, inputs: None)
 
 
-def answer() -> Any:
-    """Takes questions about values, and answers all of them at once."""
-    return importlib.import_module("neurocuda._C").Answer()
-
-
-def alone_on_gpu(inputs: Collection[Tensor]) -> bool:
-    """Whether a call runs on the compiled operators of a GPU, and nothing watches, which would see what was supposed of
-    one call for what holds of all.
+def alone_on(device: str, inputs: Collection[Tensor]) -> bool:
+    """Whether a call runs on the compiled operators of a "cpu" or "cuda" device, and nothing watches, which would see
+    what was supposed of one call, or chosen for it, for what holds of all.
     """
     return (
-        all(x.is_cuda for x in inputs)
+        all(x.device.type == device for x in inputs)
         and recordable(inputs)
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        and not torch.cuda.is_current_stream_capturing()
-        and all(operators(device) is compiled for device in {x.device for x in inputs})
+        and not (device == "cuda" and torch.cuda.is_current_stream_capturing())
+        and all(operators(place) is compiled for place in {x.device for x in inputs})
     )

@@ -27,7 +27,7 @@ class LookedAt(Exception):
 @pytest.fixture
 def again(monkeypatch: pytest.MonkeyPatch) -> Executor:
     """A network that can only repeat its last call, which was from a state."""
-    monkeypatch.setattr(derived, "alone_on_gpu", lambda inputs: not torch.is_grad_enabled())
+    monkeypatch.setattr(derived, "alone_on", lambda device, inputs: not torch.is_grad_enabled())
     net = network(busy(), chunk=7)
     captured(net, monkeypatch)
     with torch.no_grad():
@@ -94,6 +94,19 @@ OTHERWISE: dict[str, Callable[[Executor], object]] = {
 def test_everything_else_goes_the_long_way(again: Executor, name: str) -> None:
     with torch.no_grad(), pytest.raises(LookedAt):
         OTHERWISE[name](again)
+
+
+@torch.no_grad()
+def test_graphs_come_back_where_they_were_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(derived, "alone_on", lambda device, inputs: True)
+    net = network(busy(), chunk=7)
+    device = captured(net, monkeypatch)
+    for graphs, replays in ((False, 0), (True, 1)):
+        net.cuda_graph = graphs
+        for _ in range(3):
+            owed, _ = net(drive())
+        assert device.replays == replays + graphs
+    assert torch.equal(net(drive())[0], owed)
 
 
 def test_so_does_what_others_watch(again: Executor) -> None:

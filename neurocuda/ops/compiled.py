@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,10 +26,15 @@ def all_finite(x: Tensor) -> bool:
 
 def ask_finite(signals: Sequence[Tensor]) -> Callable[[], bool]:
     """As `reference.ask_finite`; a GPU looks while more is launched, and the answer waits for that look alone."""
-    answer = importlib.import_module("neurocuda._C").Answer()
-    answer.ask_finite(list(signals))
-    wait: Callable[[], bool] = answer.wait
+    asked = answer()
+    asked.ask_finite(list(signals))
+    wait: Callable[[], bool] = asked.wait
     return wait
+
+
+def answer() -> Any:
+    """Takes questions about values, and answers all of them at once."""
+    return importlib.import_module("neurocuda._C").Answer()
 
 
 def empty(sizes: Sequence[int], device: torch.device) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import _disable_current_modes
 
+from neurocuda.ops import compiled
 from neurocuda.ops.backends import backends, serves
 
 _MOST_SHAPES = 16
@@ -68,9 +69,9 @@ def same(weights: Sequence[Tensor], integers: Sequence[IntegerWeight]) -> bool:
 
 def on_grid(x: Tensor, step: float, low: float, high: float) -> bool:
     """Whether all values of x are multiples of `step`, a power of two, from low to high."""
-    answer = importlib.import_module("neurocuda._C").Answer()
-    ask_on_grid(answer, [(x, step, low, high)])
-    result: bool = answer.wait()
+    asked = compiled.answer()
+    ask_on_grid(asked, [(x, step, low, high)])
+    result: bool = asked.wait()
     return result
 
 
