@@ -158,6 +158,34 @@ def test_repeated_work_takes_nothing_more_from_the_system(work: Callable[[], Any
     assert memory() == before
 
 
+def layers(sizes: list[int], scale: int) -> None:
+    """What stands between the layers of a network, of sizes that come with the batch."""
+    before = compiled.empty([scale * sizes[0] * 5_000], CPU)
+    for size in sizes[1:]:
+        before = compiled.empty([scale * size * 5_000], CPU)
+    del before
+
+
+SIZES = {
+    "whole": [([34, 21, 8, 55], 4)],
+    "after half": [([3, 13, 8, 55], 4), ([3, 13, 8, 55], 2)],
+    "in turns": [([34, 3, 55], 4), ([8, 8, 21], 4)],
+}
+"""Of which the first alone, all in turns, or after the others."""
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_work_of_several_sizes_takes_nothing_more_from_the_system(kind: str) -> None:
+    first, *others = [lambda sizes=sizes, scale=scale: layers(sizes, scale) for sizes, scale in SIZES[kind]]
+    turns = [first, *others] if kind == "in turns" else [first]
+    for work in (first, *others, *others, *(turns * 30)):
+        work()
+    taken = memory()["taken"]
+    for work in turns * 20:
+        work()
+    assert memory()["taken"] == taken
+
+
 def test_small_results_that_are_kept_do_not_hold_large_blocks() -> None:
     kept, large = [], 40 * MIB
     for _ in range(30):
@@ -205,7 +233,7 @@ def test_the_bound_holds_for_requests_of_any_sizes() -> None:
         peak = max(peak, sum(tensor.nbytes for tensor in held))
         found = memory()
         assert found["in_use"] >= sum(tensor.nbytes for tensor in held)
-        assert found["in_use"] + found["free"] <= 1.5 * peak * 17 / 16
+        assert found["in_use"] + found["free"] <= 2 * peak * 17 / 16
     spans = sorted((tensor.data_ptr(), tensor.nbytes) for tensor in held)
     assert all(a + size <= b for (a, size), (b, _) in itertools.pairwise(spans))
     held.clear()

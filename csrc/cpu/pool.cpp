@@ -12,6 +12,9 @@
 namespace neurocuda::cpu {
 namespace {
 
+// How often something is given back and taken again before there is room for both.
+constexpr std::size_t kTimes = 16;
+
 // From the system itself, not from malloc, which may keep what is given back.
 void* system_take(std::size_t size) {
 #ifdef NEUROCUDA_MMAP
@@ -56,11 +59,14 @@ Block* Pool::take(std::size_t bytes, bool& fresh) {
   const std::size_t asked = rounded(bytes);
   const std::lock_guard<std::mutex> lock(mutex_);
   const std::size_t peak = std::max(peak_, asked_ + asked);
+  const std::size_t slack = std::min(peak / 2 + grown_, peak);
   const auto found = free_blocks_.lower_bound(asked);
-  fresh = found == free_blocks_.end() || in_use_ + found->first - (asked_ + asked) > peak / 2;
+  const bool fits = found != free_blocks_.end();
+  fresh = !fits || in_use_ + found->first - (asked_ + asked) > slack;
   Block* block;
   if (fresh) {
-    shrink(std::max(peak + peak / 2, asked) - asked);
+    const bool gone = shrink(peak + slack - asked);
+    if (gone || fits) grown_ = std::min(grown_ + asked / kTimes, peak);
     block = from_system(asked);
     if (block == nullptr) return nullptr;
   } else {
@@ -80,6 +86,7 @@ void Pool::give(Block* block) {
   in_use_ -= block->size;
   asked_ -= block->asked;
   free_ += block->size;
+  block->given = ++given_;
   free_blocks_.emplace(block->size, block);
 }
 
@@ -92,6 +99,7 @@ void Pool::release() {
   const std::lock_guard<std::mutex> lock(mutex_);
   shrink(0);
   peak_ = asked_;
+  grown_ = 0;
 }
 
 Block* Pool::from_system(std::size_t size) {
@@ -102,18 +110,22 @@ Block* Pool::from_system(std::size_t size) {
   }
   if (data == nullptr) return nullptr;
   ++taken_;
-  return new Block{data, size, 0};
+  return new Block{data, size, 0, 0};
 }
 
-void Pool::shrink(std::size_t most) {
+bool Pool::shrink(std::size_t most) {
+  const std::size_t before = free_;
   while (!free_blocks_.empty() && in_use_ + free_ > most) {
-    const auto smallest = free_blocks_.begin();
-    Block* const block = smallest->second;
+    const auto oldest = std::min_element(free_blocks_.begin(), free_blocks_.end(), [](auto& a, auto& b) {
+      return a.second->given < b.second->given;
+    });
+    Block* const block = oldest->second;
     free_ -= block->size;
     system_give(block->data, block->size);
-    free_blocks_.erase(smallest);
+    free_blocks_.erase(oldest);
     delete block;
   }
+  return free_ < before;
 }
 
 }  // namespace neurocuda::cpu

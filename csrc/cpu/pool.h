@@ -1,10 +1,13 @@
 // A pool of memory blocks for results: to take memory from the system costs more than to fill it.
 //
 // A request takes the smallest free block that is large enough, as long as what all blocks in use have beyond
-// what was asked stays within half of the peak, the most that was asked for and in use at one time. Otherwise
-// it takes a new block from the system, after giving free ones back, smallest first, until the pool holds, in
-// use and free together, at most one and a half times the peak. The bound holds always; a pool without the
-// half would give back and take again, call after call, where sizes change within one.
+// what was asked stays within the slack. Otherwise it takes a new block from the system, after giving free ones
+// back until the pool holds, in use and free together, at most the slack more than the peak, which is the most
+// that was asked for and in use at one time. Those go first that were free for the longest time: what a call
+// needs again is younger than what another kind of call has left.
+//
+// The slack is half of the peak. Calls whose sizes do not fit together in that would give back and take again,
+// each time; so it grows by a part of what is taken in place of what was there, to the whole peak.
 #pragma once
 
 #include <cstddef>
@@ -18,6 +21,7 @@ struct Block {
   void* data;
   std::size_t size;   // a multiple of kPage
   std::size_t asked;  // rounded up, as requests of nearly one size share blocks
+  std::int64_t given;  // when it was given last
 };
 
 struct PoolUse {
@@ -36,7 +40,7 @@ class Pool {
   void give(Block* block);
 
   PoolUse use();
-  // Gives all free blocks back to the system, and forgets the peak.
+  // Gives all free blocks back to the system, and forgets the peak and the slack.
   void release();
 
   static constexpr std::size_t kPage = 4096;
@@ -44,13 +48,14 @@ class Pool {
  private:
   Pool();
   Block* from_system(std::size_t size);
-  void shrink(std::size_t most);  // gives back free blocks until the pool holds at most that much
+  bool shrink(std::size_t most);  // gives back free blocks until the pool holds at most that much; if any
 
   std::mutex mutex_;
   std::multimap<std::size_t, Block*> free_blocks_;
   std::size_t in_use_ = 0, free_ = 0;  // bytes of blocks
   std::size_t asked_ = 0, peak_ = 0;   // bytes asked for that are in use; their maximum
-  std::int64_t taken_ = 0;
+  std::size_t grown_ = 0;              // the slack beyond half of the peak
+  std::int64_t taken_ = 0, given_ = 0;
 };
 
 }  // namespace neurocuda::cpu
