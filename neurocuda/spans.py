@@ -14,7 +14,7 @@ from neurocuda.graph import Node
 from neurocuda.lowering import BY_LIBRARY, LoweredSchedule, LoweredStage
 
 PIECE = 2**19
-"""Values of the largest signal of a piece, where that is more than a step: 2 MiB, a second-level cache."""
+"""A thread's values of the largest signal of a piece, where that is more than a step: 2 MiB, a second-level cache."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,10 @@ class Span:
     steps: int
 
 
-def spans(lowered: LoweredSchedule, batch: int, steps: int, fused: Collection[int] = frozenset()) -> tuple[Span, ...]:
-    """The stages of a chunk of `steps` steps of `batch` samples, span by span.
+def spans(
+    lowered: LoweredSchedule, batch: int, steps: int, threads: int = 1, fused: Collection[int] = frozenset()
+) -> tuple[Span, ...]:
+    """The stages of a chunk of `steps` steps of `batch` samples, span by span, where so many threads share each stage.
 
     `fused` are the numbers of cycles that run as one operator, which carries its state from piece to piece.
     """
@@ -39,7 +41,7 @@ def spans(lowered: LoweredSchedule, batch: int, steps: int, fused: Collection[in
     for number, stage in enumerate(lowered.stages):
         step_by_step = stage.cyclic and number not in fused
         whole = step_by_step or any(entry.node.name in late for entry in stage.nodes)
-        wanted = steps if whole else _piece(stage, batch, steps)
+        wanted = steps if whole else _piece(stage, batch, steps, threads)
         joined = min(wanted, found[-1].steps) if found else wanted
         if found and found[-1].steps < steps and not whole and _frames_wanted(stage) <= joined * batch:
             found[-1] = Span(range(found[-1].stages.start, number + 1), joined)
@@ -51,10 +53,10 @@ def spans(lowered: LoweredSchedule, batch: int, steps: int, fused: Collection[in
     return tuple(found)
 
 
-def _piece(stage: LoweredStage, batch: int, steps: int) -> int:
-    """The steps over which no signal of the stage has more than PIECE values; at least one."""
+def _piece(stage: LoweredStage, batch: int, steps: int, threads: int) -> int:
+    """The steps over which no signal of the stage has more than PIECE values for a thread; at least one."""
     values = max(max(math.prod(n.input_shape), math.prod(n.output_shape)) for n in _nodes(stage)) * batch
-    return min(steps, max(1, PIECE // max(1, values)))
+    return min(steps, max(1, PIECE * threads // max(1, values)))
 
 
 def _frames_wanted(stage: LoweredStage) -> float:

@@ -58,7 +58,8 @@ def run_chunk(lowered: LoweredSchedule, tensors: Tensors, inputs: Mapping[str, T
     cut = chunk.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
     whole = (Span(range(len(lowered.stages)), chunk.steps),)
     fused = {n for n, stage in enumerate(lowered.stages) if stage.soft_reset and _is_enough(stage.soft_reset, chunk)}
-    for span in spans(lowered, chunk.batch, chunk.steps, fused) if cut else whole:
+    pieces = spans(lowered, chunk.batch, chunk.steps, torch.get_num_threads(), fused) if cut else whole
+    for span in pieces:
         if span.steps < chunk.steps:
             _run_pieces(lowered, span, tensors, inputs, chunk)
         else:

@@ -39,14 +39,15 @@ def test_spans_cover_every_stage_once_and_in_order(case: Case, piece: int, batch
 
 def test_a_resnet_runs_wide_layers_in_pieces_and_heavy_ones_whole() -> None:
     lowered = neurocuda.load(nir_graph(weights()), Discretization(dt=DT)).schedule
-    by_node = {
-        entry.node.name: span.steps
-        for span in spans.spans(lowered, 4, 8)
-        for number in span.stages
-        for entry in lowered.stages[number].nodes
-    }
-    assert by_node["layer1.0.conv1"] == by_node["layer1.1.if2"] == spans.PIECE // (4 * 64 * 32 * 32)
-    assert by_node["layer4.0.conv1"] == by_node["layer4.1.if2"] == 8
+
+    def by_node(threads: int) -> dict[str, int]:
+        found = spans.spans(lowered, 4, 8, threads)
+        return {e.node.name: span.steps for span in found for n in span.stages for e in lowered.stages[n].nodes}
+
+    one, two = by_node(1), by_node(2)
+    assert one["layer1.0.conv1"] == one["layer1.1.if2"] == spans.PIECE // (4 * 64 * 32 * 32)
+    assert one["layer4.0.conv1"] == one["layer4.1.if2"] == 8
+    assert two["layer1.0.conv1"] == 2 * one["layer1.0.conv1"], "each thread has its part of a piece in its cache"
     big = spans.spans(lowered, 512, 8)
     assert {span.steps for span in big} == {1}, "with many samples, a step has frames enough for every layer"
 
