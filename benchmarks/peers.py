@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks import frameworks, machine, memory, plot, results
+from benchmarks import cores, frameworks, machine, memory, plot, results
 from benchmarks.agreement import Truth, verdict
 from benchmarks.problem import Candidate, Problem, Runner
 from benchmarks.results import Result
@@ -48,8 +48,12 @@ def main() -> None:
         peaks = {p.row: _peaks(console, p, candidates[p.row], arguments) for p in problems}
         torch.set_num_threads(arguments.threads)
         every: list[Result] = []
+        crossings: list[str] = []
         for problem in problems:
             there = candidates[problem.row]
+            if arguments.threads > 1:
+                crossings.append(f"{problem.row} {cores.crossing():.2f}")
+                console.print(f"a pass over what another core wrote, in passes over its own: {crossings[-1]}")
             if arguments.threads > 1 and not problem.one_call_a_step:
                 scaled = (c for c in there if c.name == "neurocuda" or c.kind == "floor")
                 there = [*there, *(_on_one_thread(c, arguments.threads) for c in scaled)]
@@ -59,7 +63,7 @@ def main() -> None:
             results.show(console, [*found, *left_out], heading, _summary(problem, found))
     every += left_out
     if arguments.output:
-        results.write(arguments.output, every, described)
+        results.write(arguments.output, every, {**described, "crossing": ", ".join(crossings)})
         console.print(f"{arguments.output} and {plot.draw(arguments.output)} written")
 
 

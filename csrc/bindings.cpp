@@ -9,10 +9,12 @@
 #include <tuple>
 #include <vector>
 
+#include "captured.h"
 #include "cpu/pool.h"
 #include "kinds.h"
 #include "ops/integer_conv.h"
 #include "program.h"
+#include "repeated.h"
 #include "replay.h"
 #include "values.h"
 
@@ -80,6 +82,23 @@ void add(neurocuda::Program& program, const std::string& name, const std::string
     }
   }
   program.add(std::move(call));
+}
+
+// A program or a captured graph, which need no code of Python, or a function of it.
+neurocuda::Repeated::Run run_of(const py::object& run) {
+  using Tensors = std::vector<at::Tensor>;
+  if (py::isinstance<neurocuda::Captured>(run)) {
+    return [run, &captured = run.cast<const neurocuda::Captured&>()](Tensors&& given) {
+      return captured(given);
+    };
+  }
+  if (!py::isinstance<neurocuda::Program>(run)) {
+    return [run](Tensors&& given) { return run(std::move(given)).cast<Tensors>(); };
+  }
+  return [program = run.cast<std::shared_ptr<neurocuda::Program>>()](Tensors&& given) {
+    const py::gil_scoped_release others_may_run;
+    return program->run(std::move(given)).value();
+  };
 }
 
 }  // namespace
@@ -178,4 +197,25 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
                                  {std::move(sources), std::move(now), std::move(then)});
       }))
       .def("__call__", &neurocuda::Replay::operator());
+
+  using neurocuda::Captured;
+  py::class_<Captured>(m, "Captured", "A CUDA graph that is replayed without Python code.")
+      .def(py::init([](std::vector<at::Tensor> inputs, std::vector<at::Tensor> results, py::function current,
+                       std::int64_t stream, py::function replay, py::function done, py::object lock) {
+        return Captured(std::move(inputs), std::move(results),
+                        {std::move(current), stream, std::move(replay), std::move(done), std::move(lock)});
+      }))
+      .def("__call__", &Captured::operator());
+
+  using neurocuda::Repeated;
+  py::class_<Repeated>(m, "Repeated",
+                       "A call on a GPU, made again in one call if it is the same kind of call.")
+      .def(py::init([](const py::bytes& kind, std::vector<py::str> names, std::vector<at::Tensor> now,
+                       std::vector<at::Tensor> then,
+                       const std::vector<std::tuple<double, double, double>>& grids, const py::object& run) {
+        neurocuda::Looks looks{std::move(now), std::move(then), {}};
+        for (const auto& [step, low, high] : grids) looks.grids.push_back({step, low, high});
+        return Repeated(kind, std::move(names), std::move(looks), run_of(run));
+      }))
+      .def("__call__", &Repeated::operator());
 }

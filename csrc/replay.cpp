@@ -1,27 +1,17 @@
 #include "replay.h"
 
-#include <ATen/autocast_mode.h>
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/zeros.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
-#include <torch/csrc/autograd/python_variable.h>
 
 #include <algorithm>
 #include <utility>
 
+#include "from_python.h"
 #include "values.h"
 
 namespace py = pybind11;
 
 namespace neurocuda {
 namespace {
-
-// Whether nothing watches the operators: neither autograd nor autocast, a mode or a transform of functions.
-bool alone() {
-  const c10::DispatchKeySet usual({c10::DispatchKey::BackendSelect, c10::DispatchKey::ADInplaceOrView});
-  return !at::GradMode::is_enabled() && !at::autocast::is_autocast_enabled(at::kCPU) &&
-         (c10::impl::tls_local_dispatch_key_set().included_ - usual).empty();
-}
 
 // Moves `at` past the tensors of a dictionary, if they are the expected ones.
 bool same_objects(const py::dict& found, const std::vector<py::object>& expected, std::size_t& at) {
@@ -32,13 +22,6 @@ bool same_objects(const py::dict& found, const std::vector<py::object>& expected
     ++at;
   }
   return true;
-}
-
-// A plain tensor: subclasses may have an operator of their own.
-bool take(PyObject* object, const Kind& kind, std::vector<at::Tensor>& to) {
-  if (!THPVariable_CheckExact(object)) return false;
-  to.push_back(THPVariable_Unpack(object));
-  return kind.fits(to.back());
 }
 
 }  // namespace
@@ -69,25 +52,22 @@ bool Replay::take_state(const py::object& state, std::vector<at::Tensor>& to) co
           std::all_of(kind->strides.begin(), kind->strides.end(), [](auto s) { return s == 0; });
       to.push_back(at_rest ? at::zeros({}, kind->type).expand(kind->sizes)
                            : at::zeros(kind->sizes, kind->type));
-      if (!kind->fits(to.back())) return false;
     }
-    return true;
+    return fit(to);
   }
-  if (!PyDict_Check(state.ptr()) || PyDict_Size(state.ptr()) != Py_ssize_t(names_.size())) return false;
-  PyObject *key, *value;
-  std::size_t at = 0;
-  for (Py_ssize_t place = 0; PyDict_Next(state.ptr(), &place, &key, &value); ++at) {
-    if (key != names_[at].ptr() && !py::handle(key).equal(names_[at])) return false;
-    if (!take(value, kinds_[at + 1], to)) return false;
-  }
-  return true;
+  return neurocuda::take(state.ptr(), names_, to) && fit(to);
+}
+
+bool Replay::fit(const std::vector<at::Tensor>& inputs) const {
+  return std::equal(kinds_.begin(), kinds_.end(), inputs.begin(), inputs.end(),
+                    [](const Kind& kind, const at::Tensor& input) { return kind.fits(input); });
 }
 
 py::object Replay::operator()(py::handle signal, const py::object& state, const py::dict& parameters,
                               const py::dict& buffers) const {
   std::vector<at::Tensor> inputs;
   inputs.reserve(kinds_.size());
-  if (!alone() || !take(signal.ptr(), kinds_[0], inputs) || !take_state(state, inputs)) return py::none();
+  if (!alone(at::kCPU) || !take(signal.ptr(), inputs) || !take_state(state, inputs)) return py::none();
   std::size_t source = 0;
   if (!same_objects(parameters, basis_.sources, source) || !same_objects(buffers, basis_.sources, source) ||
       source != basis_.sources.size()) {
@@ -99,13 +79,7 @@ py::object Replay::operator()(py::handle signal, const py::object& state, const 
     if (same_bits(basis_.now, basis_.then)) made = program_->run(std::move(inputs));
   }
   if (!made) return py::none();
-  std::vector<at::Tensor>& results = *made;
-  py::dict after;
-  for (std::size_t name = 0; name < names_.size(); ++name) {
-    after[names_[name]] = py::reinterpret_steal<py::object>(THPVariable_Wrap(std::move(results[name + 1])));
-  }
-  auto output = py::reinterpret_steal<py::object>(THPVariable_Wrap(std::move(results[0])));
-  return py::make_tuple(std::move(output), std::move(after));
+  return output_and_state(std::move(*made), names_);
 }
 
 }  // namespace neurocuda

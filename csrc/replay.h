@@ -42,7 +42,9 @@ class Replay {
                               const pybind11::dict& parameters, const pybind11::dict& buffers) const;
 
  private:
+  // Appends the state to the signal; whether all are of the kinds that the program takes.
   bool take_state(const pybind11::object& state, std::vector<at::Tensor>& to) const;
+  bool fit(const std::vector<at::Tensor>& inputs) const;
 
   std::shared_ptr<const Program> program_;
   std::vector<Kind> kinds_;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <mutex>
 #include <utility>
 
 #include "cpu/denormals.h"
@@ -46,6 +47,35 @@ bool same_on_cpu(const char* left, const char* right, std::int64_t bytes) {
   return same;
 }
 
+// Numbers that GPUs write to and nobody uses, zero: memory of that kind takes long to come by.
+class Flags {
+ public:
+  static Flags& of(bool pinned) {
+    static auto* const flags = new Flags[2];  // never destroyed: no GPU may be there at the end
+    return flags[pinned ? 1 : 0];
+  }
+  at::Tensor take(bool pinned) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (!free_.empty()) {
+        at::Tensor flag = std::move(free_.back());
+        free_.pop_back();
+        return flag;
+      }
+    }
+    return at::zeros({1}, at::TensorOptions().dtype(at::kInt).pinned_memory(pinned));
+  }
+  void give(at::Tensor flag) {
+    *flag.mutable_data_ptr<int>() = 0;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    free_.push_back(std::move(flag));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<at::Tensor> free_;
+};
+
 }  // namespace
 
 Answer::Answer(Answer&& other) noexcept = default;
@@ -59,7 +89,8 @@ Answer::~Answer() {
 
 int* Answer::no(const at::Tensor& like) {
   if (!no_.defined()) {
-    no_ = at::zeros({1}, at::TensorOptions().dtype(at::kInt).pinned_memory(like.is_cuda()));
+    pinned_ = like.is_cuda();
+    no_ = Flags::of(pinned_).take(pinned_);
   }
   return no_.mutable_data_ptr<int>();
 }
@@ -80,6 +111,7 @@ bool Answer::wait() {
 #endif
   if (no_.defined()) {
     yes_ = yes_ && *no_.const_data_ptr<int>() == 0;
+    Flags::of(pinned_).give(std::move(no_));
     no_.reset();
   }
   return yes_;

@@ -40,7 +40,7 @@ class Answer {
   int* no(const at::Tensor& like);
   void asked(const at::Tensor& like);
 
-  bool yes_ = true;
+  bool yes_ = true, pinned_ = false;
   at::Tensor no_;  // one number in memory of the CPU that GPUs write to; undefined where none was asked
 #if defined(NEUROCUDA_WITH_CUDA)
   std::vector<c10::Event> asked_;  // on each GPU

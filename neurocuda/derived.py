@@ -12,7 +12,7 @@ from torch import Tensor
 from neurocuda.discretization import Discretization, coefficients, coefficients_together
 from neurocuda.graph import Graph
 from neurocuda.ops import NeuronCoefficients, compiled
-from neurocuda.supposed import Supposed, alone_on, certain
+from neurocuda.supposed import Looks, Supposed, alone_on, certain
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Derived:
                 self._there = None
             return False
 
-        return Supposed(kept, so, lambda answer, inputs: answer.ask_same_bits(values, then))
+        return Supposed(kept, so, Looks(values, then))
 
     def _computed(self, parameters: Origins, device: torch.device) -> Kept:
         neurons = {name: {f: t.detach() for f, t in p.items()} for name, p in parameters.neurons.items()}

@@ -15,7 +15,7 @@ from neurocuda.certificate import Certificate
 from neurocuda.lowering import LoweredNode, LoweredSchedule
 from neurocuda.ops import compiled, integer
 from neurocuda.ops.integer import IntegerWeight
-from neurocuda.supposed import Supposed, alone_on, certain
+from neurocuda.supposed import Looks, Supposed, alone_on, certain
 
 Parameters = Mapping[tuple[str, str], Tensor]
 """By node and field."""
@@ -81,14 +81,11 @@ class IntegerLayers:
         there = self._on_gpu
         now, then = [parameters[key].detach() for key in there.then], list(there.then.values())
         rests_on = frozenset[str]().union(*(_inputs(self._layers[name]) for name in there.weights))
-        grids = [(name, self._grids[name]) for name in sorted(rests_on)]
-
-        def look(same: Any, on_grid: Any, inputs: Mapping[str, Tensor]) -> None:
-            same.ask_same_bits(now, then)
-            integer.ask_on_grid(on_grid, [(inputs[name], grid.step, grid.low, grid.high) for name, grid in grids])
-
+        promised = [(inputs[name], self._grids[name]) for name in sorted(rests_on)]
+        grids = [(x, grid.step, grid.low, grid.high) for x, grid in promised]
         same, on_grid = compiled.answer(), compiled.answer()
-        look(same, on_grid, inputs)
+        same.ask_same_bits(now, then)
+        integer.ask_on_grid(on_grid, grids)
 
         def so() -> bool:
             if not same.wait():
@@ -100,7 +97,12 @@ class IntegerLayers:
                 return False
             return True
 
-        return Supposed(dict(there.weights), so, lambda answer, inputs: look(answer, answer, inputs))
+        looked_at = [
+            (grid.step, grid.low, grid.high)
+            for x, grid in promised
+            if not integer.must_be(x, grid.step, grid.low, grid.high)
+        ]
+        return Supposed(dict(there.weights), so, Looks(now, then, looked_at))
 
     def _laid_out(self, parameters: Parameters, device: torch.device) -> _OnGpu:
         weights = {}

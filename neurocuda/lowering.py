@@ -115,6 +115,11 @@ class LoweredSchedule:
         """Whether signals stand between the inputs and the outputs, which chunks of time keep small."""
         return sum(stage.nodes[0].node.type not in ("Input", "Output") for stage in self.stages) > 1
 
+    @cached_property
+    def by_library(self) -> bool:
+        """Whether the vendor's library may compute a layer."""
+        return any(entry.how in BY_LIBRARY for stage in self.stages for entry in stage.nodes)
+
     def rows(self) -> list[tuple[str, ...]]:
         """One row for each node, under a first row of titles."""
         rows: list[tuple[str, ...]] = [("stage", "node", "type", "shape", "computed", "sum of (* a step late)", "why")]

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import nir
 import torch
@@ -25,13 +26,14 @@ from neurocuda.layers import Delays, Tensors
 from neurocuda.lowering import How, LoweredSchedule, lower
 from neurocuda.ops import Surrogate, compiled, reference
 from neurocuda.ops.backends import operators, wanted
-from neurocuda.ops.cuda_graphs import CudaGraphs, capturable, into, kind_of_call
+from neurocuda.ops.cuda_graphs import CudaGraphs, capturable, into
 from neurocuda.ops.integer import IntegerWeight
-from neurocuda.ops.recording import Recorder, on_their_own, recordable
+from neurocuda.ops.recording import Recorder, on_their_own, recordable, recorded
 from neurocuda.plausibility import doubts
 from neurocuda.precision import keep_types
-from neurocuda.repeated import Repeated, repeat
+from neurocuda.repeated import Repeated, kinds, repeat, repeated
 from neurocuda.schedule import schedule
+from neurocuda.spans import steps_of_chunk
 from neurocuda.stages import Chunk, run_chunk
 from neurocuda.state import State, check_state
 
@@ -49,7 +51,7 @@ def load(
     source: str | os.PathLike[str] | Graph | nir.NIRGraph,
     discretization: Discretization | None = None,
     *,
-    chunk: int = 32,
+    chunk: int | None = None,
     surrogate: Surrogate | None = None,
     learn: str | Collection[str] = (),
     input_grid: InputGrids | None = None,
@@ -58,9 +60,10 @@ def load(
     """A network from a NIR file, a `Graph` or a `nir.NIRGraph`.
 
     `chunk` is the number of steps that run layer by layer at a time: more is faster up to the cache, and takes
-    more memory. `learn` names neuron parameters ("tau", "v_threshold", ...) to be trained. `input_grid` is what the
-    inputs are likely to be, whole numbers 0 .. 255 without: while they are, layers that are proved exact may run as
-    integers, to the same bits (`Executor.certificate`, `Executor.schedule`).
+    more memory; None: 32 on a CPU, and on a GPU as many as keep the largest signal within 64 MiB, at least 32.
+    `learn` names neuron parameters ("tau", "v_threshold", ...) to be trained. `input_grid` is what the inputs are
+    likely to be, whole numbers 0 .. 255 without: while they are, layers that are proved exact may run as integers,
+    to the same bits (`Executor.certificate`, `Executor.schedule`).
 
     `ordered=True` sums every layer in the defined order, however large, from its spikes where they are few: the same
     bits on every backend, in every chunk and batch, without a proof. That is also faster than the library where few
@@ -104,7 +107,7 @@ class Executor(nn.Module):
         graph: Graph,
         discretization: Discretization | None = None,
         *,
-        chunk: int = 32,
+        chunk: int | None = None,
         surrogate: Surrogate | None = None,
         learn: str | Collection[str] = (),
         force: Mapping[str, How] | None = None,
@@ -112,8 +115,8 @@ class Executor(nn.Module):
         ordered: bool = False,
     ) -> None:
         super().__init__()
-        if not isinstance(chunk, int) or chunk < 1:
-            raise ArgumentError(f"chunk: expected a whole number of steps >= 1, found {chunk!r}")
+        if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
+            raise ArgumentError(f"chunk: expected a whole number of steps >= 1, or None, found {chunk!r}")
         for argument, value, expected in (
             ("discretization", discretization, Discretization),
             ("surrogate", surrogate, Surrogate),
@@ -153,14 +156,15 @@ class Executor(nn.Module):
         plain = not torch.compiler.is_dynamo_compiling() and isinstance(x, Tensor) and x.is_cpu
         plain = plain and out is None and wanted() in (None, "cpu")
         before = state.tensors if type(state) is State else None
-        if plain and isinstance(x, Tensor) and (state is None or before is not None):
+        known = out is None and (state is None or before is not None)
+        if plain and known and isinstance(x, Tensor):
             again = self._recorder.replay(x, before, self._parameters, self._buffers)
             if again is not None:
                 return again[0], State(again[1])
-        if out is None and isinstance(x, Tensor) and self._repeated is not None:
-            repeated = self._repeat(self._repeated, x, state)
-            if repeated is not None:
-                return repeated
+        if self._repeated is not None and self.cuda_graph and known and isinstance(x, Tensor):
+            again = repeat(self._repeated, x, before, self._parameters, self._buffers)
+            if again is not None:
+                return again[0], State(again[1])
         result = self.run(x, state, out=out)
         if plain and isinstance(x, Tensor) and isinstance(result.output, Tensor) and self._is_one_recording(len(x)):
             start = self._at_rest(x.shape[1], x.device).tensors if before is None else before
@@ -191,7 +195,8 @@ class Executor(nn.Module):
         before = [] if state is None else [state.tensors[name] for name in self._entries]
         given = [*inputs.values(), *before]
         graph = self.cuda_graph and capturable(given) and operators(first.device) is not reference
-        if self._repeated is not None:
+        last = self._repeated
+        if last is not None:
             self._repeated = None
         for _ in range(4):  # once more where something supposed was not so, with fewer layers as integers
             finite = ask_finite(inputs) if graph or first.is_cuda else None
@@ -212,10 +217,16 @@ class Executor(nn.Module):
                 break
         one = not asked and len(inputs) == len(self.graph.outputs) == 1
         if graph and one and operators(first.device) is compiled:
-            again = function if direct else self._graphs.captured(key, given)
-            if again is not None:
-                kind = kind_of_call(given, self._sources())
-                self._repeated = Repeated(kind, again, (integers.look, kept.look))
+            kind = kinds(given, self._sources())
+            again: Any = None  # the first time
+            if not direct:
+                again = self._graphs.captured(key, given)
+            elif integers.value:
+                again = function  # the kernel of integers is no operator of torch, and is not recorded
+            elif last is not None and last.kind == kind:
+                again = recorded(function, given, len(self._entries)) or function
+            looks = (integers.looks, kept.looks)
+            self._repeated = repeated(kind, self.schedule.by_library, [*self._entries], looks, again)
         count = len(self.graph.outputs) + len(asked)
         signals, carry = results[:count], results[count:]
         outputs = dict(zip(self.graph.outputs, signals, strict=False))
@@ -224,16 +235,6 @@ class Executor(nn.Module):
             recordings.setdefault(name, {})[quantity] = values
         output = outputs if len(outputs) > 1 else next(iter(outputs.values()))
         return RunResult(output, State(dict(zip(self._entries, carry, strict=True))), recordings)
-
-    def _repeat(self, call: Repeated, x: Tensor, state: State | None) -> tuple[Tensor, State] | None:
-        """The last call on a GPU made again, None where something about it is not the same."""
-        if not (state is None or (type(state) is State and state.tensors.keys() == self._entries.keys())):
-            return None
-        given = [x] if state is None else [x, *(state.tensors[name] for name in self._entries)]
-        results = repeat(call, self.graph.inputs[0], given, self._sources()) if self.cuda_graph else None
-        if results is None:
-            return None
-        return results[0], State(dict(zip(self._entries, results[1:], strict=True)))
 
     def profile(self, x: Tensor, state: State) -> list[tuple[str, float]]:
         """The operators of a call of one chunk, in order, and the nanoseconds of each.
@@ -285,7 +286,7 @@ class Executor(nn.Module):
             check_finite(given)
         tensors = None if recording else self._tensors(inputs[0].device, kept)
         count = len(self.graph.outputs) + len(asked)
-        length = self.chunk if self.schedule.layered else steps
+        length = steps_of_chunk(self.schedule, self.chunk, steps, batch, inputs[0].device)
         whole: list[Tensor] = []
         pieces: list[list[Tensor]] = []
         for start in range(0, steps, max(length, 1)):
@@ -319,7 +320,8 @@ class Executor(nn.Module):
 
     def _is_one_recording(self, steps: int) -> bool:
         """Whether so many steps run as one recording, and no layer as integers, whose proof is looked at first."""
-        return 0 < steps <= (self.chunk if self.schedule.layered else steps) and not self.schedule.integer_layers
+        length = steps_of_chunk(self.schedule, self.chunk, steps, 1, torch.device("cpu"))
+        return 0 < steps <= length and not self.schedule.integer_layers
 
     def _advance(
         self,

@@ -2,40 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping
+import importlib
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from neurocuda.ops import compiled
 from neurocuda.ops.backends import operators
-from neurocuda.ops.cuda_graphs import capturable, kind_of_call
+from neurocuda.ops.cuda_graphs import settings
+from neurocuda.ops.recording import Function
+from neurocuda.supposed import Looks
 
 
 @dataclass(frozen=True)
 class Repeated:
-    """What a call was given, what it ran, and the looks at what it supposed of the inputs by name and of parameters."""
+    """The kind of a call, `kinds` of what it was given and closes over, and how it is made again, if it can be.
 
-    kind: Hashable
-    run: Callable[[list[Tensor]], list[Tensor]]
-    looks: tuple[Callable[[Any, Mapping[str, Tensor]], None], ...]
+    settings: what libraries were asked for, None where no layer is a library's.
+    """
+
+    kind: bytes
+    settings: Hashable
+    again: Any  # neurocuda._C.Repeated, or None
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()  # a copy has none
 
 
-def repeat(call: Repeated, name: str, given: list[Tensor], sources: Collection[Tensor]) -> list[Tensor] | None:
-    """The results for the input of that name and the state, which are given; None where the call is another one, or
-    something that it supposes is not so.
+def kinds(given: Sequence[Tensor], sources: Sequence[Tensor]) -> bytes:
+    """What tensors are that a call is given, and what those are, and where, that it closes over."""
+    found: bytes = importlib.import_module("neurocuda._C").kinds(list(given), list(sources))
+    return found
+
+
+def repeated(
+    kind: bytes, library: bool, names: Sequence[str], looks: Sequence[Looks], run: Function | Any | None
+) -> Repeated:
+    """library: whether layers are a library's. run: a function, or a program of one, from the signal and the state by
+    these names; None: not this time.
     """
-    if not (capturable(given) and operators(given[0].device) is compiled):
+    again = None
+    if run is not None:
+        now, then = [t for look in looks for t in look.now], [t for look in looks for t in look.then]
+        grids = [grid for look in looks for grid in look.grids]
+        again = importlib.import_module("neurocuda._C").Repeated(kind, list(names), now, then, grids, run)
+    return Repeated(kind, settings() if library else None, again)
+
+
+def repeat(call: Repeated, x: Tensor, state: Mapping[str, Tensor] | None, *sources: Mapping[str, Any]) -> Any:
+    """(output, state by name), None where this is another call, or something that it supposes is not so.
+
+    `sources` are the dictionaries of the tensors that the call closes over.
+    """
+    if call.again is None or torch.compiler.is_compiling() or operators(x.device) is not compiled:
         return None
-    if kind_of_call(given, sources) != call.kind:
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():
         return None
-    holds = compiled.answer()
-    holds.ask_finite([given[0]] if given[0].is_floating_point() else [])
-    for look in call.looks:
-        look(holds, {name: given[0]})
-    results = call.run(given)
-    return results if holds.wait() else None
+    if call.settings is not None and call.settings != settings():
+        return None
+    return call.again(x, state, *sources)

@@ -1,4 +1,4 @@
-"""Which neighbouring stages run over short pieces of a chunk, one piece after the other.
+"""How many steps a chunk has, and which neighbouring stages run over short pieces of it, one piece after the other.
 
 What stands between them then fits in the caches, and the chunk takes less memory. A library layer with many weights for
 its output is better run over many frames at once, for it reads all its weights at each call.
@@ -10,8 +10,16 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import torch
+
 from neurocuda.graph import Node
 from neurocuda.lowering import BY_LIBRARY, LoweredSchedule, LoweredStage
+
+CHUNK = 32
+"""Steps of a chunk where nobody asks for a number."""
+
+AT_ONCE = 2**24
+"""Values of the largest signal of a chunk on a GPU, where that is more steps: 64 MiB. Longer chunks fill it better."""
 
 PIECE = 2**19
 """A thread's values of the largest signal of a piece, where that is more than a step: 2 MiB, a second-level cache."""
@@ -23,6 +31,17 @@ class Span:
 
     stages: range
     steps: int
+
+
+def steps_of_chunk(lowered: LoweredSchedule, asked: int | None, steps: int, batch: int, device: torch.device) -> int:
+    """The length of all chunks of `steps` steps but the last, which may be shorter."""
+    if not lowered.layered:
+        return steps
+    if asked is not None or device.type == "cpu" or steps <= CHUNK:
+        return asked or CHUNK
+    widest = max(_values(stage) for stage in lowered.stages) * batch
+    chunks = -(-steps // max(CHUNK, AT_ONCE // max(1, widest)))
+    return -(-steps // chunks)
 
 
 def spans(
@@ -55,8 +74,12 @@ def spans(
 
 def _piece(stage: LoweredStage, batch: int, steps: int, threads: int) -> int:
     """The steps over which no signal of the stage has more than PIECE values for a thread; at least one."""
-    values = max(max(math.prod(n.input_shape), math.prod(n.output_shape)) for n in _nodes(stage)) * batch
-    return min(steps, max(1, PIECE * threads // max(1, values)))
+    return min(steps, max(1, PIECE * threads // max(1, _values(stage) * batch)))
+
+
+def _values(stage: LoweredStage) -> int:
+    """Of the largest signal of the stage, in a step of one sample."""
+    return max(max(math.prod(n.input_shape), math.prod(n.output_shape)) for n in _nodes(stage))
 
 
 def _frames_wanted(stage: LoweredStage) -> float:

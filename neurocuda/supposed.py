@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,22 +17,32 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
+class Looks:
+    """At what a call supposes: that tensors have the bits they had then, and that the only input is on grids, each a
+    step, the lowest and the highest value.
+    """
+
+    now: list[Tensor] = field(default_factory=list)
+    then: list[Tensor] = field(default_factory=list)
+    grids: list[tuple[float, float, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Supposed(Generic[Value]):
     """A value that holds while something is so.
 
     so: waits for the look that was asked for, and says whether it is; where it is not, the results of the call are
-    wrong, and it is made again. look: asks for the same look at the inputs of a later call, by an `Answer`, while the
-    parameters lie where they lay.
+    wrong, and it is made again. looks: what a later call looks at, while the parameters lie where they lay.
     """
 
     value: Value
     so: Callable[[], bool]
-    look: Callable[[Any, Mapping[str, Tensor]], None]
+    looks: Looks
 
 
 def certain(value: Value) -> Supposed[Value]:
     """A value that supposes nothing."""
-    return Supposed(value, lambda: True, lambda answer, inputs: None)
+    return Supposed(value, lambda: True, Looks())
 
 
 def alone_on(device: str, inputs: Collection[Tensor]) -> bool:

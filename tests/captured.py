@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from neurocuda import Executor, nir_executor, repeated
+from neurocuda import Executor, nir_executor
 from neurocuda.ops import recording
-from neurocuda.ops.cuda_graphs import CudaGraphs
+from neurocuda.ops.cuda_graphs import CudaGraphs, Launch
 
 ASKS_THE_DEVICE = ("aten::_local_scalar_dense", "aten::nonzero", "aten::item", "aten::equal")
 FORGOTTEN = float("nan")
@@ -35,10 +35,11 @@ class Recording(TorchDispatchMode):
 
 
 class OnCPU:
-    """Captures and replays as `Cuda` does. `captures` and `replays` count."""
+    """Captures and replays as `Cuda` does. `captures` and `replays` count, `stream` is the current one."""
 
     def __init__(self) -> None:
         self.captures = self.replays = 0
+        self.stream = 1
 
     def capture(self, function: Callable[[], list[Tensor]], memory: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
         assert memory, "a graph has an input"
@@ -56,6 +57,17 @@ class OnCPU:
 
     def replay(self, graph: Any, before: Callable[[], object], after: Callable[[], object]) -> None:
         before()
+        self._run(graph)
+        after()
+        self._done()
+
+    def launch(self, graph: Any) -> Launch:
+        return Launch(lambda: self.stream, self.stream, lambda: self._run(graph), self._done)
+
+    def _done(self) -> None:
+        self.replays += 1
+
+    def _run(self, graph: Any) -> None:
         for func, args, kwargs, outputs in graph:
             if func.is_view:
                 continue
@@ -63,8 +75,6 @@ class OnCPU:
             for place, t in zip(outputs, again, strict=True):
                 if place.data_ptr() != t.data_ptr():
                     place.copy_(t)
-        self.replays += 1
-        after()
 
 
 def captured(net: Executor, monkeypatch: Any) -> OnCPU:
@@ -72,8 +82,7 @@ def captured(net: Executor, monkeypatch: Any) -> OnCPU:
     device = OnCPU()
     net._graphs = CudaGraphs(device)
     net._recorder = recording.Recorder()  # what was recorded on the CPU is not of these tensors
-    for module in (nir_executor, repeated):
-        monkeypatch.setattr(module, "capturable", recording.recordable)
+    monkeypatch.setattr(nir_executor, "capturable", recording.recordable)
     monkeypatch.setattr(nir_executor, "recordable", lambda given: False)  # as of tensors of a GPU
     return device
 

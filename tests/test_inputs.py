@@ -281,7 +281,7 @@ def test_unknown_presets_are_refused() -> None:
 
 LIF = single("LIF")
 WRONG_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
-    **{f"chunk {chunk!r}": ({"chunk": chunk}, f"chunk|>= 1|{chunk!r}") for chunk in (0, -1, 1.5, "8", None, NAN)},
+    **{f"chunk {chunk!r}": ({"chunk": chunk}, f"chunk|>= 1|{chunk!r}") for chunk in (0, -1, 1.5, "8", NAN)},
     "discretization by name": ({"discretization": "norse"}, "discretization|Discretization|'norse'"),
     "discretization a dict": ({"discretization": {"dt": 1e-3}}, "discretization|Discretization|dict"),
     "surrogate by name": ({"surrogate": "arctan"}, "surrogate|Surrogate|'arctan'"),

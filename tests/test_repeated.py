@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from captured import captured
+from raw_nodes import Raw, chain, node
 from stateful import busy, drive, network
 from torch import Tensor
 
 import neurocuda
 from neurocuda import Executor, State, derived
+from neurocuda.errors import ArgumentError
 from neurocuda.ops import backends
 
 pytestmark = pytest.mark.skipif(
@@ -86,6 +89,7 @@ OTHERWISE: dict[str, Callable[[Executor], object]] = {
                                        net(drive(), a_state())),
     "a narrower weight": lambda net: (_half(net), net(drive(), a_state())),
     "moved": lambda net: net.to("cpu")(drive(), a_state()),
+    "another stream": lambda net: (setattr(net._graphs._device, "stream", 2), net(drive(), a_state())),
     "no graphs": lambda net: (setattr(net, "cuda_graph", False), net(drive(), a_state())),
 }  # fmt: skip
 
@@ -107,6 +111,38 @@ def test_graphs_come_back_where_they_were_switched_off(monkeypatch: pytest.Monke
             owed, _ = net(drive())
         assert device.replays == replays + graphs
     assert torch.equal(net(drive())[0], owed)
+
+
+def alone() -> Raw:
+    """A population and nothing else."""
+    return chain({"lif": node("LIF", tau=np.array([2e-4, 3e-4, 5e-4]), v_threshold=0.5)})
+
+
+@torch.no_grad()
+def test_one_operator_is_made_again_without_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(derived, "alone_on", lambda device, inputs: not torch.is_grad_enabled())
+    net = network(alone())
+    device = captured(net, monkeypatch)
+    called: list[int] = []
+    whole = net._whole
+    monkeypatch.setattr(net, "_whole", lambda *a, **how: (called.append(1), whole(*a, **how))[1])
+    for given, first in ((None, 0), (network(alone())(drive(seed=3))[1], 10)):
+        for call in range(6):
+            x = drive(seed=first + call)
+            y, state = net(x, given)
+            owed, owed_state = network(alone())(x, given)
+            assert torch.equal(y, owed), call
+            assert torch.equal(state.tensors["lif.v"], owed_state.tensors["lif.v"]), call
+            assert y.untyped_storage().nbytes() == y.nbytes
+        assert len(called) == 3, "once by itself, then by itself and to be recorded"
+        called.clear()
+    assert device.captures == 0
+    net.state_dict()["lif:tau"].mul_(2)
+    other = network(alone())
+    other.state_dict()["lif:tau"].mul_(2)
+    assert torch.equal(net(x, given)[0], other(x, given)[0])
+    with pytest.raises(ArgumentError, match="finite"):
+        net(x * torch.nan, given)
 
 
 def test_so_does_what_others_watch(again: Executor) -> None:

@@ -116,9 +116,8 @@ Block* Pool::from_system(std::size_t size) {
 bool Pool::shrink(std::size_t most) {
   const std::size_t before = free_;
   while (!free_blocks_.empty() && in_use_ + free_ > most) {
-    const auto oldest = std::min_element(free_blocks_.begin(), free_blocks_.end(), [](auto& a, auto& b) {
-      return a.second->given < b.second->given;
-    });
+    const auto oldest = std::min_element(free_blocks_.begin(), free_blocks_.end(),
+                                         [](auto& a, auto& b) { return a.second->given < b.second->given; });
     Block* const block = oldest->second;
     free_ -= block->size;
     system_give(block->data, block->size);

@@ -1,13 +1,13 @@
 // A pool of memory blocks for results: to take memory from the system costs more than to fill it.
 //
 // A request takes the smallest free block that is large enough, as long as what all blocks in use have beyond
-// what was asked stays within the slack. Otherwise it takes a new block from the system, after giving free ones
-// back until the pool holds, in use and free together, at most the slack more than the peak, which is the most
-// that was asked for and in use at one time. Those go first that were free for the longest time: what a call
-// needs again is younger than what another kind of call has left.
+// what was asked stays within the slack. Otherwise it takes a new block from the system, after giving free
+// ones back until the pool holds, in use and free together, at most the slack more than the peak, which is
+// the most that was asked for and in use at one time. Those go first that were free for the longest time:
+// what a call needs again is younger than what another kind of call has left.
 //
-// The slack is half of the peak. Calls whose sizes do not fit together in that would give back and take again,
-// each time; so it grows by a part of what is taken in place of what was there, to the whole peak.
+// The slack is half of the peak. Calls whose sizes do not fit together in that would give back and take
+// again, each time; so it grows by a part of what is taken in place of what was there, to the whole peak.
 #pragma once
 
 #include <cstddef>
@@ -19,8 +19,8 @@ namespace neurocuda::cpu {
 
 struct Block {
   void* data;
-  std::size_t size;   // a multiple of kPage
-  std::size_t asked;  // rounded up, as requests of nearly one size share blocks
+  std::size_t size;    // a multiple of kPage
+  std::size_t asked;   // rounded up, as requests of nearly one size share blocks
   std::int64_t given;  // when it was given last
 };
 

@@ -70,7 +70,8 @@ class SNN(nn.Module):
             graph = self.quantized.graph
         values = sum(math.prod(node.output_shape) for node in graph.nodes.values())
         self._frames = max(1, _VALUES // values)
-        self.network = Executor(graph, d, chunk=min(_CHUNK, self._frames), input_grid=self.input_grid)
+        self._chunk = min(_CHUNK, self._frames)
+        self.network = Executor(graph, d, chunk=self._chunk, input_grid=self.input_grid)
         self.report: Report | None = None
         self.percentile: float | None = None
 
@@ -104,7 +105,7 @@ class SNN(nn.Module):
     def steps(self, x: Tensor, number: int) -> Tensor:
         """The output at each step, [number, B, *], of which a call returns the mean."""
         signal = self.signal(x, number)
-        part = max(1, self._frames // min(self.network.chunk, number))
+        part = max(1, self._frames // min(self._chunk, number))
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or len(x) <= part:
             return self._run(signal)
         return torch.cat([self._run(samples) for samples in torch.split(signal, part, 1)], 1)

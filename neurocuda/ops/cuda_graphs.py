@@ -58,6 +58,23 @@ class Capture(Protocol):
         """
         ...
 
+    def launch(self, graph: Any) -> Launch:
+        """What `replay` does between `before` and `after`, and then, on the stream of the last replay."""
+        ...
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Functions written in C that replay a graph, without code of Python: their cold code is what takes the time.
+
+    current: the current stream of the device, a number; `stream`: that of the last replay. done: marks the end there.
+    """
+
+    current: Callable[[], int]
+    stream: int
+    replay: Callable[[], object]
+    done: Callable[[], object]
+
 
 @dataclass
 class _CudaGraph:
@@ -101,6 +118,15 @@ class Cuda:
             after()
             graph.done.record(stream)
 
+    def launch(self, graph: _CudaGraph) -> Launch:
+        device = graph.memory[0].device
+        return Launch(
+            partial(torch._C._cuda_getCurrentRawStream, device.index),
+            graph.stream,
+            partial(torch._C._CUDAGraph.replay, graph.graph),
+            partial(torch._C._CudaEventBase.record, graph.done, torch.cuda.current_stream(device)),
+        )
+
 
 @dataclass(frozen=True)
 class _Captured:
@@ -136,7 +162,7 @@ class CudaGraphs:
         """
         with self._one_at_a_time:
             self._forget_unless_there(sources)
-            key = (key, _settings(), *(_kind(t) for t in inputs))
+            key = (key, settings(), *(_kind(t) for t in inputs))
             if key in self._graphs:
                 self._graphs.move_to_end(key)
             elif key in self._seen:
@@ -152,17 +178,18 @@ class CudaGraphs:
         results = on_their_own(function(inputs), [*inputs, *sources])
         return into(results, out)
 
-    def captured(self, key: Hashable, inputs: list[Tensor]) -> Function | None:
-        """What `run` did with such inputs, without a look at what they are; None where that was no replay.
+    def captured(self, key: Hashable, inputs: list[Tensor]) -> Any:
+        """What `run` did with such inputs just now, a `neurocuda._C.Captured`; None where that was no replay.
 
-        For as long as `kind_of_call` stays the same.
+        It looks at the current stream, and not at what the inputs are: for as long as they, what the function closes
+        over and `settings` stay the same.
         """
-        captured = self._graphs.get((key, _settings(), *(_kind(t) for t in inputs)))
-        return None if captured is None else partial(self._again, captured)
-
-    def _again(self, captured: _Captured, inputs: list[Tensor]) -> list[Tensor]:
-        with self._one_at_a_time:
-            return self._replay(captured, inputs, ())
+        captured = self._graphs.get((key, settings(), *(_kind(t) for t in inputs)))
+        if captured is None:
+            return None
+        launch = self._device.launch(captured.graph)
+        functions = (launch.current, launch.stream, launch.replay, launch.done, self._one_at_a_time)
+        return importlib.import_module("neurocuda._C").Captured(captured.inputs, captured.results, *functions)
 
     def _forget_unless_there(self, sources: Collection[Tensor]) -> None:
         """Drop all graphs unless the sources lie where they lay."""
@@ -217,14 +244,7 @@ def _kind(t: Tensor) -> Hashable:
     return t.shape, t.stride(), t.dtype, t.device
 
 
-def kind_of_call(inputs: Collection[Tensor], sources: Collection[Tensor]) -> Hashable:
-    """What inputs are, what the tensors are that a call closes over, and where, and what libraries are asked for; with
-    the compiled operators.
-    """
-    return importlib.import_module("neurocuda._C").kinds(list(inputs), list(sources)), _settings()
-
-
-def _settings() -> Hashable:
+def settings() -> Hashable:
     """What libraries are asked for, which a graph keeps as it was."""
     cudnn = torch.backends.cudnn
     return (

@@ -77,10 +77,10 @@ def on_grid(x: Tensor, step: float, low: float, high: float) -> bool:
 
 def ask_on_grid(answer: Any, signals: Sequence[tuple[Tensor, float, float, float]]) -> None:
     """As `on_grid`, of several signals; a GPU looks while more is launched."""
-    answer.ask_on_grid([(_values(x), *grid) for x, *grid in signals if not _must_be(x, *grid)])
+    answer.ask_on_grid([(_values(x), *grid) for x, *grid in signals if not must_be(x, *grid)])
 
 
-def _must_be(x: Tensor, step: float, low: float, high: float) -> bool:
+def must_be(x: Tensor, step: float, low: float, high: float) -> bool:
     """Whether no value of that type can be elsewhere."""
     most = {torch.bool: 1, torch.uint8: 255}.get(x.dtype)
     return most is not None and step <= 1 and low <= 0 and high >= most

@@ -72,11 +72,7 @@ class Recorder:
         if program is not None or key not in self._programs:
             self._programs.setdefault(key, None)
             return on_their_own(function(inputs), inputs, state)
-        inputs = [t.detach() for t in inputs]  # one tensor may stand for two inputs
-        mode = _Recording(inputs)
-        with mode:
-            results = function(inputs)
-        program, results = mode.finish(results, finite, state)
+        program, results, mode = _recorded(function, inputs, finite, state)
         self._programs[key] = program or False
         if program:
             self._live.update(mode.live)
@@ -113,6 +109,26 @@ class Recorder:
         program = self._programs.get(_kind(key, inputs))
         times: list[tuple[str, float]] = program.profile(inputs) if program else []
         return [(name, time) for name, time in times if name != "aten::view"]
+
+
+def recorded(function: Function, inputs: list[Tensor], state: int = 0) -> Any:
+    """The program of a function, as `Recorder.run` makes it; None where it cannot be recorded, or computes from what it
+    closes over what a program would keep.
+    """
+    program, _, mode = _recorded(function, inputs, 0, state)
+    return None if mode.kept else program
+
+
+def _recorded(
+    function: Function, inputs: list[Tensor], finite: int, state: int
+) -> tuple[Any, list[Tensor], _Recording]:
+    """The program of a function, its results, and what was seen of it."""
+    inputs = [t.detach() for t in inputs]  # one tensor may stand for two inputs
+    mode = _Recording(inputs)
+    with mode:
+        results = function(inputs)
+    program, results = mode.finish(results, finite, state)
+    return program, results, mode
 
 
 def _kind(key: Hashable, inputs: list[Tensor]) -> Hashable:
