@@ -84,6 +84,16 @@ void add(neurocuda::Program& program, const std::string& name, const std::string
   program.add(std::move(call));
 }
 
+// From what `together` makes of the looks of a call.
+neurocuda::Looks looks_from(const py::tuple& given) {
+  const auto tensors = [&](std::size_t place) { return given[place].cast<std::vector<at::Tensor>>(); };
+  neurocuda::Looks looks{tensors(0), tensors(1), tensors(2), tensors(3), tensors(4), {}};
+  for (const auto& [step, low, high] : given[5].cast<std::vector<std::tuple<double, double, double>>>()) {
+    looks.grids.push_back({step, low, high});
+  }
+  return looks;
+}
+
 // A program or a captured graph, which need no code of Python, or a function of it.
 neurocuda::Repeated::Run run_of(const py::object& run) {
   using Tensors = std::vector<at::Tensor>;
@@ -191,10 +201,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
 
   py::class_<neurocuda::Replay>(m, "Replay", "A recorded call, made again in one call if it still holds.")
       .def(py::init([](std::shared_ptr<neurocuda::Program> program, const std::vector<at::Tensor>& inputs,
-                       std::vector<py::str> names, std::vector<py::object> sources,
-                       std::vector<at::Tensor> now, std::vector<at::Tensor> then) {
+                       std::vector<py::str> names, std::vector<py::object> sources, const py::tuple& looks) {
         return neurocuda::Replay(std::move(program), inputs, std::move(names),
-                                 {std::move(sources), std::move(now), std::move(then)});
+                                 {std::move(sources), looks_from(looks)});
       }))
       .def("__call__", &neurocuda::Replay::operator());
 
@@ -210,12 +219,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   using neurocuda::Repeated;
   py::class_<Repeated>(m, "Repeated",
                        "A call on a GPU, made again in one call if it is the same kind of call.")
-      .def(py::init([](const py::bytes& kind, std::vector<py::str> names, std::vector<at::Tensor> now,
-                       std::vector<at::Tensor> then,
-                       const std::vector<std::tuple<double, double, double>>& grids, const py::object& run) {
-        neurocuda::Looks looks{std::move(now), std::move(then), {}};
-        for (const auto& [step, low, high] : grids) looks.grids.push_back({step, low, high});
-        return Repeated(kind, std::move(names), std::move(looks), run_of(run));
+      .def(py::init([](const py::bytes& kind, std::vector<py::str> names, const py::tuple& looks,
+                       const py::object& run) {
+        return Repeated(kind, std::move(names), looks_from(looks), run_of(run));
       }))
       .def("__call__", &Repeated::operator());
 }

@@ -21,15 +21,6 @@ void add_all(const py::dict& found, std::vector<at::Tensor>& to) {
 
 }  // namespace
 
-void Looks::ask(const at::Tensor& signal, Answer& answer) const {
-  if (signal.is_floating_point()) answer.ask_finite(signal);
-  answer.ask_same_bits(now, then);
-  if (grids.empty()) return;
-  const bool held = signal.dim() > 0 && signal.size(0) > 0 && signal.stride(0) == 0;
-  const at::Tensor values = (held ? signal.narrow(0, 0, 1) : signal).to(at::kFloat).contiguous();
-  for (const Grid& grid : grids) answer.ask_on_grid(values, grid.step, grid.low, grid.high);
-}
-
 py::object Repeated::operator()(py::handle signal, py::handle state, const py::dict& parameters,
                                 const py::dict& buffers) const {
   std::vector<at::Tensor> given, sources;
@@ -41,6 +32,7 @@ py::object Repeated::operator()(py::handle signal, py::handle state, const py::d
   Answer holds;
   {
     const py::gil_scoped_release others_may_run;
+    if (given[0].is_floating_point()) holds.ask_finite(given[0]);
     looks_.ask(given[0], holds);
   }
   std::vector<at::Tensor> results = run_(std::move(given));

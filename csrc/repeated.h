@@ -12,17 +12,6 @@
 
 namespace neurocuda {
 
-// What a call supposes: tensors whose bits are as they were, and a signal on these grids.
-struct Looks {
-  std::vector<at::Tensor> now, then;
-  struct Grid {
-    double step, low, high;
-  };
-  std::vector<Grid> grids;
-
-  void ask(const at::Tensor& signal, Answer& answer) const;
-};
-
 class Repeated {
  public:
   // The results for a signal and a state: the output, then the state.

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "from_python.h"
-#include "values.h"
 
 namespace py = pybind11;
 
@@ -76,7 +75,9 @@ py::object Replay::operator()(py::handle signal, const py::object& state, const 
   std::optional<std::vector<at::Tensor>> made;
   {
     const py::gil_scoped_release others_may_run;
-    if (same_bits(basis_.now, basis_.then)) made = program_->run(std::move(inputs));
+    Answer holds;
+    basis_.looks.ask(inputs[0], holds);
+    if (holds.wait()) made = program_->run(std::move(inputs));
   }
   if (!made) return py::none();
   return output_and_state(std::move(*made), names_);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "program.h"
+#include "values.h"
 
 namespace neurocuda {
 
@@ -22,10 +23,11 @@ struct Kind {
   bool fits(const at::Tensor& tensor) const;
 };
 
-// Tensors that must be the same objects, by the dictionaries that hold them, and bits that must be the same.
+// Tensors that must be the same objects, by the dictionaries that hold them, and values that must be as they
+// were.
 struct Basis {
   std::vector<pybind11::object> sources;
-  std::vector<at::Tensor> now, then;
+  Looks looks;
 };
 
 class Replay {

@@ -167,6 +167,20 @@ void Answer::ask_same_bits(const std::vector<at::Tensor>& a, const std::vector<a
   if (yes_ && call.count > 0) ask(call, *like);
 }
 
+void Answer::ask_integers(const std::vector<at::Tensor>& weights, const std::vector<at::Tensor>& numbers,
+                          const std::vector<at::Tensor>& steps) {
+  yes_ = yes_ && same_integers(weights, numbers, steps);
+}
+
+void Looks::ask(const at::Tensor& signal, Answer& answer) const {
+  answer.ask_same_bits(now, then);
+  if (!weights.empty()) answer.ask_integers(weights, numbers, steps);
+  if (grids.empty()) return;
+  const bool held = signal.dim() > 0 && signal.size(0) > 0 && signal.stride(0) == 0;
+  const at::Tensor values = (held ? signal.narrow(0, 0, 1) : signal).to(at::kFloat).contiguous();
+  for (const Grid& grid : grids) answer.ask_on_grid(values, grid.step, grid.low, grid.high);
+}
+
 void Answer::ask(const SameBitsCall& given, const at::Tensor& like) {
   on_device(
       like,

@@ -32,6 +32,11 @@ class Answer {
   // high.
   void ask_on_grid(const at::Tensor& tensor, double step, double low, double high);
 
+  // Whether contiguous float32 weights [out, ...] on the CPU are int8 numbers times a step for each output
+  // channel.
+  void ask_integers(const std::vector<at::Tensor>& weights, const std::vector<at::Tensor>& numbers,
+                    const std::vector<at::Tensor>& steps);
+
   // Waits for the answer.
   bool wait();
 
@@ -47,6 +52,18 @@ class Answer {
 #endif
 };
 
+// What a call rests on: tensors whose bits are as they were, weights on the CPU that are int8 numbers times
+// steps, and a signal on grids.
+struct Looks {
+  struct Grid {
+    double step, low, high;
+  };
+  std::vector<at::Tensor> now, then, weights, numbers, steps;
+  std::vector<Grid> grids;
+
+  void ask(const at::Tensor& signal, Answer& answer) const;
+};
+
 bool all_finite(const at::Tensor& tensor);
 bool same_bits(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b);
 
@@ -54,8 +71,7 @@ bool same_bits(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& 
 // low to high.
 bool on_grid(const at::Tensor& tensor, double step, double low, double high);
 
-// Whether contiguous float32 weights [out, ...] on the CPU are int8 numbers times a step for each output
-// channel.
+// As `Answer::ask_integers`.
 bool same_integers(const std::vector<at::Tensor>& weights, const std::vector<at::Tensor>& numbers,
                    const std::vector<at::Tensor>& steps);
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from neurocuda.discretization import Discretization, coefficients, coefficients_together
 from neurocuda.graph import Graph
 from neurocuda.ops import NeuronCoefficients, compiled
-from neurocuda.supposed import Looks, Supposed, alone_on, certain
+from neurocuda.ops.looks import Looks
+from neurocuda.supposed import Supposed, alone_on, certain
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from neurocuda.certificate import Certificate
 from neurocuda.lowering import LoweredNode, LoweredSchedule
 from neurocuda.ops import compiled, integer
 from neurocuda.ops.integer import IntegerWeight
-from neurocuda.supposed import Looks, Supposed, alone_on, certain
+from neurocuda.ops.looks import Looks
+from neurocuda.supposed import Supposed, alone_on, certain
 
 Parameters = Mapping[tuple[str, str], Tensor]
 """By node and field."""
@@ -60,6 +61,31 @@ class IntegerLayers:
             return weights
         return {name: weight for name, weight in weights.items() if not _inputs(self._layers[name])}
 
+    def looks(self, inputs: Mapping[str, Tensor], parameters: Parameters) -> tuple[tuple[str, ...], Looks]:
+        """The layers that ran as whole numbers in a call of one chunk on a CPU, just now, and what shows that they may
+        in another of its kind.
+        """
+        if not self._weights or not _serves(inputs.values(), "cpu"):
+            return (), Looks()
+        if self.of_chunk(self._weights, inputs) is not self._weights:
+            return (), Looks()
+        integers = self._weights.values()
+        looks = Looks(
+            [parameters[key] for key in self._rest],
+            [*self._rest.values()],
+            [parameters[name, "weight"] for name in self._weights],
+            [weight.numbers for weight in integers],
+            [weight.steps for weight in integers],
+            _looked_at(self._promised(self._rests_on, inputs)),
+        )
+        return tuple(self._weights), looks
+
+    def _promised(
+        self, names: Collection[str], inputs: Mapping[str, Tensor]
+    ) -> list[tuple[Tensor, float, float, float]]:
+        found = [(inputs[name], self._grids[name]) for name in sorted(names)]
+        return [(x, grid.step, grid.low, grid.high) for x, grid in found]
+
     def supposed(
         self, inputs: Mapping[str, Tensor], by_field: Callable[[], Parameters]
     ) -> Supposed[dict[str, IntegerWeight] | None]:
@@ -81,8 +107,7 @@ class IntegerLayers:
         there = self._on_gpu
         now, then = [parameters[key].detach() for key in there.then], list(there.then.values())
         rests_on = frozenset[str]().union(*(_inputs(self._layers[name]) for name in there.weights))
-        promised = [(inputs[name], self._grids[name]) for name in sorted(rests_on)]
-        grids = [(x, grid.step, grid.low, grid.high) for x, grid in promised]
+        grids = self._promised(rests_on, inputs)
         same, on_grid = compiled.answer(), compiled.answer()
         same.ask_same_bits(now, then)
         integer.ask_on_grid(on_grid, grids)
@@ -97,12 +122,7 @@ class IntegerLayers:
                 return False
             return True
 
-        looked_at = [
-            (grid.step, grid.low, grid.high)
-            for x, grid in promised
-            if not integer.must_be(x, grid.step, grid.low, grid.high)
-        ]
-        return Supposed(dict(there.weights), so, Looks(now, then, looked_at))
+        return Supposed(dict(there.weights), so, Looks(now, then, grids=_looked_at(grids)))
 
     def _laid_out(self, parameters: Parameters, device: torch.device) -> _OnGpu:
         weights = {}
@@ -142,6 +162,11 @@ class _OnGpu:
     device: torch.device
     weights: dict[str, IntegerWeight]
     then: dict[tuple[str, str], Tensor]
+
+
+def _looked_at(promised: Collection[tuple[Tensor, float, float, float]]) -> list[tuple[float, float, float]]:
+    """The grids on which values of the input's type need not be."""
+    return [(step, low, high) for x, step, low, high in promised if not integer.must_be(x, step, low, high)]
 
 
 def _inputs(entry: LoweredNode) -> frozenset[str]:

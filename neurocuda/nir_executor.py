@@ -168,7 +168,8 @@ class Executor(nn.Module):
         result = self.run(x, state, out=out)
         if plain and isinstance(x, Tensor) and isinstance(result.output, Tensor) and self._is_one_recording(len(x)):
             start = self._at_rest(x.shape[1], x.device).tensors if before is None else before
-            self._recorder.prepare((), [x, *start.values()], list(start))
+            integers, looks = self._integers.looks({self.graph.inputs[0]: x}, self._by_field())
+            self._recorder.prepare(integers, [x, *start.values()], list(start), looks)
         return result.output, result.state
 
     def run(
@@ -319,9 +320,8 @@ class Executor(nn.Module):
         return whole or [torch.cat(parts) for parts in zip(*pieces, strict=True)], carry
 
     def _is_one_recording(self, steps: int) -> bool:
-        """Whether so many steps run as one recording, and no layer as integers, whose proof is looked at first."""
-        length = steps_of_chunk(self.schedule, self.chunk, steps, 1, torch.device("cpu"))
-        return 0 < steps <= length and not self.schedule.integer_layers
+        """Whether so many steps run as one recording."""
+        return 0 < steps <= steps_of_chunk(self.schedule, self.chunk, steps, 1, torch.device("cpu"))
 
     def _advance(
         self,

@@ -13,8 +13,8 @@ from torch import Tensor
 from neurocuda.ops import compiled
 from neurocuda.ops.backends import operators
 from neurocuda.ops.cuda_graphs import settings
+from neurocuda.ops.looks import Looks, together
 from neurocuda.ops.recording import Function
-from neurocuda.supposed import Looks
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,7 @@ def repeated(
     """
     again = None
     if run is not None:
-        now, then = [t for look in looks for t in look.now], [t for look in looks for t in look.then]
-        grids = [grid for look in looks for grid in look.grids]
-        again = importlib.import_module("neurocuda._C").Repeated(kind, list(names), now, then, grids, run)
+        again = importlib.import_module("neurocuda._C").Repeated(kind, list(names), together(looks), run)
     return Repeated(kind, settings() if library else None, again)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
@@ -11,20 +11,10 @@ from torch import Tensor
 
 from neurocuda.ops import compiled
 from neurocuda.ops.backends import operators
+from neurocuda.ops.looks import Looks
 from neurocuda.ops.recording import recordable
 
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True)
-class Looks:
-    """At what a call supposes: that tensors have the bits they had then, and that the only input is on grids, each a
-    step, the lowest and the highest value.
-    """
-
-    now: list[Tensor] = field(default_factory=list)
-    then: list[Tensor] = field(default_factory=list)
-    grids: list[tuple[float, float, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from neurocuda.ops import compiled
+from neurocuda.ops.looks import Looks, together
 
 Function = Callable[[list[Tensor]], list[Tensor]]
 Watched = dict[int, tuple[Tensor, Tensor]]
@@ -81,15 +82,17 @@ class Recorder:
         importlib.import_module("neurocuda._C").release_memory()  # recording kept every tensor, as no other run does
         return results
 
-    def prepare(self, key: Hashable, inputs: list[Tensor], names: Sequence[str]) -> None:
-        """Make what was recorded for these inputs ready for `replay`; all inputs but the first have names."""
+    def prepare(self, key: Hashable, inputs: list[Tensor], names: Sequence[str], looks: Looks) -> None:
+        """Make what was recorded for these inputs ready for `replay`; all inputs but the first have names. `looks`: at
+        what else it rests on.
+        """
         self._replay = None
         program = self._programs.get(_kind(key, inputs))
         if program and recordable(inputs):
             watched = [*self._live.values(), *self._kept.values()]
-            now, then = [list(tensors) for tensors in zip(*watched, strict=True)] if watched else ([], [])
+            own = Looks([now for now, _ in watched], [then for _, then in watched])
             make = importlib.import_module("neurocuda._C").Replay
-            self._replay = make(program, inputs, list(names), self._sources, now, then)
+            self._replay = make(program, inputs, list(names), self._sources, together([own, looks]))
 
     def replay(self, x: Tensor, named: dict[str, Tensor] | None, *sources: Mapping[str, Any]) -> Any:
         """The first result and the others by name, in one call into C++; None where `run` has to look again.
