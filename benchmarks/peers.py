@@ -54,10 +54,12 @@ def main() -> None:
             if arguments.threads > 1:
                 crossings.append(f"{problem.row} {cores.crossing():.2f}")
                 console.print(f"a pass over what another core wrote, in passes over its own: {crossings[-1]}")
-            if arguments.threads > 1 and not problem.one_call_a_step:
-                scaled = (c for c in there if c.name == "neurocuda" or c.kind == "floor")
-                there = [*there, *(_on_one_thread(c, arguments.threads) for c in scaled)]
+            scaled = [c for c in there if c.name == "neurocuda" or c.kind == "floor"]
+            if arguments.threads == 1 or problem.one_call_a_step:
+                scaled = []
+            there = [*there, *(_on_one_thread(c, arguments.threads) for c in scaled)]
             found = _measure(console, problem, there, peaks[problem.row], arguments.repeats)
+            found += _again(console, problem, scaled, arguments)
             every += found
             heading = f"{problem.row}: {problem.title}, {arguments.threads} thread(s)"
             results.show(console, [*found, *left_out], heading, _summary(problem, found))
@@ -114,7 +116,7 @@ def _run_of(candidate: Candidate, problem: Problem) -> Callable[[], object]:
     return candidate.build(problem).run
 
 
-ONE_THREAD = ", one thread"
+ONE_THREAD, AGAIN = ", one thread", ", again"
 
 
 def _on_one_thread(candidate: Candidate, threads: int) -> Candidate:
@@ -133,6 +135,21 @@ def _on_one_thread(candidate: Candidate, threads: int) -> Candidate:
         return Runner(run)
 
     return Candidate(candidate.name + ONE_THREAD, candidate.kind, build)
+
+
+def _again(
+    console: Console, problem: Problem, candidates: list[Candidate], arguments: argparse.Namespace
+) -> list[Result]:
+    """The same on all threads and on one, each run right after one of its own: what a thread at work gains."""
+    both = [ways for c in candidates for ways in (c, _on_one_thread(c, arguments.threads))]
+    with console.status(f"{problem.row}: timed again"):
+        runs = {c.name: _run_of(c, problem) for c in both}
+        times = side_by_side(runs, arguments.repeats, again=True) if runs else {}
+    found = []
+    for name, t in times.items():
+        row = (problem.row, problem.title, name + AGAIN, "again", "ms", *_scaled(t, 1.0), arguments.repeats)
+        found.append(Result(*row, None, None, None, False, ""))
+    return found
 
 
 def _measure(
@@ -198,10 +215,12 @@ def _summary(problem: Problem, found: list[Result]) -> str:
         if best is not None and best.times_ours is not None:
             lines.append(f"best {what}: {best.candidate}, {best.times_ours:.2f} times our time")
     medians = {r.candidate: r.median or 0.0 for r in timed}
-    alone = {name.removesuffix(ONE_THREAD): median for name, median in medians.items() if name.endswith(ONE_THREAD)}
-    if alone:
-        gains = ", ".join(f"{name} {median / medians[name]:.2f}" for name, median in alone.items())
-        lines.append(f"one thread takes, times as long: {gains}")
+    for ending, when in (("", ""), (AGAIN, ", each right after a run of its own")):
+        one = ONE_THREAD + ending
+        alone = {name.removesuffix(one): median for name, median in medians.items() if name.endswith(one)}
+        if alone:
+            gains = ", ".join(f"{name} {median / medians[name + ending]:.2f}" for name, median in alone.items())
+            lines.append(f"one thread takes, times as long{when}: {gains}")
     lean = [r for r in timed if r.over_time and r.kind != "ours" and r.peak_mib is not None]
     if lean and ours.peak_mib:
         leanest = min(lean, key=lambda r: r.peak_mib or 0.0)

@@ -26,7 +26,7 @@ COLUMNS = 2
 def draw(path: Path) -> Path:
     """Draw the CSV at `path`; the picture is laid beside it and its path returned."""
     results, machine = read(path)
-    timed = [r for r in results if r.median is not None]
+    timed = [r for r in results if r.median is not None and r.kind != "again"]
     rows = [list(group) for _, group in groupby(timed, key=lambda r: r.row)]
     heights = [max(len(row) for row in rows[i : i + COLUMNS]) for i in range(0, len(rows), COLUMNS)]
     figure, axes = plt.subplots(

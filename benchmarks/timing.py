@@ -48,8 +48,11 @@ class Wall:
 WALL = Wall()
 
 
-def side_by_side(candidates: Mapping[str, Callable[[], object]], repeats: int, clock: Clock = WALL) -> dict[str, Times]:
-    """The times of `repeats` rounds, each running every candidate once; a first round is not counted.
+def side_by_side(
+    candidates: Mapping[str, Callable[[], object]], repeats: int, clock: Clock = WALL, *, again: bool = False
+) -> dict[str, Times]:
+    """The times of `repeats` rounds, each running every candidate once; a first round is not counted. again: each run
+    comes right after one of the same candidate, which finds caches, and threads, as it left them.
 
     Each round begins with another candidate, for what ran just before leaves its traces in the caches. Python's cyclic
     garbage is collected between rounds, never inside a run.
@@ -64,6 +67,8 @@ def side_by_side(candidates: Mapping[str, Callable[[], object]], repeats: int, c
             marks = {}
             first = number % max(1, len(names))
             for name in names[first:] + names[:first]:
+                if again:
+                    candidates[name]()
                 clock.prepare()
                 begin = clock.mark()
                 result = candidates[name]()

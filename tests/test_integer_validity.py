@@ -268,6 +268,35 @@ def test_a_changed_parameter_ends_it(name: str, multiplied: list[tuple[int, ...]
             assert multiplied
 
 
+@torch.no_grad()
+def test_a_call_made_again_in_one_looks_at_its_proof_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third of a kind is one call into C++; what it finds changed goes the long way."""
+    net, x = two_layers(chunk=8), whole_signal()[:4]
+    expected = two_layers(chunk=8, force={"a": "library", "b": "library"})
+    long: list[int] = []
+    run = net.run
+    monkeypatch.setattr(net, "run", lambda *given, **how: (long.append(1), run(*given, **how))[1])
+    for _ in range(5):
+        y, _ = net(x)
+    assert len(long) == 2, "one looks, and one records"
+    assert torch.equal(y, expected(x)[0])
+    for value in OFF.values():
+        off = x.clone()
+        off[1, 1, 7] = value
+        long.clear()
+        assert torch.equal(net(off)[0], expected(off)[0]), value
+        assert long, value
+        for _ in range(3):
+            net(x)
+    long.clear()
+    net(x)
+    assert not long
+    parameter(net, "a", "weight").data.view(torch.int32)[3, 3:4].bitwise_xor_(1)
+    changed = copy_parameters(net, expected)
+    assert torch.equal(net(x)[0], changed(x)[0])
+    assert long
+
+
 def test_a_scale_before_a_layer_is_a_part_of_its_proof(multiplied: list[tuple[int, ...]]) -> None:
     raw = graph("input>s s>a a>output", input=input_(3), s=scale([1.0, 2.0, 0.5]), a=fc(4, 3), output=output(4))
     net = Executor(graph_of(raw), force={"a": "integer"}, input_grid=InputGrid(high=31))
