@@ -6,6 +6,7 @@ import copy
 import importlib
 import pickle
 from collections.abc import Callable
+from itertools import pairwise
 
 import nir
 import numpy as np
@@ -291,3 +292,46 @@ def test_step_after_step_equals_the_oracle(case: Case) -> None:
             found.append(by_output(net, y))
     made = {(name, "result"): torch.cat([y[name] for y in found]).numpy() for name in found[0]} if found else {}
     assert_equal(made, told(case.expected), order_of(net), f"{net}\n{net.graph}")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("threads", "batch"), [(2, 2), (2, 4), (2, 5), (3, 2), (3, 6), (4, 3)])
+def test_threads_that_take_whole_samples_change_no_bit(threads: int, batch: int) -> None:
+    """Once a call is recorded, layers share their frames by samples; the first call, and one thread, do not."""
+    draw = np.random.default_rng(threads * 10 + batch)
+
+    def conv(out: int, into: int, size: int) -> nir.Conv2d:
+        weight = draw.normal(0, 0.5, (out, into, 3, 3)).astype(np.float32)
+        return nir.Conv2d((size, size), weight, 1, 1, 1, 1, draw.normal(0, 0.1, out).astype(np.float32))
+
+    def fire(*shape: int) -> nir.IF:
+        ones = np.ones(shape, np.float32)
+        return nir.IF(r=1e4 * ones, v_threshold=ones, v_reset=0 * ones)
+
+    nodes = {
+        "input": nir.Input(np.array([3, 24, 24])),
+        "conv1": conv(8, 3, 24),
+        "if1": fire(8, 24, 24),
+        "sum": nir.SumPool2d(2, 2, 0),
+        "conv2": conv(8, 8, 12),
+        "if2": fire(8, 12, 12),
+        "mean": nir.AvgPool2d(3, 2, 1),
+        "output": nir.Output(np.array([8, 6, 6])),
+    }
+    net = Executor(neurocuda.from_nir(nir.NIRGraph(nodes, [*pairwise(nodes)])))
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for number in (1, threads):
+            torch.set_num_threads(number)
+            state = None
+            for _ in range(4):  # each a chunk of its own, and of pieces
+                x = torch.from_numpy(np.random.default_rng(5).normal(0.5, 1, (9, batch, 3, 24, 24)).astype(np.float32))
+                y, state = net(x, state)
+            found.append((y, state))
+        (one, one_state), (several, several_state) = found
+        assert one.any()
+        assert torch.equal(one, several)
+        assert all(torch.equal(one_state.tensors[name], t) for name, t in several_state.tensors.items())
+    finally:
+        torch.set_num_threads(before)

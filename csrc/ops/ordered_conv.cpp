@@ -154,8 +154,10 @@ void run_on_cpu(const OrderedConv& layer) {
   const std::int64_t taps = layer.in / layer.groups * layer.rows.kernel * layer.columns.kernel;
   // Cycles a frame, if dense.
   const std::int64_t work = layer.out * layer.rows.out * layer.columns.out * taps / 16;
-  at::parallel_for(0, layer.frames, std::max<std::int64_t>(1, (1 << 16) / std::max<std::int64_t>(1, work)),
-                   [&](std::int64_t begin, std::int64_t end) { cpu::ordered_conv(layer, begin, end); });
+  const cpu::FrameOrder order = cpu::FrameOrder::of(layer.frames, at::get_num_threads());
+  at::parallel_for(
+      0, layer.frames, std::max<std::int64_t>(1, (1 << 16) / std::max<std::int64_t>(1, work)),
+      [&](std::int64_t begin, std::int64_t end) { cpu::ordered_conv(layer, order, begin, end); });
 }
 
 void compute_into(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Numbers stride,
