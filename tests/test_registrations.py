@@ -65,3 +65,10 @@ def test_without_a_driver_the_error_is_that_of_torch() -> None:
         torch.empty([3], device="cuda")
     assert str(ours.value) == str(theirs.value)
     assert "driver" in str(ours.value)
+
+
+@with_cuda
+def test_torch_has_what_replays_a_graph_without_python() -> None:
+    """Its own functions in C, which are no part of what it documents."""
+    for found in (torch._C._CUDAGraph.replay, torch._C._CudaEventBase.record, torch._C._cuda_getCurrentRawStream):
+        assert callable(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,21 @@ def test_other_values_go_the_short_way(again: Executor) -> None:
         assert torch.equal(y, owed), seed
         assert after.tensors.keys() == owed_state.tensors.keys()
         assert all(torch.equal(t, owed_state.tensors[name]) for name, t in after.tensors.items()), seed
+
+
+def test_threads_take_turns(again: Executor) -> None:
+    wrong: list[int] = []
+
+    def calls(seed: int) -> None:
+        with torch.no_grad():
+            x, state = drive(seed=seed), a_state(1.0 + seed)
+            owed, _ = network(busy(), chunk=7)(x, state)
+            wrong.extend(seed for _ in range(40) if not torch.equal(again(x, state)[0], owed))
+
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(calls, seed) for seed in range(6)]:
+            done.result()
+    assert not wrong
 
 
 class Own(Tensor):
