@@ -38,8 +38,8 @@ class Replay {
          std::vector<pybind11::str> names, Basis basis);
 
   // (output, state), or None if the program does not hold for this: another kind of input, autograd or a mode
-  // that would see the operators, an edited parameter, a signal that is not finite. `state` is a dictionary,
-  // or None for rest.
+  // that would see the operators, an edited parameter, a signal that is not finite or off the grid that a
+  // proof rests on. `state` is a dictionary, or None for rest.
   pybind11::object operator()(pybind11::handle signal, const pybind11::object& state,
                               const pybind11::dict& parameters, const pybind11::dict& buffers) const;
 
