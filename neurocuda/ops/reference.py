@@ -95,6 +95,9 @@ def neuron(
         outputs.append(output)
         for name, values in traces.items():
             values.append(getattr(state, name))
+    if not outputs:
+        nothing = branch_sum(branches)  # of no steps, which has their shape
+        return nothing, state, dict.fromkeys(record, nothing)
     return torch.stack(outputs), state, {name: torch.stack(values) for name, values in traces.items()}
 
 
