@@ -22,8 +22,9 @@ ORDERED_LIMIT = 2**20
 BY_LIBRARY = frozenset({"library", "integer"})
 """What the vendor's library sums."""
 
-_LAST_FROM = 64
-"""Positions of the output from which the library's convolution on CPUs is fastest with the channels last in memory."""
+_LAST_FROM, _FEW_CHANNELS, _LAST_FROM_WITH_FEW = 64, 16, 257
+"""Positions of the output from which the library's convolution on CPUs is fastest with the channels last in memory, and
+from which it is with so few channels of the output."""
 
 _SLICE = 2**20
 """Weights of a library convolution that one call on the CPU takes."""
@@ -64,8 +65,10 @@ class LoweredNode:
 
     @property
     def channels_last(self) -> bool:
-        node = self.node
-        return self.how in BY_LIBRARY and node.type == "Conv2d" and math.prod(node.output_shape[1:]) >= _LAST_FROM
+        if self.how not in BY_LIBRARY or self.node.type != "Conv2d":
+            return False
+        channels, *space = self.node.output_shape
+        return math.prod(space) >= (_LAST_FROM_WITH_FEW if channels <= _FEW_CHANNELS else _LAST_FROM)
 
     @property
     def slices(self) -> int:
