@@ -22,7 +22,8 @@ from neurocuda.exactness import certify
 from neurocuda.graph import Graph, Node, from_nir
 from neurocuda.grids import InputGrid
 from neurocuda.io import read, write
-from neurocuda.nir_executor import Executor, RunResult, load
+from neurocuda.loading import load
+from neurocuda.nir_executor import Executor, RunResult
 from neurocuda.ops import NeuronCoefficients, Surrogate
 from neurocuda.ops.backends import backends, use_backend
 from neurocuda.quantization import quantize

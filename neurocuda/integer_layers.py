@@ -25,21 +25,27 @@ Parameters = Mapping[tuple[str, str], Tensor]
 class IntegerLayers:
     """Their weights as int8, and what the parameters were that the certificate speaks of.
 
-    A changed parameter ends it: from then on these layers run in float32, until the network is loaded anew.
+    A changed parameter ends it: from then on these layers run in float32, until the network is loaded anew. Without
+    parameters, all are constants, and none is looked at.
     """
 
-    def __init__(self, lowered: LoweredSchedule, certificate: Certificate, parameters: Parameters) -> None:
+    def __init__(self, lowered: LoweredSchedule, certificate: Certificate, parameters: Parameters | None) -> None:
+        self._constant = parameters is None
         self._layers: dict[str, LoweredNode] = {entry.node.name: entry for entry in lowered.integer_layers}
         self._grids = certificate.inputs
         self._rests_on = frozenset[str]().union(*(_inputs(entry) for entry in self._layers.values()))
-        rest = [key for key in parameters if self._layers and not self._is_whole(key)]
-        self._rest = {key: parameters[key].detach().cpu().clone() for key in rest}
+        given = parameters if parameters and self._layers else {}
+        self._rest = {key: t.detach().cpu().clone() for key, t in given.items() if not self._is_whole(key)}
         self._weights: dict[str, IntegerWeight] = {}
         self._on_gpu: _OnGpu | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # the library's own form of them cannot be copied, and a copy may lie elsewhere
         return {**self.__dict__, "_weights": {}, "_on_gpu": None}
+
+    def forget(self) -> None:
+        """Forget the weights, which are made anew from the graph when they are asked for, wherever that is."""
+        self._weights, self._on_gpu = {}, None
 
     def _is_whole(self, key: tuple[str, str]) -> bool:
         return key[0] in self._layers and key[1] == "weight"
@@ -69,14 +75,17 @@ class IntegerLayers:
             return (), Looks()
         if self.of_chunk(self._weights, inputs) is not self._weights:
             return (), Looks()
+        grids = _looked_at(self._promised(self._rests_on, inputs))
+        if self._constant:
+            return tuple(self._weights), Looks(grids=grids)
         integers = self._weights.values()
         looks = Looks(
             [parameters[key] for key in self._rest],
             [*self._rest.values()],
             [parameters[name, "weight"] for name in self._weights],
-            [weight.numbers for weight in integers],
+            [integer.numbers(weight) for weight in integers],
             [weight.steps for weight in integers],
-            _looked_at(self._promised(self._rests_on, inputs)),
+            grids,
         )
         return tuple(self._weights), looks
 
@@ -132,7 +141,7 @@ class IntegerLayers:
             if "groups" not in node.parameters or node.number("groups") == 1:
                 integer.laid_out(weight, 2.0**numbers.signal_step, device)
                 weights[name] = weight
-        then = {key: value.detach().clone() for key, value in parameters.items()}
+        then = {} if self._constant else {key: value.detach().clone() for key, value in parameters.items()}
         return _OnGpu(device, weights, then)
 
     def _holds(self, parameters: Parameters) -> bool:
@@ -141,8 +150,10 @@ class IntegerLayers:
             for name, entry in self._layers.items():
                 assert entry.integers is not None
                 weight = torch.from_numpy(entry.node.array("weight").astype(np.float32))
-                made[name] = integer.whole(weight, entry.integers.weight_steps)
+                made[name] = integer.whole(weight, entry.integers.weight_steps, kept=not self._constant)
             self._weights = made  # all at once, for other threads
+        if self._constant:
+            return True
         now = [parameters[name, "weight"] for name in self._weights]
         rest = [parameters[key] for key in self._rest]
         same_bits = importlib.import_module("neurocuda._C").same_bits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 
@@ -14,6 +14,9 @@ from neurocuda.lowering import LoweredNode
 from neurocuda.ops import NeuronCoefficients, Surrogate, integer, library, reference
 from neurocuda.ops.coefficients import SpikeWhen
 from neurocuda.ops.integer import IntegerWeight
+
+LaidOut = Callable[[Node, Sequence[int]], Tensor]
+"""Gives the weights of a convolution with some padding as the library for CPUs wants them."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Tensors:
 
     integers: the weights of the layers that run as whole numbers now; none where only floats will do. bytes: the
     populations whose spikes are uint8 for their sake. packed: weights as the compiled operators read them, where kept.
+    laid_out: where weights are kept as the library for CPUs wants them.
     """
 
     operators: ModuleType
@@ -41,6 +45,7 @@ class Tensors:
     integers: Mapping[str, IntegerWeight] = field(default_factory=dict)
     bytes: frozenset[str] = frozenset()
     packed: Mapping[str, Tensor] = field(default_factory=dict)
+    laid_out: LaidOut | None = None
 
     def kept(self, name: str) -> dict[str, Tensor]:
         """What an ordered layer's operator is given beside the weights."""
@@ -76,12 +81,13 @@ def _flatten(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
 
 def _linear(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
     name = lowered.node.name
-    weight, bias = tensors.weights[name, "weight"], tensors.weights.get((name, "bias"))
+    bias = tensors.weights.get((name, "bias"))
     frames = x.flatten(0, 1)
+    if name in tensors.integers:
+        return _by_step(_integer(frames, lowered, tensors, bias, (), (), ()), x)
+    weight = tensors.weights[name, "weight"]
     if lowered.how == "ordered":
         result = tensors.operators.ordered_linear(frames, weight, bias, **tensors.kept(name))
-    elif name in tensors.integers:
-        result = _integer(frames, lowered, tensors, bias, (), (), ())
     elif lowered.exact and x.is_cuda and not torch.is_grad_enabled():
         # Not the library: inside a capture of the user's it could not be called for the first time.
         result = tensors.operators.ordered_linear(frames, weight, bias)
@@ -93,10 +99,11 @@ def _linear(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
 
 def _convolution(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
     node = lowered.node
-    weight, bias = tensors.weights[node.name, "weight"], tensors.weights[node.name, "bias"]
+    bias = tensors.weights[node.name, "bias"]
     pads = convolution_pads(node)
     frames = x.flatten(0, 1)
     if lowered.how == "ordered":
+        weight = tensors.weights[node.name, "weight"]
         stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
         kept = tensors.kept(node.name)
         result = tensors.operators.ordered_conv(frames, weight, bias, stride, pads, dilation, groups, **kept)
@@ -107,7 +114,7 @@ def _convolution(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
         padding = tuple(before for before, _ in pads)
         result = _integer(frames, lowered, tensors, bias, stride, padding, dilation)
     else:
-        result = _library_convolution(frames, weight, bias.expand(weight.shape[0]), pads, lowered, tensors.operators)
+        result = _library_convolution(frames, bias.expand(node.output_shape[0]), pads, lowered, tensors)
     return _by_step(result, x)
 
 
@@ -124,22 +131,28 @@ def _integer(
     assert numbers is not None
     weight = tensors.integers[node.name]
     groups = node.number("groups") if "groups" in node.parameters else 1
-    bias = None if bias is None else bias.expand(weight.numbers.shape[0])
+    bias = None if bias is None else bias.expand(weight.shape[0])
     step = 2.0**numbers.signal_step
     return integer.convolution(frames, weight, bias, step, stride, padding, dilation, groups)
 
 
 def _library_convolution(
-    frames: Tensor, weight: Tensor, bias: Tensor, pads: reference.Pads, lowered: LoweredNode, ops: ModuleType
+    frames: Tensor, bias: Tensor, pads: reference.Pads, lowered: LoweredNode, tensors: Tensors
 ) -> Tensor:
     node = lowered.node
     padding = tuple(before for before, _ in pads)
     stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
     if lowered.exact and library.may_transform(frames):
-        exact: Tensor = ops.ordered_conv(frames, weight, bias, stride, pads, dilation, groups)
+        weight = tensors.weights[node.name, "weight"]
+        exact: Tensor = tensors.operators.ordered_conv(frames, weight, bias, stride, pads, dilation, groups)
         return exact
     if any(before != after for before, after in pads):
         frames, padding = reference.pad(frames, pads), (0,) * len(pads)
+    if tensors.laid_out is not None and lowered.laid_out and frames.numel() > 0:
+        frames = frames.contiguous(memory_format=torch.channels_last)
+        weight = tensors.laid_out(node, padding)
+        return library.convolution_laid_out(frames, weight, bias.contiguous(), stride, padding, dilation, groups)
+    weight = tensors.weights[node.name, "weight"]
     if frames.device.type == "cpu" and node.type == "Conv2d":
         layout = torch.channels_last if lowered.channels_last else torch.contiguous_format
         frames = frames.contiguous(memory_format=layout)

@@ -71,6 +71,14 @@ class LoweredNode:
         return math.prod(space) >= (_LAST_FROM_WITH_FEW if channels <= _FEW_CHANNELS else _LAST_FROM)
 
     @property
+    def laid_out(self) -> bool:
+        """Whether on the CPU its weights, where they are constants, are laid out for the library once, and its frames
+        with the channels last.
+        """
+        large = self.channels_last or self.node.output_shape[0] > _FEW_CHANNELS
+        return self.how in BY_LIBRARY and self.node.type == "Conv2d" and large
+
+    @property
     def slices(self) -> int:
         weights = self.node.array("weight").size
         return 1 if self.node.number("groups") > 1 else 2 ** max(0, math.ceil(math.log2(weights / _SLICE)))
@@ -107,6 +115,11 @@ class LoweredSchedule:
     def integer_layers(self) -> tuple[LoweredNode, ...]:
         return tuple(entry for stage in self.stages for entry in stage.nodes if entry.how == "integer")
 
+    @property
+    def of_library(self) -> tuple[str, ...]:
+        """The layers that the vendor's library may compute, as floats or as whole numbers."""
+        return tuple(entry.node.name for stage in self.stages for entry in stage.nodes if entry.how in BY_LIBRARY)
+
     @cached_property
     def packed_layers(self) -> tuple[str, ...]:
         """The layers whose weights the compiled operators read packed."""
@@ -121,7 +134,7 @@ class LoweredSchedule:
     @cached_property
     def by_library(self) -> bool:
         """Whether the vendor's library may compute a layer."""
-        return any(entry.how in BY_LIBRARY for stage in self.stages for entry in stage.nodes)
+        return bool(self.of_library)
 
     def rows(self) -> list[tuple[str, ...]]:
         """One row for each node, under a first row of titles."""

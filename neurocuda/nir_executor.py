@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import nir
 import torch
 from torch import Tensor, nn
 
 from neurocuda import parameters
+from neurocuda.constants import Constants
 from neurocuda.derived import Derived, Kept, Origins
 from neurocuda.discretization import Discretization, problems
-from neurocuda.errors import ArgumentError, NeuroCUDAWarning, raise_problems
+from neurocuda.errors import ArgumentError, raise_problems
 from neurocuda.exactness import InputGrids, certify
-from neurocuda.graph import NEURONS, Graph, from_nir
+from neurocuda.graph import NEURONS, Graph
 from neurocuda.inputs import Signals, ask_finite, check_finite, check_inputs, check_out, quantities
 from neurocuda.integer_layers import IntegerLayers
-from neurocuda.io import read
-from neurocuda.layers import Delays, Tensors
+from neurocuda.layers import Delays, LaidOut, Tensors
 from neurocuda.lowering import How, LoweredSchedule, lower
-from neurocuda.ops import Surrogate, compiled, reference
+from neurocuda.ops import Surrogate, compiled, library, reference
 from neurocuda.ops.backends import operators, wanted
 from neurocuda.ops.cuda_graphs import CudaGraphs, capturable, into
 from neurocuda.ops.integer import IntegerWeight
 from neurocuda.ops.recording import Recorder, on_their_own, recordable, recorded
-from neurocuda.plausibility import doubts
 from neurocuda.precision import keep_types
 from neurocuda.repeated import Repeated, kinds, repeat, repeated
 from neurocuda.schedule import schedule
 from neurocuda.spans import steps_of_chunk
 from neurocuda.stages import Chunk, run_chunk
 from neurocuda.state import State, check_state
+from neurocuda.supposed import alone_on
 
 
 @dataclass(frozen=True)
@@ -47,53 +44,13 @@ class RunResult:
     recordings: dict[str, dict[str, Tensor]]
 
 
-def load(
-    source: str | os.PathLike[str] | Graph | nir.NIRGraph,
-    discretization: Discretization | None = None,
-    *,
-    chunk: int | None = None,
-    surrogate: Surrogate | None = None,
-    learn: str | Collection[str] = (),
-    input_grid: InputGrids | None = None,
-    ordered: bool = False,
-) -> Executor:
-    """A network from a NIR file, a `Graph` or a `nir.NIRGraph`.
-
-    `chunk` is the number of steps that run layer by layer at a time: more is faster up to the cache, and takes
-    more memory; None: 32 on a CPU, and on a GPU as many as keep the largest signal within 64 MiB, at least 32.
-    `learn` names neuron parameters ("tau", "v_threshold", ...) to be trained. `input_grid` is what the inputs are
-    likely to be, whole numbers 0 .. 255 without: while they are, layers that are proved exact may run as integers,
-    to the same bits (`Executor.certificate`, `Executor.schedule`).
-
-    `ordered=True` sums every layer in the defined order, however large, from its spikes where they are few: the same
-    bits on every backend, in every chunk and batch, without a proof. That is also faster than the library where few
-    neurons fire, and slower where many do (docs/exactness.md).
-
-    Raises `FileError`, `GraphError` (`ShapeError`, `AlgebraicLoopError`) or `ArgumentError`; warns with
-    `NeuroCUDAWarning` of what is probably not meant.
-    """
-    if isinstance(source, Graph):
-        graph = source
-    elif isinstance(source, nir.NIRGraph):
-        graph = from_nir(source)
-    elif isinstance(source, str | os.PathLike):
-        graph = read(source)
-    else:
-        raise ArgumentError(f"source: expected a path, a Graph or a nir.NIRGraph, found {type(source).__name__}")
-    net = Executor(
-        graph, discretization, chunk=chunk, surrogate=surrogate, learn=learn, input_grid=input_grid, ordered=ordered
-    )
-    for line in [*graph.warnings, *doubts(graph, net.discretization)]:
-        warnings.warn(f"{graph.source}: {line}", NeuroCUDAWarning, stacklevel=2)
-    return net
-
-
 class Executor(nn.Module):
     """A NIR graph that runs: `y, state = net(x, state=None)`, x and y [T, B, *shape].
 
     Weights, biases and scales are float32 parameters named `node:field`. Parameters of neurons are float64
     buffers (parameters where `learn` names them) that `.half()` and `.to(dtype)` leave alone. In these names
-    a dot of a node's name is written '/'.
+    a dot of a node's name is written '/'. A `frozen` network has none of them, and computes no gradients but those of
+    its inputs and states that ask for some.
 
     On a GPU, without gradients, a second call with inputs of one kind is captured in a CUDA graph, which later calls
     replay; it keeps memory for a copy of the inputs, the results and all in between. `cuda_graph = False` runs every
@@ -113,6 +70,7 @@ class Executor(nn.Module):
         force: Mapping[str, How] | None = None,
         input_grid: InputGrids | None = None,
         ordered: bool = False,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
         if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
@@ -126,6 +84,8 @@ class Executor(nn.Module):
                     f"{argument}: expected a {expected.__name__}, found {value!r} ({type(value).__name__})"
                 )
         learn = {learn} if isinstance(learn, str) else set(learn)
+        if frozen and learn:
+            raise ArgumentError(f"learn: expected nothing to learn in a frozen network, found {sorted(learn)}")
         self.graph = graph
         self.discretization = Discretization() if discretization is None else discretization
         self.chunk = chunk
@@ -134,13 +94,19 @@ class Executor(nn.Module):
         self.certificate = certify(graph, self.discretization, input_grid=input_grid)
         stages = schedule(graph, self.discretization)
         self.schedule: LoweredSchedule = lower(graph, stages, self.certificate, force, ordered)
-        self._names = parameters.register(self, graph, self.discretization, learn)
+        self._constants: Constants | None = None
+        if frozen:
+            self._constants = Constants(graph, self.discretization, self.schedule.of_library)
+            self._names = self._constants.names
+        else:
+            self._names = parameters.register(self, graph, self.discretization, learn)
         self._entries = self._state_entries()
-        self._integers = IntegerLayers(self.schedule, self.certificate, self._by_field())
-        self._derived = Derived(graph, self.discretization)
-        self._recorder = Recorder()
-        self._graphs = CudaGraphs()
+        self._integers = IntegerLayers(self.schedule, self.certificate, None if frozen else self._by_field())
+        self._derived = Derived(graph, self.discretization, frozen)
         self._repeated: Repeated | None = None
+        self._forget_calls()
+        if frozen:
+            self._lay_out()
 
     def forward(
         self, x: Signals, state: State | None = None, *, out: Signals | None = None
@@ -153,6 +119,9 @@ class Executor(nn.Module):
         out: float32 memory for the signals of the Output, without gradients. Raises `ArgumentError` naming the
         input or the entry of the state that does not fit.
         """
+        if self._needs_no_gradients(x, state):
+            with torch.no_grad():
+                return self.forward(x, state, out=out)
         plain = not torch.compiler.is_dynamo_compiling() and isinstance(x, Tensor) and x.is_cpu
         plain = plain and out is None and wanted() in (None, "cpu")
         before = state.tensors if type(state) is State else None
@@ -186,7 +155,10 @@ class Executor(nn.Module):
         "v" (after the reset), CubaLI and CubaLIF "i". Recorded is what the node computes at a step, before any
         delay on its edges. `out` takes the signals of the outputs, [T, B, *shape] float32, without gradients.
         """
-        inputs = check_inputs(self.graph, x, next((t.device for t in self._sources()), None))
+        if self._needs_no_gradients(x, state):
+            with torch.no_grad():
+                return self.run(x, state, record, out=out)
+        inputs = check_inputs(self.graph, x, self._device())
         asked = quantities(self.graph, record) if record else []
         first = next(iter(inputs.values()))
         batch = first.shape[1]
@@ -225,7 +197,7 @@ class Executor(nn.Module):
             elif integers.value:
                 again = function  # the kernel of integers is no operator of torch, and is not recorded
             elif last is not None and last.kind == kind:
-                again = recorded(function, given, len(self._entries)) or function
+                again = recorded(function, given, len(self._entries), self._constants is not None) or function
             looks = (integers.looks, kept.looks)
             self._repeated = repeated(kind, self.schedule.by_library, [*self._entries], looks, again)
         count = len(self.graph.outputs) + len(asked)
@@ -281,11 +253,14 @@ class Executor(nn.Module):
         ops = operators(inputs[0].device)
         usable = self._integers.usable(given, self._by_field()) if integers is None else {}
         recording = ops is compiled and inputs[0].is_cpu and recordable([*inputs, *carry])
+        laid_out = None
+        if self._constants is not None and alone_on("cpu", inputs) and library.lays_out():
+            laid_out = self._constants.laid_out
         if recording:
             self._recorder.refresh(self._sources())
         elif not checked:
             check_finite(given)
-        tensors = None if recording else self._tensors(inputs[0].device, kept)
+        tensors = None if recording else self._tensors(inputs[0].device, kept, laid_out)
         count = len(self.graph.outputs) + len(asked)
         length = steps_of_chunk(self.schedule, self.chunk, steps, batch, inputs[0].device)
         whole: list[Tensor] = []
@@ -295,7 +270,7 @@ class Executor(nn.Module):
             in_integers = integers
             if in_integers is None:
                 in_integers = self._integers.of_chunk(usable, dict(zip(given, part, strict=True)))
-            advance = partial(self._advance, asked, tensors, in_integers)
+            advance = partial(self._advance, asked, tensors, in_integers, laid_out)
             if recording:
                 key = (*asked, *in_integers)
                 made = self._recorder.run(key, advance, [*part, *carry], finite=len(part), state=len(carry))
@@ -328,6 +303,7 @@ class Executor(nn.Module):
         asked: list[tuple[str, str]],
         tensors: Tensors | None,
         integers: Mapping[str, IntegerWeight],
+        laid_out: LaidOut | None,
         given: list[Tensor],
     ) -> list[Tensor]:
         """Outputs, recordings and the state after a chunk, from the inputs and the state before it."""
@@ -336,7 +312,7 @@ class Executor(nn.Module):
         carry = dict(zip(self._entries, given[len(names) :], strict=True))
         steps, batch = given[0].shape[:2]
         chunk = Chunk(steps, batch, carry, {key: [] for key in asked}, given[0].device)
-        tensors = self._tensors(given[0].device) if tensors is None else tensors
+        tensors = self._tensors(given[0].device, None, laid_out) if tensors is None else tensors
         if integers:
             tensors = replace(tensors, integers=integers, bytes=self.schedule.bytes)
         run_chunk(self.schedule, tensors, inputs, chunk)
@@ -349,11 +325,18 @@ class Executor(nn.Module):
         ]
 
     def extra_repr(self) -> str:
-        return f"{self.graph.source}, {self.discretization}\n{self.schedule}"
+        frozen = "" if self._constants is None else ", frozen"
+        return f"{self.graph.source}, {self.discretization}{frozen}\n{self.schedule}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Executor:
         """Move the parameters of neurons and the delays with the module, but never change their type."""
         self._repeated = None  # it holds the parameters where they lay
+        if self._constants is not None:
+            self._constants.move(fn)
+            self._integers.forget()
+            self._derived = Derived(self.graph, self.discretization, constant=True)
+            self._forget_calls()
+            return self
         move: Callable[..., nn.Module] = super()._apply
         kept = [*self._names.exact.values(), *self._names.delays.values()]
         keep_types(self, kept, lambda: move(fn, recurse))
@@ -361,10 +344,42 @@ class Executor(nn.Module):
 
     def parameter_name(self, node: str, field: str) -> str | None:
         """The name of the parameter or buffer that holds a field of a node; None if there is none of it."""
-        return self._names.of(node, field)
+        return self._names.of(node, field) if self._constants is None else None
+
+    def _needs_no_gradients(self, x: Signals, state: State | None) -> bool:
+        """Whether gradients are on that nothing asks for: a frozen network then runs as without."""
+        if self._constants is None or not torch.is_grad_enabled():
+            return False
+        signals = [*x.values()] if isinstance(x, Mapping) else [x]
+        given = [*signals, *(state.tensors.values() if isinstance(state, State) else [])]
+        return not any(isinstance(t, Tensor) and t.requires_grad for t in given)
+
+    def _forget_calls(self) -> None:
+        self._recorder = Recorder(constant=self._constants is not None)
+        self._graphs = CudaGraphs()
+        self._repeated = None
+
+    def _lay_out(self) -> None:
+        """Bring the weights into the form that layers compute with, by a step of silence."""
+        nodes = self.graph.nodes
+        silence = {name: torch.zeros(1, 1, *nodes[name].output_shape, device="cpu") for name in self.graph.inputs}
+        with torch.no_grad():
+            self.run(silence)
+        self._forget_calls()
+
+    def _holder(self) -> nn.Module:
+        """The module that holds the values of the nodes."""
+        return self if self._constants is None else self._constants.module
+
+    def _device(self) -> torch.device | None:
+        """Where the values of the nodes are, if there are any."""
+        if self._constants is not None:
+            return self._constants.device
+        return next((t.device for t in self._sources()), None)
 
     def _by_field(self) -> dict[tuple[str, str], Tensor]:
-        return parameters.by_field(self, self._names)
+        """The parameters; a frozen network has none."""
+        return parameters.by_field(self, self._names) if self._constants is None else {}
 
     def _sources(self) -> list[Tensor]:
         return parameters.all_tensors(self)
@@ -398,26 +413,31 @@ class Executor(nn.Module):
         return State({name: zero.expand(batch, *shape) for name, shape in self._entries.items()})
 
     def _derived_from(self) -> Origins:
-        weights = {name: getattr(self, self._names.weights[name, "weight"]) for name in self.schedule.packed_layers}
+        holder = self._holder()
+        weights = {name: getattr(holder, self._names.weights[name, "weight"]) for name in self.schedule.packed_layers}
         exact = {name: weight for name, weight in weights.items() if weight.dtype == torch.float32}
-        return Origins(parameters.of_neurons(self, self._names, self.graph), exact)
+        return Origins(parameters.of_neurons(holder, self._names, self.graph), exact)
 
-    def _tensors(self, device: torch.device, kept: Kept | None = None) -> Tensors:
+    def _tensors(self, device: torch.device, kept: Kept | None = None, laid_out: LaidOut | None = None) -> Tensors:
         """What the nodes compute with, from the parameters as they are now, but for what is kept."""
-        names = self._names
-        weights = {key: getattr(self, name).float() for key, name in names.weights.items()}
+        names, holder = self._names, self._holder()
+        if self._constants is None:
+            weights = {key: getattr(self, name).float() for key, name in names.weights.items()}
+        else:
+            weights = self._constants.weights()
         for (name, field), key in names.exact.items():
             if self.graph.nodes[name].type not in NEURONS:
-                weights[name, field] = getattr(self, key).float()
+                weights[name, field] = getattr(holder, key).float()
         if kept is None:
-            neurons = parameters.of_neurons(self, names, self.graph)
+            neurons = parameters.of_neurons(holder, names, self.graph)
             kept = Kept(self._derived.coefficients(neurons, device), {})
         return Tensors(
             operators(device),
             weights,
             kept.coefficients,
-            {name: Delays(getattr(self, key), names.delay_counts[name]) for name, key in names.delays.items()},
+            {name: Delays(getattr(holder, key), names.delay_counts[name]) for name, key in names.delays.items()},
             self.discretization.spike_when,
             self.surrogate,
             packed=kept.packed,
+            laid_out=laid_out,
         )

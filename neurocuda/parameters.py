@@ -32,20 +32,25 @@ class Names:
         return self.weights.get((node, entry), self.exact.get((node, entry)))
 
 
-def register(module: nn.Module, graph: Graph, d: Discretization, learn: Collection[str]) -> Names:
+def register(
+    module: nn.Module, graph: Graph, d: Discretization, learn: Collection[str], later: Collection[str] = ()
+) -> Names:
     """Give a module the parameters of a graph; of those of neurons, the fields to `learn` are parameters, the others
-    buffers. Raises `ArgumentError` if none has a field to learn.
+    buffers. The weights of the layers that come `later` have names alone. Raises `ArgumentError` if none has a field
+    to learn.
     """
     names = Names()
     for node in graph.nodes.values():
-        _register(module, names, node, d, learn)
+        _register(module, names, node, d, learn, ("weight",) if node.name in later else ())
     known = {entry for _, entry in names.exact}
     if unknown := sorted(set(learn) - known):
         raise ArgumentError(f"learn: expected neuron parameters of this graph {sorted(known)}, found {unknown}")
     return names
 
 
-def _register(module: nn.Module, names: Names, node: Node, d: Discretization, learn: Collection[str]) -> None:
+def _register(
+    module: nn.Module, names: Names, node: Node, d: Discretization, learn: Collection[str], later: Collection[str]
+) -> None:
     prefix = node.name.replace("~", "~0").replace("/", "~1").replace(".", "/")
     if node.type == "Delay":
         steps = delay_steps(node, d)
@@ -61,10 +66,11 @@ def _register(module: nn.Module, names: Names, node: Node, d: Discretization, le
             module.register_buffer(key, value)
     for entry in [name for name in _WEIGHTS if name in node.parameters]:
         key = names.weights[node.name, entry] = f"{prefix}:{entry}"
-        module.register_parameter(key, nn.Parameter(_weight(node, entry)))
+        if entry not in later:
+            module.register_parameter(key, nn.Parameter(of_layer(node, entry)))
 
 
-def _weight(node: Node, entry: str) -> Tensor:
+def of_layer(node: Node, entry: str) -> Tensor:
     """A weight as float32, a scale aligned with its signal."""
     array = node.array(entry)
     if entry == "scale":

@@ -28,10 +28,10 @@ class Tensors(nn.Module):
         return y, state.tensors
 
 
-def digits() -> tuple[Tensors, Tensor, Tensor]:
+def digits(frozen: bool) -> tuple[Tensors, Tensor, Tensor]:
     """The network, an input to compile it with, and another."""
     x, another = torch.rand(2, 4, 2, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 16
-    return Tensors(neurocuda.load(DIGITS)), x, another
+    return Tensors(neurocuda.load(DIGITS, frozen=frozen)), x, another
 
 
 def assert_same(found: tuple[Tensor, dict[str, Tensor]], expected: tuple[Tensor, dict[str, Tensor]]) -> None:
@@ -41,8 +41,9 @@ def assert_same(found: tuple[Tensor, dict[str, Tensor]], expected: tuple[Tensor,
         assert torch.equal(found[1][name], values), f"{name}: found {found[1][name]}, expected {values}"
 
 
-def test_a_compiled_network_gives_the_same_bits() -> None:
-    net, *inputs = digits()
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_compiled_network_gives_the_same_bits(frozen: bool) -> None:
+    net, *inputs = digits(frozen)
     compiled = torch.compile(net, fullgraph=True)
     with torch.no_grad():
         for x in inputs:
@@ -51,8 +52,9 @@ def test_a_compiled_network_gives_the_same_bits() -> None:
             assert_same(compiled(x), expected)
 
 
-def test_an_exported_network_gives_the_same_bits() -> None:
-    net, *inputs = digits()
+@pytest.mark.parametrize("frozen", [False, True])
+def test_an_exported_network_gives_the_same_bits(frozen: bool) -> None:
+    net, *inputs = digits(frozen)
     with torch.no_grad():
         exported = torch.export.export(net, (inputs[0],)).module()
         for x in inputs:

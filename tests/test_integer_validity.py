@@ -484,16 +484,20 @@ def test_settings_of_torch_change_no_bit() -> None:
                 assert torch.equal(into, y)
 
 
-def test_many_shapes_are_not_all_kept() -> None:
+def test_weights_are_laid_out_once_for_all_shapes() -> None:
     net, expected = two_layers(), two_layers(force={})
     with torch.no_grad():
+        assert net(whole_signal(3, 0))[0].shape == (3, 0, 3)
+        net(whole_signal(1, 1))
+        laid_out = [weight.packed for weight in net._integers._weights.values()]
         for batch in range(1, 40):
             x = whole_signal(2, batch)
             assert torch.equal(net(x)[0], expected(x)[0])
         assert net(whole_signal(3, 0))[0].shape == (3, 0, 3)
         assert net(whole_signal(0, 3))[0].shape == (0, 3, 3)
-    weights = net._integers._weights
-    assert max(len(weight.packed) for weight in weights.values()) <= 16
+    now = [weight.packed for weight in net._integers._weights.values()]
+    assert laid_out
+    assert all(a is b and a is not None for a, b in zip(laid_out, now, strict=True))
 
 
 def test_what_is_not_proved_cannot_be_forced() -> None:

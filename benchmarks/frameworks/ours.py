@@ -21,9 +21,11 @@ _FORCED: Mapping[str, Mapping[str, How]] = {
 
 
 def candidates(problem: Problem) -> Iterable[Candidate]:
-    yield Candidate("neurocuda", "ours", partial(_run, how=None), batches_over_time=True)
-    for name, how in _FORCED.get(problem.row, {}).items():
-        yield Candidate(f"neurocuda, {name}", "ours", partial(_run, how=how), batches_over_time=True)
+    for frozen, suffix in ((False, ""), (True, ", frozen")):
+        yield Candidate(f"neurocuda{suffix}", "ours", partial(_run, how=None, frozen=frozen), batches_over_time=True)
+        for name, how in _FORCED.get(problem.row, {}).items():
+            start = partial(_run, how=how, frozen=frozen)
+            yield Candidate(f"neurocuda, {name}{suffix}", "ours", start, batches_over_time=True)
     if problem.separate and backends()["cpu"] == AVAILABLE:
         for name, dtype, packed in (
             ("neurocuda operator", torch.float32, False),
@@ -51,14 +53,14 @@ def _operator(problem: Problem, dtype: torch.dtype, packed: bool) -> Runner:
     return Runner(run, signals)
 
 
-def _run(problem: Problem, how: How | None) -> Runner:
+def _run(problem: Problem, how: How | None, frozen: bool) -> Runner:
     """The network with its layers as it chooses, or all of them in one way, as far as they can be."""
-    net = Executor(problem.graph, problem.discretization)
+    net = Executor(problem.graph, problem.discretization, frozen=frozen)
     if how is not None:
         proofs = {proof.node: proof for proof in net.certificate.proofs}
         weighted = [name for name, layer in problem.layers.items() if hasattr(layer, "weight")]
         force = {name: how for name in weighted if how != "integer" or proofs[name].integers is not None}
-        net = Executor(problem.graph, problem.discretization, force=force)
+        net = Executor(problem.graph, problem.discretization, force=force, frozen=frozen)
 
     def step_by_step() -> None:
         state: State | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,22 +21,25 @@ from torch.utils._python_dispatch import _disable_current_modes
 from neurocuda.ops import compiled
 from neurocuda.ops.backends import backends, serves
 
-_MOST_SHAPES = 16
-"""Shapes of a signal for which weights are kept as the library wants them; then all are forgotten."""
+_LAYING = threading.Lock()
+"""Held while weights are brought into the form that a device wants."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class IntegerWeight:
     """Weights [out, in / groups, *kernel] as int8 numbers and, for each output channel, a power of two, float32 [out].
 
-    `packed` holds them as the library for CPUs wants them, for each shape of a signal; `tiles` as GPUs do, with the
-    scale of each output channel, for each device and step of the signal.
+    `packed` holds them as the library for CPUs wants them, of any number of frames; `tiles` as GPUs do, with the scale
+    of each output channel, for each device and step of the signal. `numbers` go once there is one of these unless
+    `kept`, to be compared with.
     """
 
-    numbers: Tensor
+    shape: torch.Size
+    numbers: Tensor | None
     steps: Tensor
     zeros: Tensor
-    packed: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
+    kept: bool
+    packed: Tensor | None = None
     tiles: dict[tuple[torch.device, float], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
@@ -52,18 +56,18 @@ def gains(device: str) -> bool:
     return vnni is not None and bool(vnni()) and all(hasattr(torch.ops.onednn, name) for name in wanted)
 
 
-def whole(weight: Tensor, exponents: Sequence[int]) -> IntegerWeight:
+def whole(weight: Tensor, exponents: Sequence[int], kept: bool = True) -> IntegerWeight:
     """Float32 weights [out, ...] as numbers times two to the exponent of each output channel; they must be that."""
     steps = torch.tensor([2.0**exponent for exponent in exponents], dtype=torch.float32, device=weight.device)
     by_channel = steps.reshape(-1, *[1] * (weight.dim() - 1))
-    numbers = (weight.detach() / by_channel).to(torch.int8)
-    return IntegerWeight(numbers, steps, torch.zeros_like(steps, dtype=torch.int64))
+    whole = (weight.detach() / by_channel).to(torch.int8)
+    return IntegerWeight(whole.shape, whole, steps, torch.zeros_like(steps, dtype=torch.int64), kept)
 
 
 def same(weights: Sequence[Tensor], integers: Sequence[IntegerWeight]) -> bool:
     """Whether the weights are still these numbers."""
-    numbers, steps = [w.numbers for w in integers], [w.steps for w in integers]
-    result: bool = importlib.import_module("neurocuda._C").same_integers(list(weights), numbers, steps)
+    kept, steps = [numbers(w) for w in integers], [w.steps for w in integers]
+    result: bool = importlib.import_module("neurocuda._C").same_integers(list(weights), kept, steps)
     return result
 
 
@@ -110,33 +114,48 @@ def convolution(
         x = (x if step == 1.0 else x * (1.0 / step)).to(torch.uint8)
     if x.is_cuda:
         return on_tensor_cores(x, weight, bias, step, stride, padding, dilation)
-    kernel = weight.numbers.shape[2:]
+    kernel = weight.shape[2:]
     if any(zeros > gap * (k - 1) for zeros, gap, k in zip(padding, dilation, kernel, strict=True)):
         # Windows of nothing but padding take some versions of the library out of their memory.
         x = functional.pad(x, [zeros for zeros in reversed(padding) for _ in range(2)])
         padding = [0] * len(padding)
     dilation = [gap if k > 1 else 1 for gap, k in zip(dilation, kernel, strict=True)]
     missing = 4 - x.dim()
-    ones = [1] * missing
     frames, stride, padding, dilation = _two_axes(x, stride, padding, dilation)
     frames = frames.contiguous(memory_format=torch.channels_last)
-    shape = tuple(frames.shape)
-    packed = weight.packed.get(shape)
-    if packed is None:
-        if len(weight.packed) >= _MOST_SHAPES:
-            weight.packed.clear()
-        with _disable_current_modes():  # not a part of what is computed from the inputs
-            numbers = weight.numbers.reshape(*weight.numbers.shape[:2], *ones, *weight.numbers.shape[2:])
-            packed = torch.ops.onednn.qconv_prepack(
-                numbers, weight.steps, step, 0, stride, padding, dilation, groups, list(shape)
-            )
-        weight.packed[shape] = packed
+    if weight.packed is None:
+        _pack(weight, [1] * missing, step, stride, padding, dilation, groups, frames.shape[1:])
     bias = None if bias is None else bias.contiguous()  # the library reads its memory, whatever its strides are
     result: Tensor = torch.ops.onednn.qconv2d_pointwise.default(
-        frames, step, 0, packed, weight.steps, weight.zeros, bias, stride, padding, dilation, groups,
+        frames, step, 0, weight.packed, weight.steps, weight.zeros, bias, stride, padding, dilation, groups,
         1.0, 0, torch.float32, "none", [], "",
     )  # fmt: skip
     return result.reshape(*result.shape[:2], *result.shape[2 + missing :])
+
+
+def _pack(
+    weight: IntegerWeight,
+    missing: list[int],
+    step: float,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    frame: Sequence[int],
+) -> None:
+    with _LAYING, _disable_current_modes():  # not a part of what is computed from the inputs
+        if weight.packed is None:
+            two_axes = numbers(weight).reshape(*weight.shape[:2], *missing, *weight.shape[2:])
+            weight.packed = torch.ops.onednn.qconv_prepack(
+                two_axes, weight.steps, step, 0, stride, padding, dilation, groups, [1, *frame]
+            )
+            weight.numbers = weight.numbers if weight.kept else None
+
+
+def numbers(weight: IntegerWeight) -> Tensor:
+    """The weights as int8, which must have been kept."""
+    assert weight.numbers is not None, "a frozen network's weights are made anew for another device"
+    return weight.numbers
 
 
 def _two_axes(
@@ -156,14 +175,15 @@ def laid_out(weight: IntegerWeight, step: float, device: torch.device) -> None:
     """Keep the weights on a device as its kernel wants them, for signals that are multiples of `step`."""
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
-    if (device, step) in weight.tiles:
-        return
-    numbers = weight.numbers
-    rows = numbers.reshape(*numbers.shape[:2], -1).transpose(1, 2)  # [out, kernel, in]
-    rows = functional.pad(rows, (0, -rows.shape[2] % _CHANNELS)).flatten(1)
-    tile = 128 if len(rows) > 64 else 64
-    rows = functional.pad(rows, (0, -rows.shape[1] % _TERMS, 0, -len(rows) % tile))
-    weight.tiles[device, step] = (rows.to(device).contiguous(), (weight.steps * step).to(device))
+    with _LAYING:
+        if (device, step) in weight.tiles:
+            return
+        rows = numbers(weight).reshape(*weight.shape[:2], -1).transpose(1, 2)  # [out, kernel, in]
+        rows = functional.pad(rows, (0, -rows.shape[2] % _CHANNELS)).flatten(1)
+        tile = 128 if len(rows) > 64 else 64
+        rows = functional.pad(rows, (0, -rows.shape[1] % _TERMS, 0, -len(rows) % tile))
+        weight.tiles[device, step] = (rows.to(device).contiguous(), (weight.steps * step).to(device))
+        weight.numbers = weight.numbers if weight.kept else None
 
 
 def on_tensor_cores(
@@ -184,7 +204,7 @@ def on_tensor_cores(
         frames = torch.zeros(shape, dtype=torch.uint8, device=x.device).contiguous(memory_format=torch.channels_last)
         frames[:, : few.shape[1]] = few
     frames = frames.contiguous(memory_format=torch.channels_last)
-    kernel = [1] * missing + list(weight.numbers.shape[2:])
+    kernel = [1] * missing + list(weight.shape[2:])
     size = [
         (length + 2 * zeros - gap * (k - 1) - 1) // each + 1
         for length, zeros, gap, k, each in zip(frames.shape[2:], padding, dilation, kernel, stride, strict=True)

@@ -46,6 +46,44 @@ def convolution(
     return _with_flags(x, weight, bias, list(stride), list(padding), list(dilation), groups)
 
 
+def lays_out() -> bool:
+    """Whether the library for CPUs takes the weights of a convolution in a form of its own: oneDNN."""
+    return (
+        torch._C._has_mkldnn
+        and bool(torch.backends.mkldnn.enabled)
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    )
+
+
+def laid_out(
+    weight: Tensor,
+    frame: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Float32 weights of a convolution of frames [N, *frame] in the library's own form, for any N."""
+    geometry = list(padding), list(stride), list(dilation), groups
+    result: Tensor = torch.ops.mkldnn._reorder_convolution_weight.default(weight, *geometry, [1, *frame])
+    return result
+
+
+def convolution_laid_out(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """As `convolution`, with weights as `laid_out` made them: it copies none, which takes longer than few frames do."""
+    geometry = list(padding), list(stride), list(dilation), groups
+    result: Tensor = torch.ops.mkldnn._convolution_pointwise.default(x, weight, bias, *geometry, "none", [], "")
+    return result
+
+
 def _with_flags(
     x: Tensor, weight: Tensor, bias: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int
 ) -> Tensor:

@@ -28,17 +28,21 @@ _MOST = 16
 
 
 class Recorder:
-    """Runs a function, and from the second time that it is called with inputs of one kind, its recording."""
+    """Runs a function, and from the second time that it is called with inputs of one kind, its recording.
 
-    def __init__(self) -> None:
+    constant: whether no tensor that the function closes over ever changes.
+    """
+
+    def __init__(self, constant: bool = False) -> None:
+        self._constant = constant
         self._programs: dict[Hashable, Any] = {}  # None: seen once; False: cannot be recorded
         self._sources: list[Tensor] = []
         self._live: Watched = {}  # used as they are, whatever they hold: they may not move
         self._kept: Watched = {}  # computed from: they may not change
         self._replay: Any = None
 
-    def __reduce__(self) -> tuple[type[Recorder], tuple[()]]:
-        return Recorder, ()  # a copy records anew
+    def __reduce__(self) -> tuple[type[Recorder], tuple[bool]]:
+        return Recorder, (self._constant,)  # a copy records anew
 
     def refresh(self, sources: Collection[Tensor]) -> None:
         """Forget what was recorded unless it still holds. `sources` are the tensors that the function closes over."""
@@ -73,7 +77,7 @@ class Recorder:
         if program is not None or key not in self._programs:
             self._programs.setdefault(key, None)
             return on_their_own(function(inputs), inputs, state)
-        program, results, mode = _recorded(function, inputs, finite, state)
+        program, results, mode = _recorded(function, inputs, finite, state, self._constant)
         self._programs[key] = program or False
         if program:
             self._live.update(mode.live)
@@ -114,20 +118,20 @@ class Recorder:
         return [(name, time) for name, time in times if name != "aten::view"]
 
 
-def recorded(function: Function, inputs: list[Tensor], state: int = 0) -> Any:
+def recorded(function: Function, inputs: list[Tensor], state: int = 0, constant: bool = False) -> Any:
     """The program of a function, as `Recorder.run` makes it; None where it cannot be recorded, or computes from what it
-    closes over what a program would keep.
+    closes over, if that is not constant, what a program would keep.
     """
-    program, _, mode = _recorded(function, inputs, 0, state)
+    program, _, mode = _recorded(function, inputs, 0, state, constant)
     return None if mode.kept else program
 
 
 def _recorded(
-    function: Function, inputs: list[Tensor], finite: int, state: int
+    function: Function, inputs: list[Tensor], finite: int, state: int, constant: bool
 ) -> tuple[Any, list[Tensor], _Recording]:
     """The program of a function, its results, and what was seen of it."""
     inputs = [t.detach() for t in inputs]  # one tensor may stand for two inputs
-    mode = _Recording(inputs)
+    mode = _Recording(inputs, constant)
     with mode:
         results = function(inputs)
     program, results = mode.finish(results, finite, state)
@@ -174,24 +178,19 @@ def _shared(results: Sequence[Tensor], inputs: Sequence[Tensor], state: int) -> 
     return shared
 
 
-def _can_change(t: Tensor) -> bool:
-    """A library's own form of a weight cannot be written to, nor looked at."""
-    return t.layout == torch.strided
-
-
 def _is_dense(t: Tensor) -> bool:
     """Whether each place of its memory is one value, in whatever order of the axes."""
     return t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last)
 
 
 class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes every operator below autograd."""
+    """Notes every operator below autograd, and what it takes from outside unless that is constant."""
 
-    def __init__(self, inputs: list[Tensor]) -> None:
+    def __init__(self, inputs: list[Tensor], constant: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         module = importlib.import_module("neurocuda._C")
         self.program, self.slot_type = module.Program(len(inputs)), module.Slot
-        self.inputs = inputs
+        self.inputs, self.constant = inputs, constant
         self.slots = {id(t): self.slot_type(n) for n, t in enumerate(inputs)}  # what depends on the inputs
         self.constants: dict[int, Any] = {}
         self.origins: dict[int, tuple[Tensor, ...]] = {}  # of what was computed from constants: what it is a view of
@@ -251,7 +250,7 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.alive.append(t)
             self.constants[id(t)] = self.program.constant(t)
             for origin in self.origins.get(id(t), (t,)):
-                if _can_change(origin):
+                if self._can_change(origin):
                     self.live[id(origin)] = (origin, origin.detach())
         return self.constants[id(t)]
 
@@ -259,11 +258,15 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What is computed from constants is one, and holds while they have the same bits; a view of one, always."""
         origins = [origin for t in given for origin in self.origins.get(id(t), (t,))]
         if not func.is_view:
-            self.kept.update({id(t): (t, t.detach().clone()) for t in origins if _can_change(t)})
+            self.kept.update({id(t): (t, t.detach().clone()) for t in origins if self._can_change(t)})
             origins = []
         for t in results:
             if isinstance(t, Tensor):
                 self.origins.setdefault(id(t), tuple(origins))
+
+    def _can_change(self, t: Tensor) -> bool:
+        """A library's own form of a weight cannot be written to, nor looked at."""
+        return not self.constant and t.layout == torch.strided
 
     def _writes_a_constant(self, func: Any, args: tuple[Any, ...]) -> bool:
         return any(
