@@ -54,7 +54,7 @@ def main() -> None:
             if arguments.threads > 1:
                 crossings.append(f"{problem.row} {cores.crossing():.2f}")
                 console.print(f"a pass over what another core wrote, in passes over its own: {crossings[-1]}")
-            scaled = [c for c in there if c.name == "neurocuda" or c.kind == "floor"]
+            scaled = [c for c in there if c.name in OURS or c.kind == "floor"]
             if arguments.threads == 1 or problem.one_call_a_step:
                 scaled = []
             there = [*there, *(_on_one_thread(c, arguments.threads) for c in scaled)]
@@ -116,6 +116,7 @@ def _run_of(candidate: Candidate, problem: Problem) -> Callable[[], object]:
     return candidate.build(problem).run
 
 
+OURS = ("neurocuda", "neurocuda, frozen")
 ONE_THREAD, AGAIN = ", one thread", ", again"
 
 
@@ -221,11 +222,12 @@ def _summary(problem: Problem, found: list[Result]) -> str:
         if alone:
             gains = ", ".join(f"{name} {median / medians[name + ending]:.2f}" for name, median in alone.items())
             lines.append(f"one thread takes, times as long{when}: {gains}")
-    lean = [r for r in timed if r.over_time and r.kind != "ours" and r.peak_mib is not None]
-    if lean and ours.peak_mib:
-        leanest = min(lean, key=lambda r: r.peak_mib or 0.0)
-        times = (leanest.peak_mib or 0.0) / ours.peak_mib
-        lines.append(f"leanest that batches over time: {leanest.candidate}, {times:.2f} times our peak memory")
+    lean = [(r.peak_mib, r.candidate) for r in timed if r.over_time and r.kind == "peer" and r.peak_mib is not None]
+    own = {r.candidate: r.peak_mib for r in timed if r.candidate in OURS and r.peak_mib}
+    if lean and own:
+        most, leanest = min(lean)
+        times = ", ".join(f"{most / peak:.2f} times that of {name}" for name, peak in own.items())
+        lines.append(f"peak memory of the leanest peer that batches over time: {leanest}, {times}")
     if problem.one_call_a_step:
         stages = ", ".join(f"{name} {time:.1f}" for name, time in microseconds(problem).items())
         lines.append(f"neurocuda, µs by stage: {stages}")

@@ -8,7 +8,6 @@
 #include <chrono>
 #include <utility>
 
-#include "cpu/frame_order.h"
 #include "ops/neuron.h"
 #include "ready_call.h"
 #include "values.h"
@@ -113,7 +112,6 @@ std::optional<std::vector<at::Tensor>> Program::run(
     std::vector<at::Tensor> inputs, std::vector<std::pair<std::string, double>>* times) const {
   TORCH_CHECK(inputs.size() == inputs_, "expected ", inputs_, " inputs, found ", inputs.size());
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
-  const cpu::Samples samples(inputs_ > 0 && inputs[0].dim() > 1 ? inputs[0].size(1) : 1);
   for (const int slot : finite_) {
     if (must_look(inputs[slot]) && !all_finite(inputs[slot])) return std::nullopt;
   }

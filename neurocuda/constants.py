@@ -64,13 +64,16 @@ class Constants:
         return value
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _make_all(constants: Constants) -> bool:
     """Before they are traced, as nothing can be made from arrays then."""
     for key, name in constants.names.weights.items():
         if name not in constants.module._parameters:
             constants._made(key)
     return True
+
+
+# What torch.compiler.assume_constant_result does, which would import all of the compiler here.
+_make_all._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class _Weights(dict[tuple[str, str], Tensor]):

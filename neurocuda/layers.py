@@ -9,6 +9,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from neurocuda.frames import frames_of, over_time
 from neurocuda.graph import Node
 from neurocuda.lowering import LoweredNode
 from neurocuda.ops import NeuronCoefficients, Surrogate, integer, library, reference
@@ -57,11 +58,6 @@ def compute(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
     return _COMPUTE[lowered.node.type](x, lowered, tensors)
 
 
-def _by_step(frames: Tensor, x: Tensor) -> Tensor:
-    """Frames [T * B, *shape] as the steps and samples of x."""
-    return frames.reshape(*x.shape[:2], *frames.shape[1:])
-
-
 def _identity(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
     return x
 
@@ -76,15 +72,16 @@ def _threshold(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
 
 
 def _flatten(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
-    return x.reshape(*x.shape[:2], *lowered.node.output_shape)
+    frames = frames_of(x)
+    return over_time(frames.reshape(len(frames), *lowered.node.output_shape), x)
 
 
 def _linear(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
     name = lowered.node.name
     bias = tensors.weights.get((name, "bias"))
-    frames = x.flatten(0, 1)
+    frames = frames_of(x)
     if name in tensors.integers:
-        return _by_step(_integer(frames, lowered, tensors, bias, (), (), ()), x)
+        return over_time(_integer(frames, lowered, tensors, bias, (), (), ()), x)
     weight = tensors.weights[name, "weight"]
     if lowered.how == "ordered":
         result = tensors.operators.ordered_linear(frames, weight, bias, **tensors.kept(name))
@@ -94,14 +91,14 @@ def _linear(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
     else:
         result = torch.matmul(weight, frames.unsqueeze(-1)).squeeze(-1)
         result = result if bias is None else result + bias
-    return _by_step(result, x)
+    return over_time(result, x)
 
 
 def _convolution(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
     node = lowered.node
     bias = tensors.weights[node.name, "bias"]
     pads = convolution_pads(node)
-    frames = x.flatten(0, 1)
+    frames = frames_of(x)
     if lowered.how == "ordered":
         weight = tensors.weights[node.name, "weight"]
         stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
@@ -115,7 +112,7 @@ def _convolution(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
         result = _integer(frames, lowered, tensors, bias, stride, padding, dilation)
     else:
         result = _library_convolution(frames, bias.expand(node.output_shape[0]), pads, lowered, tensors)
-    return _by_step(result, x)
+    return over_time(result, x)
 
 
 def _integer(
@@ -175,11 +172,11 @@ def convolution_pads(node: Node) -> reference.Pads:
 
 
 def _sum_pool(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
-    return _by_step(tensors.operators.sum_pool2d(x.flatten(0, 1), *_window(lowered.node)), x)
+    return over_time(tensors.operators.sum_pool2d(frames_of(x), *_window(lowered.node)), x)
 
 
 def _average_pool(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
-    return _by_step(tensors.operators.avg_pool2d(x.flatten(0, 1), *_window(lowered.node)), x)
+    return over_time(tensors.operators.avg_pool2d(frames_of(x), *_window(lowered.node)), x)
 
 
 def _window(node: Node) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:

@@ -132,6 +132,15 @@ class LoweredSchedule:
         return sum(stage.nodes[0].node.type not in ("Input", "Output") for stage in self.stages) > 1
 
     @cached_property
+    def by_sample(self) -> bool:
+        """Whether threads may go on with the samples of the layer before: there are convolutions, and no step waits for
+        all samples of the one before.
+        """
+        entries = [entry for stage in self.stages for entry in stage.nodes]
+        forward = all(stage.soft_reset or not stage.cyclic for stage in self.stages)
+        return forward and any(entry.node.type in ("Conv1d", "Conv2d") for entry in entries)
+
+    @cached_property
     def by_library(self) -> bool:
         """Whether the vendor's library may compute a layer."""
         return bool(self.of_library)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from neurocuda import layers
+from neurocuda.frames import joined, laid_by_sample, some_steps
 from neurocuda.graph import NEURONS, SoftReset
 from neurocuda.layers import Delays, Tensors
 from neurocuda.lowering import LoweredNode, LoweredSchedule, LoweredStage
@@ -30,7 +31,7 @@ class Chunk:
 
     `carry` is the state, rebound as nodes advance; `previous` collects the last outputs that delayed edges
     will carry into the next chunk; `records` the recorded quantities, a list of pieces in time. `done` are stages that
-    have run, by number.
+    have run, by number. `by_sample`: signals lie sample by sample in memory (`frames`).
     """
 
     steps: int
@@ -41,6 +42,7 @@ class Chunk:
     signals: dict[str, Tensor] = field(default_factory=dict)
     previous: dict[str, Tensor] = field(default_factory=dict)
     done: frozenset[int] = frozenset()
+    by_sample: bool = False
 
     def quantities(self, name: str) -> set[str]:
         return {quantity for node, quantity in self.records if node == name}
@@ -56,6 +58,7 @@ def run_chunk(lowered: LoweredSchedule, tensors: Tensors, inputs: Mapping[str, T
         _run_steady(lowered, tensors, inputs, chunk)
     # The pieces fit a CPU's caches; gradients keep every signal anyway.
     cut = chunk.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    chunk.by_sample = cut and lowered.by_sample and torch.get_num_threads() > 1
     whole = (Span(range(len(lowered.stages)), chunk.steps),)
     fused = {n for n, stage in enumerate(lowered.stages) if stage.soft_reset and _is_enough(stage.soft_reset, chunk)}
     pieces = spans(lowered, chunk.batch, chunk.steps, torch.get_num_threads(), fused) if cut else whole
@@ -99,16 +102,16 @@ def _run_pieces(
     for start in range(0, chunk.steps, span.steps):
         part = slice(start, start + span.steps)
         steps = len(range(chunk.steps)[part])
-        piece = replace(chunk, steps=steps, signals={name: signal[part] for name, signal in before.items()})
+        signals = {name: some_steps(signal, part) for name, signal in before.items()}
+        piece = replace(chunk, steps=steps, signals=signals)
         _run_stages(lowered, span.stages, tensors, {name: x[part] for name, x in inputs.items()}, piece)
         left = set(piece.signals)
         for name in left - set(before):
-            pieces.setdefault(name, []).append(piece.signals[name].flatten(0, 1))  # as frames, it keeps its layout
+            pieces.setdefault(name, []).append(piece.signals[name])
     for name in set(before) - left:
         del chunk.signals[name]
     for name in sorted(pieces):
-        frames = torch.cat(pieces.pop(name))
-        chunk.signals[name] = frames.reshape(chunk.steps, chunk.batch, *frames.shape[1:])
+        chunk.signals[name] = joined(pieces.pop(name))
 
 
 def _run_stages(
@@ -132,7 +135,8 @@ def _run_stages(
         else:
             node = stage.nodes[0].node
             if node.type == "Input":
-                chunk.signals[node.name] = inputs[node.name]
+                x = inputs[node.name]
+                chunk.signals[node.name] = laid_by_sample(x) if chunk.by_sample else x
                 chunk.record(node.name, "input", inputs[node.name])
                 chunk.record(node.name, "output", inputs[node.name])
             else:

@@ -414,19 +414,19 @@ class Frames {
 };
 
 template <typename Value>
-void run_frames(const OrderedConv& layer, const FrameOrder& order, std::int64_t begin, std::int64_t end) {
+void run_frames(const OrderedConv& layer, std::int64_t begin, std::int64_t end) {
   Frames<Value> frames(layer);
-  for (std::int64_t place = begin; place < end; ++place) frames.run(order(place));
+  for (std::int64_t frame = begin; frame < end; ++frame) frames.run(frame);
 }
 
 }  // namespace
 
-void ordered_conv(const OrderedConv& layer, const FrameOrder& order, std::int64_t begin, std::int64_t end) {
+void ordered_conv(const OrderedConv& layer, std::int64_t begin, std::int64_t end) {
   const KeepSubnormals keep;
   if (layer.bytes)
-    run_frames<std::uint8_t>(layer, order, begin, end);
+    run_frames<std::uint8_t>(layer, begin, end);
   else
-    run_frames<float>(layer, order, begin, end);
+    run_frames<float>(layer, begin, end);
 }
 
 }  // namespace neurocuda::cpu

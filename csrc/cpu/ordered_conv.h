@@ -4,11 +4,10 @@
 #include <cstdint>
 
 #include "calls/ordered_conv.h"
-#include "cpu/frame_order.h"
 
 namespace neurocuda::cpu {
 
-// The frames at places begin..end of the order.
-void ordered_conv(const OrderedConv& layer, const FrameOrder& order, std::int64_t begin, std::int64_t end);
+// Frames begin..end.
+void ordered_conv(const OrderedConv& layer, std::int64_t begin, std::int64_t end);
 
 }  // namespace neurocuda::cpu

@@ -34,7 +34,10 @@ void walk(const Signal& signal, std::int64_t step, std::int64_t first, std::int6
 template <std::int64_t size>
 void gather(const Signal& signal, std::int64_t step, std::int64_t first, std::int64_t count, char* to) {
   walk(signal, step, first, count, [&to](const char* place, std::int64_t stride, std::int64_t run) {
-    for (std::int64_t k = 0; k < run; ++k) std::memcpy(to + k * size, place + k * stride, size);
+    if (stride == size) std::memcpy(to, place, run * size);
+    for (std::int64_t k = 0; stride != size && k < run; ++k) {
+      std::memcpy(to + k * size, place + k * stride, size);
+    }
     to += run * size;
   });
 }
@@ -43,7 +46,10 @@ template <std::int64_t size>
 void scatter(const Signal& signal, std::int64_t step, std::int64_t first, std::int64_t count,
              const char* from) {
   walk(signal, step, first, count, [&from](char* place, std::int64_t stride, std::int64_t run) {
-    for (std::int64_t k = 0; k < run; ++k) std::memcpy(place + k * stride, from + k * size, size);
+    if (stride == size) std::memcpy(place, from, run * size);
+    for (std::int64_t k = 0; stride != size && k < run; ++k) {
+      std::memcpy(place + k * stride, from + k * size, size);
+    }
     from += run * size;
   });
 }

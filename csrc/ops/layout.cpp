@@ -12,11 +12,15 @@
 namespace neurocuda {
 namespace {
 
-// Whether a tensor [T, ...] fills its memory without gaps, one step after the other.
+// Whether a tensor [T, B, ...] fills its memory without gaps, one step after the other, or one sample after the
+// other, each over all steps.
 bool streams(const at::Tensor& tensor) {
   if (!tensor.is_non_overlapping_and_dense()) return false;
   const auto steps = tensor.sym_size(0);
-  return steps <= 1 || tensor.sym_stride(0) * steps == tensor.sym_numel();
+  if (steps <= 1 || tensor.sym_stride(0) * steps == tensor.sym_numel()) return true;
+  if (tensor.dim() < 2) return false;
+  const auto of_sample = tensor.sym_stride(0) * steps;
+  return tensor.sym_stride(1) == of_sample && of_sample * tensor.sym_size(1) == tensor.sym_numel();
 }
 
 }  // namespace
@@ -170,6 +174,15 @@ c10::SymIntArrayRef output_strides(at::TensorList branches) {
   if (branches[0].is_contiguous()) return {};
   const auto found = std::find_if(branches.begin(), branches.end(), streams);
   return found == branches.end() ? c10::SymIntArrayRef() : found->sym_strides();
+}
+
+std::vector<c10::SymInt> state_strides(c10::SymIntArrayRef output, const c10::SymInt& steps) {
+  std::vector<c10::SymInt> strides;
+  for (std::size_t axis = 1; axis < output.size(); ++axis) {
+    const bool over_time = axis == 1 && steps > 1 && output[axis] == output[0] * steps;
+    strides.push_back(over_time ? output[0] : output[axis]);
+  }
+  return strides;
 }
 
 void mark_written(const at::Tensor& tensor) { tensor.unsafeGetTensorImpl()->bump_version(); }

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "calls/coefficients.h"
 #include "calls/signal.h"
@@ -56,8 +57,11 @@ at::Tensor nothing(const at::TensorOptions& options);
 void copy_state(const at::Tensor& from, const at::Tensor& to);
 
 // The strides of an output for branches [T, B, *shape]: those of the first that fills its memory step after
-// step; none, for a contiguous output, if there is no such branch.
+// step, or sample after sample; none, for a contiguous output, if there is no such branch.
 c10::SymIntArrayRef output_strides(at::TensorList branches);
+
+// Those of the state [B, *shape] beside an output of these strides, if it has any, and steps.
+std::vector<c10::SymInt> state_strides(c10::SymIntArrayRef output, const c10::SymInt& steps);
 
 // Tells autograd that a tensor was written in place: what saved it for backward must not use it any more.
 void mark_written(const at::Tensor& tensor);

@@ -143,8 +143,9 @@ NeuronOutputs allocate(at::TensorList branches, const Population& population, at
                                : reused(spare.output, sizes, strides, options.dtype(type));
   const auto absent = [&] { return spare.undefined ? Tensor() : nothing(floats); };
   const auto trace = [&](bool wanted) { return wanted ? fresh(sizes, strides, floats) : absent(); };
+  const std::vector<c10::SymInt> of_state = state_strides(strides, sizes[0]);
   const auto state = [&](const Tensor& before) {
-    return reused(before, sizes.slice(1), strides.empty() ? strides : strides.slice(1), floats);
+    return reused(before, sizes.slice(1), of_state, floats);
   };
   const bool synapse = population.has_synapse();
   return {output, state(spare.v), synapse ? state(spare.i) : absent(), trace(trace_v),
@@ -181,10 +182,59 @@ Job job_of(at::TensorList branches, const Population& population, bool packed, c
   return job;
 }
 
+template <class Call, class Function>
+void each_signal(Call& call, Function function) {
+  for (int branch = 0; branch < call.branch_count; ++branch) function(call.branches[branch]);
+  for (auto* signal : {&call.v, &call.i, &call.output, &call.trace_v, &call.trace_i}) {
+    if (signal->data != nullptr) function(*signal);
+  }
+}
+
+// How many neurons one sample has where samples lie one after the other, each over all steps, as they are then
+// run; all of them where they do not.
+std::int64_t neurons_of_sample(const NeuronCall& call) {
+  std::int64_t found = call.neurons;
+  each_signal(call, [&](const Signal& signal) {
+    if (!signal.dense && signal.axes == 2) found = std::min(found, signal.sizes[1]);
+  });
+  bool possible = !call.packed && call.neurons % found == 0;
+  each_signal(call, [&](const Signal& signal) {
+    possible = possible && (signal.dense || (signal.axes == 2 && signal.sizes[1] == found &&
+                                             signal.strides[1] == size_of(signal.type)));
+  });
+  for (const Coefficient& c : call.coefficients) {
+    possible = possible && (c.values == nullptr || found % (c.inner * c.count) == 0);
+  }
+  return possible ? found : call.neurons;
+}
+
+NeuronCall of_sample(const NeuronCall& call, std::int64_t sample, std::int64_t neurons) {
+  NeuronCall own = call;
+  own.neurons = neurons;
+  each_signal(own, [&](Signal& signal) {
+    signal.data += sample * (signal.dense ? neurons * size_of(signal.type) : signal.strides[0]);
+    signal.dense = true;
+  });
+  return own;
+}
+
 void run_on_cpu(const NeuronCall& call, std::atomic<bool>* finite) {
-  const std::int64_t units = (call.neurons + cpu::kNeuronGrain - 1) / cpu::kNeuronGrain;
-  at::parallel_for(0, units, grain(call.steps), [&](std::int64_t first, std::int64_t last) {
-    cpu::neuron(call, first * cpu::kNeuronGrain, std::min(last * cpu::kNeuronGrain, call.neurons), finite);
+  const std::int64_t neurons = neurons_of_sample(call);
+  const std::int64_t units = (neurons + cpu::kNeuronGrain - 1) / cpu::kNeuronGrain;
+  const auto all = units * (call.neurons / neurons);
+  at::parallel_for(0, all, grain(call.steps), [&](std::int64_t first, std::int64_t last) {
+    while (first < last) {
+      const std::int64_t sample = first / units, from = first % units, to = std::min(units, from + last - first);
+      const auto run = [&](const NeuronCall& own) {
+        cpu::neuron(own, from * cpu::kNeuronGrain, std::min(to * cpu::kNeuronGrain, neurons), finite);
+      };
+      if (neurons == call.neurons) {
+        run(call);
+      } else {
+        run(of_sample(call, sample, neurons));
+      }
+      first += to - from;
+    }
   });
 }
 

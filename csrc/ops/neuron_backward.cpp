@@ -163,7 +163,7 @@ NeuronGradients neuron_backward(at::TensorList branches, const Tensor& v, const 
   arriving.check(branches);
   const auto options = v.options();
   const auto layout = output_strides(branches);
-  const auto state_layout = layout.empty() ? layout : layout.slice(1);
+  const std::vector<c10::SymInt> state_layout = state_strides(layout, branches[0].sym_size(0));
   std::array<Tensor, kGradients> results;
   for (int which = 0; which < kGradients; ++which) {
     const Tensor* coefficient = which < 3 ? nullptr : population.coefficient(which - 3);

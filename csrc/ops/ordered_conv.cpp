@@ -154,10 +154,8 @@ void run_on_cpu(const OrderedConv& layer) {
   const std::int64_t taps = layer.in / layer.groups * layer.rows.kernel * layer.columns.kernel;
   // Cycles a frame, if dense.
   const std::int64_t work = layer.out * layer.rows.out * layer.columns.out * taps / 16;
-  const cpu::FrameOrder order = cpu::FrameOrder::of(layer.frames, at::get_num_threads());
-  at::parallel_for(
-      0, layer.frames, std::max<std::int64_t>(1, (1 << 16) / std::max<std::int64_t>(1, work)),
-      [&](std::int64_t begin, std::int64_t end) { cpu::ordered_conv(layer, order, begin, end); });
+  at::parallel_for(0, layer.frames, std::max<std::int64_t>(1, (1 << 16) / std::max<std::int64_t>(1, work)),
+                   [&](std::int64_t begin, std::int64_t end) { cpu::ordered_conv(layer, begin, end); });
 }
 
 void compute_into(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Numbers stride,

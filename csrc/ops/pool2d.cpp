@@ -12,7 +12,6 @@
 #include <array>
 #include <vector>
 
-#include "cpu/frame_order.h"
 #include "ops/layout.h"
 #include "ops/on_device.h"
 
@@ -84,15 +83,8 @@ void pool_out(const Tensor& x, Numbers kernel, Numbers stride, Numbers padding, 
     const std::int64_t rows = job.planes * job.rows.out;
     const std::int64_t work = out.numel() / rows * kernel[0] * kernel[1];  // additions of a row
     constexpr std::int64_t kWorthAThread = 1 << 16;
-    const cpu::FrameOrder order = cpu::FrameOrder::of(x.size(0), at::get_num_threads());
-    const std::int64_t each = order.as_they_lie() ? 1 : rows / x.size(0);  // rows of what threads share
-    const auto grain = std::max<std::int64_t>(1, kWorthAThread / (work * each));
-    at::parallel_for(0, rows / each, grain, [&](std::int64_t first, std::int64_t last) {
-      if (each == 1) return cpu::pool2d(job, first, last);
-      for (std::int64_t place = first; place < last; ++place) {
-        cpu::pool2d(job, order(place) * each, (order(place) + 1) * each);
-      }
-    });
+    at::parallel_for(0, rows, std::max<std::int64_t>(1, kWorthAThread / work),
+                     [&](std::int64_t first, std::int64_t last) { cpu::pool2d(job, first, last); });
   };
   on_device(out, [&](cuda::Stream stream) { cuda::pool2d(job, stream); }, on_cpu);
   mark_written(out);
