@@ -73,8 +73,12 @@ def spans(
 
 
 def _piece(stage: LoweredStage, batch: int, steps: int, threads: int) -> int:
-    """The steps over which no signal of the stage has more than PIECE values for a thread; at least one."""
-    return min(steps, max(1, PIECE * threads // max(1, _values(stage) * batch)))
+    """The steps over which no signal of the stage has more than PIECE values for a thread; at least one.
+
+    All, where no signal is more than twice as much: to cut what comes and to join what goes takes what it saves.
+    """
+    values = max(1, _values(stage) * batch)
+    return min(steps, max(1, PIECE * threads // values)) if values * steps > 2 * PIECE else steps
 
 
 def _values(stage: LoweredStage) -> int:

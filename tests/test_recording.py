@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -297,3 +298,25 @@ def test_a_recording_imports_nothing() -> None:
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_a_recording_keeps_no_tensor_for_longer_than_the_function() -> None:
+    alive: list[int] = []
+
+    def chain(given: list[Tensor]) -> list[Tensor]:
+        x, references = given[0], []
+        for factor in range(2, 22):
+            x = x * float(factor) + WEIGHT.sum() * float(factor)
+            references.append(weakref.ref(x))
+        alive.append(sum(reference() is not None for reference in references))
+        return [x]
+
+    recorder = Recorder()
+    with torch.no_grad():
+        for seed in range(4):
+            given = torch.randn(3, 4, generator=torch.Generator().manual_seed(seed))
+            found = recorder.run("chain", chain, [given])
+            assert found is not None
+            assert torch.equal(found[0], chain([given])[0])
+    assert alive[0] == 1
+    assert alive[2] == 1, "that which is recorded"

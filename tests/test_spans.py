@@ -64,6 +64,9 @@ def test_a_resnet_runs_wide_layers_in_pieces_and_heavy_ones_whole() -> None:
     one, two = by_node(1), by_node(2)
     assert one["layer1.0.conv1"] == one["layer1.1.if2"] == spans.PIECE // (4 * 64 * 32 * 32)
     assert one["layer4.0.conv1"] == one["layer4.1.if2"] == 8
+    for threads, piece in ((1, 2), (2, 4)):
+        found = [span.steps for span in spans.spans(lowered, 4, 8, threads)]
+        assert found == [8, piece, 8], "what two pieces would hold is not cut again"
     assert two["layer1.0.conv1"] == 2 * one["layer1.0.conv1"], "each thread has its part of a piece in its cache"
     big = spans.spans(lowered, 512, 8)
     assert {span.steps for span in big} == {1}, "with many samples, a step has frames enough for every layer"

@@ -8,7 +8,9 @@ have the same bits.
 from __future__ import annotations
 
 import importlib
+import weakref
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,8 +84,10 @@ class Recorder:
         if program:
             self._live.update(mode.live)
             self._kept.update(mode.kept)
+        # Blocks that fit the calls so far, which did not write in place, would not fit those from now on.
+        results = [t.clone() for t in results]
         del mode
-        importlib.import_module("neurocuda._C").release_memory()  # recording kept every tensor, as no other run does
+        importlib.import_module("neurocuda._C").release_memory()
         return results
 
     def prepare(self, key: Hashable, inputs: list[Tensor], names: Sequence[str], looks: Looks) -> None:
@@ -196,7 +200,7 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.origins: dict[int, tuple[Tensor, ...]] = {}  # of what was computed from constants: what it is a view of
         self.live: Watched = {}
         self.kept: Watched = {}
-        self.alive: list[Tensor] = list(inputs)  # so that no id is given twice
+        self.seen: dict[int, Any] = {}  # references that do not keep a tensor, but know when its id is free
         self.possible = True
 
     @classmethod
@@ -210,7 +214,9 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **kwargs)
         given = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
         results = tree_flatten(result)[0]
-        self.alive += [t for t in (*given, *results) if isinstance(t, Tensor)]
+        for t in (*given, *results):
+            if isinstance(t, Tensor) and id(t) not in self.seen:
+                self.seen[id(t)] = weakref.ref(t, partial(self._forget, id(t)))
         varies = any(id(t) in self.slots for t in given)
         if varies and (not all(isinstance(t, Tensor) for t in results) or self._writes_a_constant(func, args)):
             self.possible = False
@@ -219,6 +225,11 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             self._fold(func, given, results)
         return result
+
+    def _forget(self, number: int, _: object) -> None:
+        """Another tensor may be given the id of one that is gone."""
+        for known in (self.slots, self.constants, self.origins, self.seen):
+            known.pop(number, None)
 
     def finish(self, results: list[Tensor], finite: int, state: int) -> tuple[Any, list[Tensor]]:
         """The program, None if there can be none, and results that share no memory."""
@@ -247,7 +258,6 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if id(t) in self.slots:
             return self.slots[id(t)]
         if id(t) not in self.constants:
-            self.alive.append(t)
             self.constants[id(t)] = self.program.constant(t)
             for origin in self.origins.get(id(t), (t,)):
                 if self._can_change(origin):
