@@ -14,7 +14,8 @@ _VIEWS = {"Input", "Output", "Flatten"}
 def microseconds(problem: Problem, repeats: int = 300) -> dict[str, float]:
     """The median time of each stage, by the names of its nodes: the recorded operators, clocked one by one.
 
-    Stages without arithmetic are left out, and so is what a call does around its operators.
+    Stages without arithmetic are left out, and so is what a call does around its operators. Where a stage takes several
+    operators, it is by their names.
     """
     net = load(problem.nir, problem.discretization)
     with torch.no_grad():
@@ -25,7 +26,8 @@ def microseconds(problem: Problem, repeats: int = 300) -> dict[str, float]:
         runs = [net.profile(x, state) for _ in range(repeats)]
     stages = [[lowered.node for lowered in stage.nodes] for stage in net.schedule.stages]
     names = [" + ".join(n.name for n in nodes) for nodes in stages if any(n.type not in _VIEWS for n in nodes)]
-    times = {}
-    for name, calls in zip(names, zip(*runs, strict=True), strict=True):
-        times[name] = median(nanoseconds for _, nanoseconds in calls) / 1e3
+    operators = [name for name, _ in runs[0]]
+    times: dict[str, float] = {}
+    for name, calls in zip(names if len(names) == len(operators) else operators, zip(*runs, strict=True), strict=True):
+        times[name] = times.get(name, 0.0) + median(nanoseconds for _, nanoseconds in calls) / 1e3
     return times

@@ -84,6 +84,15 @@ def resnet18(paper: Path, quick: bool) -> Problem:
     return problem("resnet", "ResNet-18", resnet_graph(), Discretization(dt=DT), x, networks.resnet18)
 
 
+def resnet_step(paper: Path, quick: bool) -> Problem:
+    """One step of the ResNet-18 for one sample."""
+    x = (torch.rand(4 if quick else 8, 1, 3, 32, 32, generator=seeded(1)) < 0.3).float()
+    title = "One step of ResNet-18"
+    return problem(
+        "step-resnet", title, resnet_graph(), Discretization(dt=DT), x, networks.resnet18, one_call_a_step=True
+    )
+
+
 def digits_step(paper: Path, quick: bool) -> Problem:
     """One step of the digits network for one sample: an image held, as in the example."""
     images, _ = digits(held_out=True)
@@ -112,6 +121,7 @@ ROWS: Mapping[str, Callable[[Path, bool], Problem]] = {
     "resnet": resnet18,
     "step-digits": digits_step,
     "step-braille": braille_step,
+    "step-resnet": resnet_step,
 }
 
 

@@ -17,6 +17,7 @@ _FORCED: Mapping[str, Mapping[str, How]] = {
     "cnn": {"library layers": "library"},
     "cnn-8bit": {"library layers": "library", "exact int8 layers": "integer"},
     "resnet": {"float32 library layers": "library", "float32 ordered layers": "ordered"},
+    "step-resnet": {"float32 library layers": "library"},
 }
 
 
