@@ -89,8 +89,7 @@ def _linear(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
         # Not the library: inside a capture of the user's it could not be called for the first time.
         result = tensors.operators.ordered_linear(frames, weight, bias)
     else:
-        result = torch.matmul(weight, frames.unsqueeze(-1)).squeeze(-1)
-        result = result if bias is None else result + bias
+        result = library.linear(frames, weight, bias)
     return over_time(result, x)
 
 

@@ -30,6 +30,14 @@ def may_transform(x: Tensor) -> bool:
     return not torch.is_grad_enabled() and (x.is_cuda or not with_onednn)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Matrices [..., out, in] times x [N, ..., in], and the bias [..., out]."""
+    if weight.dim() == 2:
+        return functional.linear(x, weight, bias)
+    result = torch.matmul(weight, x.unsqueeze(-1)).squeeze(-1)
+    return result if bias is None else result + bias
+
+
 def convolution(
     x: Tensor,
     weight: Tensor,
