@@ -32,7 +32,7 @@ def load(
     """A network from a NIR file, a `Graph` or a `nir.NIRGraph`.
 
     `chunk` is the number of steps that run layer by layer at a time: more is faster up to the cache, and takes
-    more memory; None: 32 on a CPU, and on a GPU as many as keep the largest signal within 64 MiB, at least 32.
+    more memory; None: as many as keep the largest signal within 2 MiB on a CPU, 64 MiB on a GPU, at least 32.
     `learn` names neuron parameters ("tau", "v_threshold", ...) to be trained. `input_grid` is what the inputs are
     likely to be, whole numbers 0 .. 255 without: while they are, layers that are proved exact may run as integers,
     to the same bits (`Executor.certificate`, `Executor.schedule`).

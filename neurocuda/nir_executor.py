@@ -135,7 +135,7 @@ class Executor(nn.Module):
             if again is not None:
                 return again[0], State(again[1])
         result = self.run(x, state, out=out)
-        if plain and isinstance(x, Tensor) and isinstance(result.output, Tensor) and self._is_one_recording(len(x)):
+        if plain and isinstance(x, Tensor) and isinstance(result.output, Tensor) and self._is_one_recording(x):
             start = self._at_rest(x.shape[1], x.device).tensors if before is None else before
             integers, looks = self._integers.looks({self.graph.inputs[0]: x}, self._by_field())
             self._recorder.prepare(integers, [x, *start.values()], list(start), looks)
@@ -294,9 +294,10 @@ class Executor(nn.Module):
             carry = [tensor.clone() for tensor in carry]
         return whole or [torch.cat(parts) for parts in zip(*pieces, strict=True)], carry
 
-    def _is_one_recording(self, steps: int) -> bool:
-        """Whether so many steps run as one recording."""
-        return 0 < steps <= steps_of_chunk(self.schedule, self.chunk, steps, 1, torch.device("cpu"))
+    def _is_one_recording(self, x: Tensor) -> bool:
+        """Whether all steps run as one recording."""
+        steps, batch = x.shape[:2]
+        return 0 < steps <= steps_of_chunk(self.schedule, self.chunk, steps, batch, x.device)
 
     def _advance(
         self,

@@ -16,10 +16,11 @@ from neurocuda.graph import Node
 from neurocuda.lowering import BY_LIBRARY, LoweredSchedule, LoweredStage
 
 CHUNK = 32
-"""Steps of a chunk where nobody asks for a number."""
+"""Steps that a chunk has at least where nobody asks for a number."""
 
-AT_ONCE = 2**24
-"""Values of the largest signal of a chunk on a GPU, where that is more steps: 64 MiB. Longer chunks fill it better."""
+AT_ONCE, ON_GPU = 2**19, 2**24
+"""Values of the largest signal of a chunk, where that is more steps: 2 MiB on a CPU, whose threads wait for each other
+in each chunk, and 64 MiB on a GPU, which longer chunks fill better."""
 
 PIECE = 2**19
 """A thread's values of the largest signal of a piece, where that is more than a step: 2 MiB, a second-level cache."""
@@ -37,10 +38,10 @@ def steps_of_chunk(lowered: LoweredSchedule, asked: int | None, steps: int, batc
     """The length of all chunks of `steps` steps but the last, which may be shorter."""
     if not lowered.layered:
         return steps
-    if asked is not None or device.type == "cpu" or steps <= CHUNK:
+    if asked is not None or steps <= CHUNK:
         return asked or CHUNK
     widest = max(_values(stage) for stage in lowered.stages) * batch
-    chunks = -(-steps // max(CHUNK, AT_ONCE // max(1, widest)))
+    chunks = -(-steps // max(CHUNK, (AT_ONCE if device.type == "cpu" else ON_GPU) // max(1, widest)))
     return -(-steps // chunks)
 
 

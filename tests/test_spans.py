@@ -40,18 +40,17 @@ def test_spans_cover_every_stage_once_and_in_order(case: Case, piece: int, batch
 
 
 @given(st.integers(1, 2000), st.integers(1, 64), st.integers(1, 10_000), st.sampled_from([None, 1, 7, 40]))
-def test_chunks_are_even_and_fill_a_gpu(steps: int, batch: int, wide: int, asked: int | None) -> None:
+def test_chunks_are_even_and_as_long_as_a_device_likes(steps: int, batch: int, wide: int, asked: int | None) -> None:
     lowered = network(chain({"a": node("IF"), "b": node("IF")}, (wide,))).schedule
     on = {place: spans.steps_of_chunk(lowered, asked, steps, batch, torch.device(place)) for place in ("cpu", "cuda")}
-    assert on["cpu"] == (asked or spans.CHUNK)
-    if asked is not None or steps <= spans.CHUNK:
-        assert on["cuda"] == on["cpu"]
-        return
-    length = on["cuda"]
-    assert 2 * length >= spans.CHUNK
-    assert length * wide * batch <= max(spans.AT_ONCE, spans.CHUNK * wide * batch)
-    chunks = -(-steps // length)
-    assert chunks * length - steps < chunks, "all nearly of one length"
+    for length, at_once in zip(on.values(), (spans.AT_ONCE, spans.ON_GPU), strict=True):
+        if asked is not None or steps <= spans.CHUNK:
+            assert length == (asked or spans.CHUNK)
+            continue
+        assert 2 * length >= spans.CHUNK
+        assert length * wide * batch <= max(at_once, spans.CHUNK * wide * batch)
+        chunks = -(-steps // length)
+        assert chunks * length - steps < chunks, "all nearly of one length"
 
 
 def test_a_resnet_runs_wide_layers_in_pieces_and_heavy_ones_whole() -> None:
