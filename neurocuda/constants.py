@@ -26,6 +26,7 @@ class Constants:
         self.names = parameters.register(self.module, graph, discretization, (), later)
         self.module.requires_grad_(False)
         self.device = torch.device("cpu")
+        self.packed: dict[str, Tensor] = {}  # weights as the compiled operators for CPUs read them
         self._graph = graph
         self._laid_out: dict[str, Tensor] = {}
 
@@ -36,7 +37,7 @@ class Constants:
         """To where `fn`, which a module would call for each of its tensors, brings one. No value changes."""
         self.device = fn(torch.empty(0, device=self.device)).device
         self.module.to(self.device)
-        self._laid_out = {}
+        self.packed, self._laid_out = {}, {}
 
     def weights(self) -> dict[tuple[str, str], Tensor]:
         """The float32 weights by node and field, those that come later too."""

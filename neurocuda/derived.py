@@ -94,14 +94,9 @@ class Derived:
 
     def _computed(self, parameters: Origins, device: torch.device) -> Kept:
         neurons = {name: {f: t.detach() for f, t in p.items()} for name, p in parameters.neurons.items()}
-        packed = {name: self._packed(name, weight.detach()) for name, weight in parameters.weights.items()}
+        nodes = self._graph.nodes
+        packed = {name: compiled.pack(weight, nodes[name].groups) for name, weight in parameters.weights.items()}
         return Kept(self.coefficients(neurons, device), packed)
-
-    def _packed(self, name: str, weight: Tensor) -> Tensor:
-        node = self._graph.nodes[name]
-        if "groups" in node.parameters:
-            return compiled.pack_conv(weight, node.number("groups"))
-        return compiled.pack_linear(weight)
 
 
 def _finish(device: torch.device) -> None:

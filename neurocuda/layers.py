@@ -12,7 +12,7 @@ from torch import Tensor
 from neurocuda.frames import frames_of, over_time
 from neurocuda.graph import Node
 from neurocuda.lowering import LoweredNode
-from neurocuda.ops import NeuronCoefficients, Surrogate, integer, library, reference
+from neurocuda.ops import NeuronCoefficients, Surrogate, compiled, integer, library, reference
 from neurocuda.ops.coefficients import SpikeWhen
 from neurocuda.ops.integer import IntegerWeight
 
@@ -33,7 +33,7 @@ class Tensors:
     """What the nodes compute with: the operators, float32 weights by node and field, coefficients, delays.
 
     integers: the weights of the layers that run as whole numbers now; none where only floats will do. bytes: the
-    populations whose spikes are uint8 for their sake. packed: weights as the compiled operators read them, where kept.
+    populations whose spikes are uint8 for their sake. packed: weights as the compiled operators read them.
     laid_out: where weights are kept as the library for CPUs wants them.
     """
 
@@ -45,12 +45,16 @@ class Tensors:
     surrogate: Surrogate
     integers: Mapping[str, IntegerWeight] = field(default_factory=dict)
     bytes: frozenset[str] = frozenset()
-    packed: Mapping[str, Tensor] = field(default_factory=dict)
+    packed: dict[str, Tensor] = field(default_factory=dict)
     laid_out: LaidOut | None = None
 
-    def kept(self, name: str) -> dict[str, Tensor]:
-        """What an ordered layer's operator is given beside the weights."""
-        return {"packed": self.packed[name]} if name in self.packed else {}
+    def packing(self, node: Node) -> dict[str, Tensor]:
+        """What an ordered layer's operator is given beside the weights, made once for all pieces of a chunk."""
+        if self.operators is not compiled:
+            return {}
+        if node.name not in self.packed:
+            self.packed[node.name] = compiled.pack(self.weights[node.name, "weight"], node.groups)
+        return {"packed": self.packed[node.name]}
 
 
 def compute(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
@@ -84,7 +88,7 @@ def _linear(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
         return over_time(_integer(frames, lowered, tensors, bias, (), (), ()), x)
     weight = tensors.weights[name, "weight"]
     if lowered.how == "ordered":
-        result = tensors.operators.ordered_linear(frames, weight, bias, **tensors.kept(name))
+        result = tensors.operators.ordered_linear(frames, weight, bias, **tensors.packing(lowered.node))
     elif lowered.exact and x.is_cuda and not torch.is_grad_enabled():
         # Not the library: inside a capture of the user's it could not be called for the first time.
         result = tensors.operators.ordered_linear(frames, weight, bias)
@@ -101,7 +105,7 @@ def _convolution(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
     if lowered.how == "ordered":
         weight = tensors.weights[node.name, "weight"]
         stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
-        kept = tensors.kept(node.name)
+        kept = tensors.packing(node)
         result = tensors.operators.ordered_conv(frames, weight, bias, stride, pads, dilation, groups, **kept)
     elif node.name in tensors.integers:
         if any(before != after for before, after in pads):
@@ -126,7 +130,7 @@ def _integer(
     node, numbers = lowered.node, lowered.integers
     assert numbers is not None
     weight = tensors.integers[node.name]
-    groups = node.number("groups") if "groups" in node.parameters else 1
+    groups = node.groups or 1
     bias = None if bias is None else bias.expand(weight.shape[0])
     step = 2.0**numbers.signal_step
     return integer.convolution(frames, weight, bias, step, stride, padding, dilation, groups)

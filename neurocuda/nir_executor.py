@@ -19,7 +19,7 @@ from neurocuda.exactness import InputGrids, certify
 from neurocuda.graph import NEURONS, Graph
 from neurocuda.inputs import Signals, ask_finite, check_finite, check_inputs, check_out, quantities
 from neurocuda.integer_layers import IntegerLayers
-from neurocuda.layers import Delays, LaidOut, Tensors
+from neurocuda.layers import Delays, Tensors
 from neurocuda.lowering import How, LoweredSchedule, lower
 from neurocuda.ops import Surrogate, compiled, library, reference
 from neurocuda.ops.backends import operators, wanted
@@ -253,14 +253,12 @@ class Executor(nn.Module):
         ops = operators(inputs[0].device)
         usable = self._integers.usable(given, self._by_field()) if integers is None else {}
         recording = ops is compiled and inputs[0].is_cpu and recordable([*inputs, *carry])
-        laid_out = None
-        if self._constants is not None and alone_on("cpu", inputs) and library.lays_out():
-            laid_out = self._constants.laid_out
+        constants = self._constants if alone_on("cpu", inputs) else None
         if recording:
             self._recorder.refresh(self._sources())
         elif not checked:
             check_finite(given)
-        tensors = None if recording else self._tensors(inputs[0].device, kept, laid_out)
+        tensors = None if recording else self._tensors(inputs[0].device, kept, constants)
         count = len(self.graph.outputs) + len(asked)
         length = steps_of_chunk(self.schedule, self.chunk, steps, batch, inputs[0].device)
         whole: list[Tensor] = []
@@ -270,7 +268,7 @@ class Executor(nn.Module):
             in_integers = integers
             if in_integers is None:
                 in_integers = self._integers.of_chunk(usable, dict(zip(given, part, strict=True)))
-            advance = partial(self._advance, asked, tensors, in_integers, laid_out)
+            advance = partial(self._advance, asked, tensors, in_integers, constants)
             if recording:
                 key = (*asked, *in_integers)
                 made = self._recorder.run(key, advance, [*part, *carry], finite=len(part), state=len(carry))
@@ -304,7 +302,7 @@ class Executor(nn.Module):
         asked: list[tuple[str, str]],
         tensors: Tensors | None,
         integers: Mapping[str, IntegerWeight],
-        laid_out: LaidOut | None,
+        constants: Constants | None,
         given: list[Tensor],
     ) -> list[Tensor]:
         """Outputs, recordings and the state after a chunk, from the inputs and the state before it."""
@@ -313,7 +311,7 @@ class Executor(nn.Module):
         carry = dict(zip(self._entries, given[len(names) :], strict=True))
         steps, batch = given[0].shape[:2]
         chunk = Chunk(steps, batch, carry, {key: [] for key in asked}, given[0].device)
-        tensors = self._tensors(given[0].device, None, laid_out) if tensors is None else tensors
+        tensors = self._tensors(given[0].device, None, constants) if tensors is None else tensors
         if integers:
             tensors = replace(tensors, integers=integers, bytes=self.schedule.bytes)
         run_chunk(self.schedule, tensors, inputs, chunk)
@@ -419,8 +417,11 @@ class Executor(nn.Module):
         exact = {name: weight for name, weight in weights.items() if weight.dtype == torch.float32}
         return Origins(parameters.of_neurons(holder, self._names, self.graph), exact)
 
-    def _tensors(self, device: torch.device, kept: Kept | None = None, laid_out: LaidOut | None = None) -> Tensors:
-        """What the nodes compute with, from the parameters as they are now, but for what is kept."""
+    def _tensors(self, device: torch.device, kept: Kept | None = None, constants: Constants | None = None) -> Tensors:
+        """What the nodes compute with, from the parameters as they are now, but for what is kept.
+
+        constants: those of a frozen network, where forms of them may be kept for later calls.
+        """
         names, holder = self._names, self._holder()
         if self._constants is None:
             weights = {key: getattr(self, name).float() for key, name in names.weights.items()}
@@ -439,6 +440,6 @@ class Executor(nn.Module):
             {name: Delays(getattr(holder, key), names.delay_counts[name]) for name, key in names.delays.items()},
             self.discretization.spike_when,
             self.surrogate,
-            packed=kept.packed,
-            laid_out=laid_out,
+            packed={**kept.packed} if constants is None else constants.packed,
+            laid_out=constants.laid_out if constants is not None and library.lays_out() else None,
         )

@@ -241,7 +241,7 @@ def _run_recurrence(
         previous,
         tensors.surrogate,
         wanted,
-        **tensors.kept(weight),
+        **tensors.packing(next(entry.node for entry in stage.nodes if entry.node.name == weight)),
     )
     current = traces.pop("recurrent", None)
     _keep_neuron_state(neuron, state, chunk)

@@ -10,6 +10,7 @@ import torch
 from comparison import assert_equal, graph_of, order_of, recorded, told
 from hypothesis import given
 from hypothesis import strategies as st
+from integer_networks import conv
 from make_nir import graph, input_, neuron, output, scale, signal, threshold
 from raw_nodes import chain, node
 from stateful import network
@@ -18,6 +19,7 @@ from test_resnet import DT, nir_graph, weights
 
 import neurocuda
 from neurocuda import Discretization, Executor, spans
+from neurocuda.ops import backends, compiled
 
 
 @given(cases(), st.sampled_from([1, 3, 40, 2**10]))
@@ -115,3 +117,20 @@ def test_a_soft_reset_that_hears_of_the_step_before_runs_whole(options: dict[str
         found = recorded(net, x)
     expected = oracle.run(raw, x, {"dt": 1e-4, **options})
     assert_equal(found, told(expected), order_of(net), f"{net}\n{net.graph}")
+
+
+@pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="no compiled operators, which pack")
+@pytest.mark.parametrize(("frozen", "packings"), [(False, 2), (True, 0)])
+def test_weights_are_packed_once_for_all_pieces(frozen: bool, packings: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = graph(
+        "input>a a>n n>output", input=input_(2, 9, 9), a=conv(4, 2), n=neuron("IF", 4, 9, 9), output=output(4, 9, 9)
+    )
+    net, packed = Executor(graph_of(raw), frozen=frozen), []
+    pack = compiled.pack
+    monkeypatch.setattr(compiled, "pack", lambda weight, groups: (packed.append(1), pack(weight, groups))[1])
+    monkeypatch.setattr(spans, "PIECE", 700)
+    x = torch.from_numpy(signal(6, 2, 2, 9, 9))
+    with torch.no_grad():
+        found = [net(x)[0] for _ in range(4)]
+    assert len(packed) == packings, "one run, one recording"
+    assert all(torch.equal(y, found[0]) for y in found)

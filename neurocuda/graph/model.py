@@ -58,6 +58,11 @@ class Node:
         assert isinstance(value, tuple), (self.name, name)
         return value
 
+    @property
+    def groups(self) -> int | None:
+        """Of a convolution."""
+        return self.number("groups") if "groups" in self.parameters else None
+
     def number(self, name: str) -> int:
         """The parameter `name`, which is one whole number."""
         value = self.parameters[name]

@@ -163,6 +163,11 @@ def pack_conv(weight: Tensor, groups: int) -> Tensor:
     return packed
 
 
+def pack(weight: Tensor, groups: int | None) -> Tensor:
+    """One or the other: a matrix has no groups."""
+    return pack_linear(weight) if groups is None else pack_conv(weight, groups)
+
+
 def ordered_linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, packed: Tensor | None = None) -> Tensor:
     """As `reference.ordered_linear`, densely or from the list of spikes: the same bits."""
     packed = pack_linear(weight) if packed is None else packed
