@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, compiled
+from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, compiled, recording
 from neurocuda.ops.recording import Recorder, recordable
 
 pytestmark = pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
@@ -320,3 +321,17 @@ def test_a_recording_keeps_no_tensor_for_longer_than_the_function() -> None:
             assert torch.equal(found[0], chain([given])[0])
     assert alive[0] == 1
     assert alive[2] == 1, "that which is recorded"
+
+
+def test_a_recording_leaves_nothing_to_the_collector_of_cycles() -> None:
+    """Which may come late, and in the middle of whatever else is measured."""
+    gc.collect()
+    gc.disable()
+    try:
+        recorder = Recorder()
+        with torch.no_grad():
+            for _ in range(4):
+                recorder.run("matrix", matrix, [torch.randn(3, 4), torch.randn(3, 3)])
+        assert not [held for held in gc.get_objects() if type(held) is recording._Recording]
+    finally:
+        gc.enable()

@@ -242,6 +242,7 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 slot, results[place] = copy, results[place].clone(memory_format=torch.contiguous_format)
             slots.append(slot.number)
         self.program.finish(slots, finite)
+        self.seen.clear()  # what it calls is of this object, which nothing should keep
         return self.program if self.possible else None, results
 
     def _add(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], results: list[Tensor]) -> None:
