@@ -253,7 +253,7 @@ class Executor(nn.Module):
         ops = operators(inputs[0].device)
         usable = self._integers.usable(given, self._by_field()) if integers is None else {}
         recording = ops is compiled and inputs[0].is_cpu and recordable([*inputs, *carry])
-        constants = self._constants if alone_on("cpu", inputs) else None
+        constants = self._constants if self._constants is not None and alone_on("cpu", inputs) else None
         if recording:
             self._recorder.refresh(self._sources())
         elif not checked:
@@ -363,7 +363,8 @@ class Executor(nn.Module):
         nodes = self.graph.nodes
         silence = {name: torch.zeros(1, 1, *nodes[name].output_shape, device="cpu") for name in self.graph.inputs}
         with torch.no_grad():
-            self.run(silence)
+            if alone_on("cpu", silence.values()):
+                self.run(silence)
         self._forget_calls()
 
     def _holder(self) -> nn.Module:

@@ -197,6 +197,7 @@ std::int64_t neurons_of_sample(const NeuronCall& call) {
   each_signal(call, [&](const Signal& signal) {
     if (!signal.dense && signal.axes == 2) found = std::min(found, signal.sizes[1]);
   });
+  if (found == call.neurons) return found;
   bool possible = !call.packed && call.neurons % found == 0;
   each_signal(call, [&](const Signal& signal) {
     possible = possible && (signal.dense || (signal.axes == 2 && signal.sizes[1] == found &&

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Sequence
 
 import torch
@@ -55,11 +56,13 @@ def convolution(
 
 
 def lays_out() -> bool:
-    """Whether the library for CPUs takes the weights of a convolution in a form of its own: oneDNN."""
+    """Whether the library for CPUs takes the weights of a convolution in a form of its own: oneDNN, on x86."""
+    wanted = ("_convolution_pointwise", "_reorder_convolution_weight")
     return (
-        torch._C._has_mkldnn
+        platform.machine() in ("x86_64", "AMD64")
+        and torch._C._has_mkldnn
         and bool(torch.backends.mkldnn.enabled)
-        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        and all(hasattr(torch.ops.mkldnn, name) for name in wanted)
     )
 
 
