@@ -1,6 +1,7 @@
 """Side-by-side timing: the candidates take turns, so that what disturbs the machine disturbs all of them."""
 
 import gc
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -54,8 +55,8 @@ def side_by_side(
     """The times of `repeats` rounds, each running every candidate once; a first round is not counted. again: each run
     comes right after one of the same candidate, which finds caches, and threads, as it left them.
 
-    Each round begins with another candidate, for what ran just before leaves its traces in the caches. Python's cyclic
-    garbage is collected between rounds, never inside a run.
+    Each round has an order of its own, the same ones each time, for what ran just before leaves its traces in the
+    caches. Python's cyclic garbage is collected between rounds, never inside a run.
     """
     runs: dict[str, list[float]] = {name: [] for name in candidates}
     collecting = gc.isenabled()
@@ -65,8 +66,7 @@ def side_by_side(
         for number in range(repeats + 1):
             gc.collect()
             marks = {}
-            first = number % max(1, len(names))
-            for name in names[first:] + names[:first]:
+            for name in random.Random(number).sample(names, len(names)):
                 if again:
                     candidates[name]()
                 clock.prepare()
