@@ -156,10 +156,7 @@ def _library_convolution(
     if frames.device.type == "cpu" and node.type == "Conv2d":
         layout = torch.channels_last if lowered.channels_last else torch.contiguous_format
         frames = frames.contiguous(memory_format=layout)
-    slices = lowered.slices if frames.device.type == "cpu" else 1
-    parts = zip(weight.chunk(slices), bias.chunk(slices), strict=True)
-    results = [library.convolution(frames, *part, stride, padding, dilation, groups) for part in parts]
-    return results[0] if len(results) == 1 else torch.cat(results, 1)
+    return library.convolution(frames, weight, bias, stride, padding, dilation, groups)
 
 
 def convolution_pads(node: Node) -> reference.Pads:

@@ -26,9 +26,6 @@ _LAST_FROM, _FEW_CHANNELS, _LAST_FROM_WITH_FEW = 64, 16, 257
 """Positions of the output from which the library's convolution on CPUs is fastest with the channels last in memory, and
 from which it is with so few channels of the output."""
 
-_SLICE = 2**20
-"""Weights of a library convolution that one call on the CPU takes."""
-
 
 @dataclass(frozen=True)
 class LoweredNode:
@@ -44,8 +41,7 @@ class LoweredNode:
 
     proof: of a layer or pool, what is proved of its sum.
 
-    On the CPU, a library convolution lays out its frames with the channels last or not, and computes its channels in
-    slices, as the library copies the weights of each call.
+    On the CPU, a library convolution lays out its frames with the channels last or not.
     """
 
     node: Node
@@ -77,11 +73,6 @@ class LoweredNode:
         """
         large = self.channels_last or self.node.output_shape[0] > _FEW_CHANNELS
         return self.how in BY_LIBRARY and self.node.type == "Conv2d" and large
-
-    @property
-    def slices(self) -> int:
-        weights = self.node.array("weight").size
-        return 1 if self.node.number("groups") > 1 else 2 ** max(0, math.ceil(math.log2(weights / _SLICE)))
 
 
 @dataclass(frozen=True)

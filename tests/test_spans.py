@@ -73,22 +73,16 @@ def test_a_resnet_runs_wide_layers_in_pieces_and_heavy_ones_whole() -> None:
     assert {span.steps for span in big} == {1}, "with many samples, a step has frames enough for every layer"
 
 
-def test_channels_last_and_slices_leave_a_library_convolution_what_it_is() -> None:
+def test_channels_last_leave_a_library_convolution_what_it_is() -> None:
     draw = np.random.default_rng(3)
-    for size, into, out, last, slices in (
-        (16, 3, 17, True, 1),
-        (16, 3, 16, False, 1),
-        (17, 3, 16, True, 1),
-        (7, 3, 17, False, 1),
-        (4, 512, 512, False, 4),
-    ):
+    for size, into, out, last in ((16, 3, 17, True), (16, 3, 16, False), (17, 3, 16, True), (7, 3, 17, False)):
         weight = draw.integers(-4, 5, (out, into, 3, 3)).astype(np.float32)
         node = nir.Conv2d((size, size), weight, (1, 1), (1, 1), (1, 1), 1, np.arange(out, dtype=np.float32))
         ends = {"input": nir.Input(np.array([into, size, size])), "output": nir.Output(np.array([out, size, size]))}
         graph = nir.NIRGraph({**ends, "conv": node}, [("input", "conv"), ("conv", "output")])
         net = Executor(neurocuda.from_nir(graph), force={"conv": "library"})
         lowered = next(stage.nodes[0] for stage in net.schedule.stages if stage.nodes[0].node.name == "conv")
-        assert (lowered.channels_last, lowered.slices) == (last, slices)
+        assert lowered.channels_last == last
         x = torch.from_numpy(draw.integers(0, 2, (2, 3, into, size, size)).astype(np.float32))
         expected = torch.nn.functional.conv2d(x.flatten(0, 1).double(), torch.from_numpy(weight).double(), padding=1)
         expected = expected.unflatten(0, (2, 3)) + torch.arange(out).double()[:, None, None]
