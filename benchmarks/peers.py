@@ -9,14 +9,14 @@ population; one that computes something else is named and not timed. Peak memory
 import argparse
 import logging
 import warnings
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from benchmarks import cores, frameworks, machine, memory, plot, results
+from benchmarks import cores, frameworks, machine, plot, results
+from benchmarks import peaks as peaks_of
 from benchmarks.agreement import Truth, verdict
 from benchmarks.problem import Candidate, Problem, Runner
 from benchmarks.results import Result
@@ -34,7 +34,7 @@ def main() -> None:
     arguments = _arguments()
     warnings.simplefilter("ignore", NeuroCUDAWarning)
     logging.disable(logging.WARNING)
-    torch.set_num_threads(1)  # no threads before the measurements of memory, which fork
+    torch.set_num_threads(arguments.threads)
     torch._dynamo.config.recompile_limit = COMPILED_SHAPES
     console = Console(width=None if Console().is_terminal else 200)
     described = machine.describe(arguments.threads)
@@ -42,11 +42,13 @@ def main() -> None:
         console.print(f"[dim]{name}: {value}[/dim]", highlight=False)
     tools, missing = frameworks.available()
     left_out = [_left_out(name, why) for name, why in missing.items()]
+    peaks: peaks_of.Peaks = {}
+    if not arguments.no_memory:
+        with console.status("peak memory"):
+            peaks = peaks_of.measured(arguments.rows, arguments.threads, arguments.quick, arguments.paper)
     with torch.no_grad():
         problems = [ROWS[row](arguments.paper, arguments.quick) for row in arguments.rows]
         candidates = {p.row: [c for tool in tools.values() for c in tool(p)] for p in problems}
-        peaks = {p.row: _peaks(console, p, candidates[p.row], arguments) for p in problems}
-        torch.set_num_threads(arguments.threads)
         every: list[Result] = []
         crossings: list[str] = []
         for problem in problems:
@@ -58,7 +60,7 @@ def main() -> None:
             if arguments.threads == 1 or problem.one_call_a_step:
                 scaled = []
             there = [*there, *(_on_one_thread(c, arguments.threads) for c in scaled)]
-            found = _measure(console, problem, there, peaks[problem.row], arguments.repeats)
+            found = _measure(console, problem, there, peaks.get(problem.row, {}), arguments.repeats)
             found += _again(console, problem, scaled, arguments)
             every += found
             heading = f"{problem.row}: {problem.title}, {arguments.threads} thread(s)"
@@ -94,28 +96,6 @@ def _rows(text: str) -> list[str]:
     return rows
 
 
-def _peaks(
-    console: Console, problem: Problem, candidates: list[Candidate], arguments: argparse.Namespace
-) -> dict[str, float]:
-    """Peak MiB by candidate; of a single step it says nothing and is left out."""
-    peaks: dict[str, float] = {}
-    if arguments.no_memory or problem.one_call_a_step or not memory.measurable():
-        return peaks
-    with console.status(f"{problem.row}: peak memory"):
-        for candidate in candidates:
-            if candidate.kind == "floor":
-                continue
-            build = partial(_run_of, candidate, problem)
-            peak = memory.peak_of(build, arguments.threads, compiles=candidate.kind == "compiled")
-            if peak is not None:
-                peaks[candidate.name] = peak / memory.MiB
-    return peaks
-
-
-def _run_of(candidate: Candidate, problem: Problem) -> Callable[[], object]:
-    return candidate.build(problem).run
-
-
 OURS = ("neurocuda", "neurocuda, frozen")
 ONE_THREAD, AGAIN = ", one thread", ", again"
 
@@ -144,7 +124,7 @@ def _again(
     """The same on all threads and on one, each run right after one of its own: what a thread at work gains."""
     both = [ways for c in candidates for ways in (c, _on_one_thread(c, arguments.threads))]
     with console.status(f"{problem.row}: timed again"):
-        runs = {c.name: _run_of(c, problem) for c in both}
+        runs = {c.name: peaks_of.run_of(c, problem) for c in both}
         times = side_by_side(runs, arguments.repeats, again=True) if runs else {}
     found = []
     for name, t in times.items():
