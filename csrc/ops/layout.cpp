@@ -12,8 +12,8 @@
 namespace neurocuda {
 namespace {
 
-// Whether a tensor [T, B, ...] fills its memory without gaps, one step after the other, or one sample after the
-// other, each over all steps.
+// Whether a tensor [T, B, ...] fills its memory without gaps, one step after the other, or one sample after
+// the other, each over all steps.
 bool streams(const at::Tensor& tensor) {
   if (!tensor.is_non_overlapping_and_dense()) return false;
   const auto steps = tensor.sym_size(0);

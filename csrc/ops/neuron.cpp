@@ -144,9 +144,7 @@ NeuronOutputs allocate(at::TensorList branches, const Population& population, at
   const auto absent = [&] { return spare.undefined ? Tensor() : nothing(floats); };
   const auto trace = [&](bool wanted) { return wanted ? fresh(sizes, strides, floats) : absent(); };
   const std::vector<c10::SymInt> of_state = state_strides(strides, sizes[0]);
-  const auto state = [&](const Tensor& before) {
-    return reused(before, sizes.slice(1), of_state, floats);
-  };
+  const auto state = [&](const Tensor& before) { return reused(before, sizes.slice(1), of_state, floats); };
   const bool synapse = population.has_synapse();
   return {output, state(spare.v), synapse ? state(spare.i) : absent(), trace(trace_v),
           trace(trace_i && synapse)};
@@ -190,8 +188,8 @@ void each_signal(Call& call, Function function) {
   }
 }
 
-// How many neurons one sample has where samples lie one after the other, each over all steps, as they are then
-// run; all of them where they do not.
+// How many neurons one sample has where samples lie one after the other, each over all steps, as they are
+// then run; all of them where they do not.
 std::int64_t neurons_of_sample(const NeuronCall& call) {
   std::int64_t found = call.neurons;
   each_signal(call, [&](const Signal& signal) {
@@ -225,7 +223,8 @@ void run_on_cpu(const NeuronCall& call, std::atomic<bool>* finite) {
   const auto all = units * (call.neurons / neurons);
   at::parallel_for(0, all, grain(call.steps), [&](std::int64_t first, std::int64_t last) {
     while (first < last) {
-      const std::int64_t sample = first / units, from = first % units, to = std::min(units, from + last - first);
+      const std::int64_t sample = first / units, from = first % units,
+                         to = std::min(units, from + last - first);
       const auto run = [&](const NeuronCall& own) {
         cpu::neuron(own, from * cpu::kNeuronGrain, std::min(to * cpu::kNeuronGrain, neurons), finite);
       };
