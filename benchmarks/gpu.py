@@ -19,6 +19,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import frameworks
+from benchmarks.frameworks.plain import compile_for_every_shape
 from benchmarks.machine import describe_gpu
 from benchmarks.on_gpu import candidates, measurements, operators, prediction
 from benchmarks.on_gpu.cases import Case, neuron_cases, recurrent_cases, residual_cases
@@ -30,8 +31,6 @@ from neurocuda import NeuroCUDAWarning
 
 RESULTS = Path(__file__).with_name("results")
 GROUPS = ("neuron", "residual", "recurrent", "network")
-COMPILED_SHAPES = 256
-"""Specialisations that torch.compile may make of one function: each population is one."""
 
 
 def main() -> None:
@@ -47,7 +46,7 @@ def main() -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     gc.freeze()  # what was imported is not looked through between rounds
     logging.disable(logging.WARNING)
-    torch._dynamo.config.recompile_limit = COMPILED_SHAPES
+    compile_for_every_shape()
     torch.backends.cudnn.allow_tf32 = False  # for everybody: float32 is float32
     torch.backends.cudnn.benchmark = True
     machine = describe_gpu(device)

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import frameworks, memory
+from benchmarks.frameworks.plain import compile_for_every_shape
 from benchmarks.problem import Candidate, Problem
 from benchmarks.workloads import PAPER, ROWS
 from neurocuda import NeuroCUDAWarning
@@ -48,6 +49,7 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", NeuroCUDAWarning)
     logging.disable(logging.WARNING)
+    compile_for_every_shape()
     torch.set_num_threads(1)  # no threads before the measurements, which fork
     tools, _ = frameworks.available()
     peaks: Peaks = {}

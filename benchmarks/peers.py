@@ -18,6 +18,7 @@ from rich.console import Console
 from benchmarks import cores, frameworks, machine, plot, results
 from benchmarks import peaks as peaks_of
 from benchmarks.agreement import Truth, verdict
+from benchmarks.frameworks.plain import compile_for_every_shape
 from benchmarks.problem import Candidate, Problem, Runner
 from benchmarks.results import Result
 from benchmarks.stages import microseconds
@@ -26,8 +27,6 @@ from benchmarks.workloads import PAPER, ROWS
 from neurocuda import Discretization, NeuroCUDAWarning
 
 RESULTS = Path(__file__).with_name("results")
-COMPILED_SHAPES = 256
-"""Specialisations that torch.compile may make of one function: each population is one."""
 
 
 def main() -> None:
@@ -35,7 +34,7 @@ def main() -> None:
     warnings.simplefilter("ignore", NeuroCUDAWarning)
     logging.disable(logging.WARNING)
     torch.set_num_threads(arguments.threads)
-    torch._dynamo.config.recompile_limit = COMPILED_SHAPES
+    compile_for_every_shape()
     console = Console(width=None if Console().is_terminal else 200)
     described = machine.describe(arguments.threads)
     for name, value in described.items():

@@ -16,6 +16,11 @@ UNROLLED = 20
 """Steps that a compiled time loop takes at a time where the whole loop would be too long to compile."""
 
 
+def compile_for_every_shape() -> None:
+    """Let torch.compile make as many specialisations of one function as there are populations."""
+    torch._dynamo.config.recompile_limit = 256
+
+
 def candidates(problem: Problem) -> Iterable[Candidate]:
     yield Candidate("plain torch, stepped", "torch", _stepped)
     if problem.recurrent and not problem.one_call_a_step:
