@@ -96,6 +96,19 @@ def test_gpu_integers_are_the_bits_of_the_defined_order(cuda_graph: bool, convol
 
 @pytest.mark.cuda
 @torch.no_grad()
+def test_gpu_frozen_integers_are_the_same_bits(convolved: list[int]) -> None:
+    free, net = residual(), residual(frozen=True).to("cuda")
+    off = events()
+    off[3, 1, 2, 5, 5] += 0.5
+    for x in (events(), events(), events(), off, events(), events()):
+        owed, _ = ordered(free, x)
+        found = net(x.cuda())[0].cpu()
+        assert same(found, owed) or (x is off and (found - owed).abs().max() < 1e-3)
+    assert convolved
+
+
+@pytest.mark.cuda
+@torch.no_grad()
 def test_gpu_an_input_off_its_grid_is_seen(convolved: list[int]) -> None:
     net = residual().to("cuda")
     for _ in range(3):
@@ -191,6 +204,19 @@ def test_what_is_supposed_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.no_grad():
         edited.state_dict()["a:weight"].mul_(1.5)
     assert supposed(edited, x) == (set(), True)
+
+
+@pytest.mark.skipif(C is None, reason="neurocuda._C is not there")
+def test_a_frozen_network_supposes_nothing_but_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(integer_layers, "_serves", lambda inputs, device: True)
+    net, x = two_layers(frozen=True), whole_signal()
+    net._integers.forget()  # as where it was moved
+    for signal, names, so in ((x, {"a", "b"}, True), (x + 0.5, {"a", "b"}, False), (x + 0.5, {"b"}, True)):
+        found = net._integers.supposed({"input": OnGpu(signal)}, net._by_field)
+        assert found.value is not None
+        assert (set(found.value), found.so()) == (names, so)
+        assert not [*found.looks.now, *found.looks.then]
+        assert all(weight.tiles and weight.numbers is None for weight in found.value.values()), "each has them once"
 
 
 def test_a_call_is_made_again_where_what_it_supposed_was_not_so(monkeypatch: pytest.MonkeyPatch) -> None:
