@@ -202,7 +202,8 @@ def _summary(problem: Problem, found: list[Result]) -> str:
             gains = ", ".join(f"{name} {median / medians[name + ending]:.2f}" for name, median in alone.items())
             lines.append(f"one thread takes, times as long{when}: {gains}")
     lean = [(r.peak_mib, r.candidate) for r in timed if r.over_time and r.kind == "peer" and r.peak_mib is not None]
-    own = {r.candidate: r.peak_mib for r in timed if r.candidate in OURS and r.peak_mib}
+    whole = (*OURS, *(name.replace("neurocuda", "neurocuda, output alone") for name in OURS))
+    own = {r.candidate: r.peak_mib for r in timed if r.candidate in whole and r.peak_mib}
     if lean and own:
         most, leanest = min(lean)
         times = ", ".join(f"{most / peak:.2f} times that of {name}" for name, peak in own.items())

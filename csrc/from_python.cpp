@@ -36,7 +36,7 @@ bool take(PyObject* dictionary, const std::vector<py::str>& keys, std::vector<at
 
 py::object output_and_state(std::vector<at::Tensor>&& results, const std::vector<py::str>& names) {
   py::dict after;
-  for (std::size_t name = 0; name < names.size(); ++name) {
+  for (std::size_t name = 0; name + 1 < results.size(); ++name) {
     after[names[name]] = py::reinterpret_steal<py::object>(THPVariable_Wrap(std::move(results[name + 1])));
   }
   auto output = py::reinterpret_steal<py::object>(THPVariable_Wrap(std::move(results[0])));

@@ -18,7 +18,7 @@ bool take(PyObject* object, std::vector<at::Tensor>& to);
 // Appends the values of a dictionary that has exactly these keys, in this order, and plain tensors.
 bool take(PyObject* dictionary, const std::vector<pybind11::str>& keys, std::vector<at::Tensor>& to);
 
-// (output, state by name) of results in this order.
+// (output, state by name) of results in this order; an empty state where there is none.
 pybind11::object output_and_state(std::vector<at::Tensor>&& results, const std::vector<pybind11::str>& names);
 
 }  // namespace neurocuda

@@ -38,9 +38,16 @@ def laid_by_sample(x: Tensor) -> Tensor:
 
 
 def joined(pieces: Sequence[Tensor]) -> Tensor:
-    """Pieces of a signal [T, B, *shape], one after the other in time, whose axes lie in one order in memory."""
+    """Pieces along the first axis, of which all lie in one order in memory."""
     axes, back = _as_they_lie(pieces[0])
     return torch.cat([piece.permute(axes) for piece in pieces], axes.index(0)).permute(back)
+
+
+def joined_samples(pieces: Sequence[Tensor], by_sample: bool) -> Tensor:
+    """Samples of a signal [T, B, *shape], one after the other in memory or not."""
+    frame, _ = _as_they_lie(pieces[0][0, 0])
+    axes = [*((1, 0) if by_sample else (0, 1)), *(axis + 2 for axis in frame)]
+    return torch.cat([piece.permute(axes) for piece in pieces], axes.index(1)).permute(_inverse(axes))
 
 
 def some_steps(x: Tensor, steps: slice) -> Tensor:
@@ -56,4 +63,8 @@ def _as_they_lie(x: Tensor) -> tuple[list[int], list[int]]:
     """The axes from the slowest in memory to the fastest, and where each of them is in that order."""
     strides = x.stride()
     axes = sorted(range(x.dim()), key=lambda axis: (-strides[axis], axis))
-    return axes, [axes.index(axis) for axis in range(len(axes))]
+    return axes, _inverse(axes)
+
+
+def _inverse(axes: Sequence[int]) -> list[int]:
+    return [axes.index(axis) for axis in range(len(axes))]

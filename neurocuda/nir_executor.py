@@ -103,7 +103,6 @@ class Executor(nn.Module):
         self._entries = self._state_entries()
         self._integers = IntegerLayers(self.schedule, self.certificate, None if frozen else self._by_field())
         self._derived = Derived(graph, self.discretization, frozen)
-        self._repeated: Repeated | None = None
         self._forget_calls()
         if frozen:
             self._lay_out()
@@ -119,26 +118,42 @@ class Executor(nn.Module):
         out: float32 memory for the signals of the Output, without gradients. Raises `ArgumentError` naming the
         input or the entry of the state that does not fit.
         """
+        return self._call(x, state, out, ends=False)
+
+    def output(
+        self, x: Signals, state: State | None = None, *, out: Signals | None = None
+    ) -> Tensor | dict[str, Tensor]:
+        """The signals of the Output alone, as a call returns them; no state is kept for steps to come.
+
+        Arguments and errors are those of a call. It takes less memory: the state of a node goes when the node has run.
+        """
+        return self._call(x, state, out, ends=True)[0]
+
+    def _call(
+        self, x: Signals, state: State | None, out: Signals | None, ends: bool
+    ) -> tuple[Tensor | dict[str, Tensor], State]:
+        """`forward`; where the sequence `ends`, with an empty state."""
         if self._needs_no_gradients(x, state):
             with torch.no_grad():
-                return self.forward(x, state, out=out)
+                return self._call(x, state, out, ends)
         plain = not torch.compiler.is_dynamo_compiling() and isinstance(x, Tensor) and x.is_cpu
         plain = plain and out is None and wanted() in (None, "cpu")
         before = state.tensors if type(state) is State else None
         known = out is None and (state is None or before is not None)
         if plain and known and isinstance(x, Tensor):
-            again = self._recorder.replay(x, before, self._parameters, self._buffers)
+            again = self._recorder.replay(ends, x, before, self._parameters, self._buffers)
             if again is not None:
                 return again[0], State(again[1])
-        if self._repeated is not None and self.cuda_graph and known and isinstance(x, Tensor):
-            again = repeat(self._repeated, x, before, self._parameters, self._buffers)
+        last = self._repeated.get(ends)
+        if last is not None and self.cuda_graph and known and isinstance(x, Tensor):
+            again = repeat(last, x, before, self._parameters, self._buffers)
             if again is not None:
                 return again[0], State(again[1])
-        result = self.run(x, state, out=out)
+        result = self._run(x, state, {}, out, ends)
         if plain and isinstance(x, Tensor) and isinstance(result.output, Tensor) and self._is_one_recording(x):
             start = self._at_rest(x.shape[1], x.device).tensors if before is None else before
             integers, looks = self._integers.looks({self.graph.inputs[0]: x}, self._by_field())
-            self._recorder.prepare(integers, [x, *start.values()], list(start), looks)
+            self._recorder.prepare(ends, (ends, *integers), [x, *start.values()], list(start), looks)
         return result.output, result.state
 
     def run(
@@ -158,8 +173,19 @@ class Executor(nn.Module):
         if self._needs_no_gradients(x, state):
             with torch.no_grad():
                 return self.run(x, state, record, out=out)
+        return self._run(x, state, record or {}, out, ends=False)
+
+    def _run(
+        self,
+        x: Signals,
+        state: State | None,
+        record: Mapping[str, str | Collection[str]],
+        out: Signals | None,
+        ends: bool,
+    ) -> RunResult:
+        """`run`; where the sequence `ends`, with an empty state."""
         inputs = check_inputs(self.graph, x, self._device())
-        asked = quantities(self.graph, record) if record else []
+        asked = quantities(self.graph, record)
         first = next(iter(inputs.values()))
         batch = first.shape[1]
         if state is not None:
@@ -168,16 +194,14 @@ class Executor(nn.Module):
         before = [] if state is None else [state.tensors[name] for name in self._entries]
         given = [*inputs.values(), *before]
         graph = self.cuda_graph and capturable(given) and operators(first.device) is not reference
-        last = self._repeated
-        if last is not None:
-            self._repeated = None
+        last = self._repeated.pop(ends, None)
         for _ in range(4):  # once more where something supposed was not so, with fewer layers as integers
             finite = ask_finite(inputs) if graph or first.is_cuda else None
             integers = self._integers.supposed(inputs, self._by_field)
             kept = self._derived.supposed(given, self._derived_from)
             checked = finite is not None
-            function = partial(self._whole, asked, integers=integers.value, kept=kept.value, checked=checked)
-            key = (*asked, *(integers.value or ()), kept.value is None)
+            function = partial(self._whole, asked, ends, integers=integers.value, kept=kept.value, checked=checked)
+            key = (ends, *asked, *(integers.value or ()), kept.value is None)
             # One operator needs no graph, and so no copies, unless its coefficients are computed beside it.
             direct = graph and not self.schedule.layered and kept.value is not None
             if graph and not direct:
@@ -190,16 +214,16 @@ class Executor(nn.Module):
                 break
         one = not asked and len(inputs) == len(self.graph.outputs) == 1
         if graph and one and operators(first.device) is compiled:
-            kind = kinds(given, self._sources())
+            kind, frozen = kinds(given, self._sources()), self._constants is not None
             again: Any = None  # the first time
             if not direct:
                 again = self._graphs.captured(key, given)
             elif integers.value:
                 again = function  # the kernel of integers is no operator of torch, and is not recorded
             elif last is not None and last.kind == kind:
-                again = recorded(function, given, len(self._entries), self._constants is not None) or function
+                again = recorded(function, given, 0 if ends else len(self._entries), frozen) or function
             looks = (integers.looks, kept.looks)
-            self._repeated = repeated(kind, self.schedule.by_library, [*self._entries], looks, again)
+            self._repeated[ends] = repeated(kind, self.schedule.by_library, [*self._entries], looks, again)
         count = len(self.graph.outputs) + len(asked)
         signals, carry = results[:count], results[count:]
         outputs = dict(zip(self.graph.outputs, signals, strict=False))
@@ -207,7 +231,8 @@ class Executor(nn.Module):
         for (name, quantity), values in zip(asked, signals[len(outputs) :], strict=True):
             recordings.setdefault(name, {})[quantity] = values
         output = outputs if len(outputs) > 1 else next(iter(outputs.values()))
-        return RunResult(output, State(dict(zip(self._entries, carry, strict=True))), recordings)
+        after = {} if ends else dict(zip(self._entries, carry, strict=True))
+        return RunResult(output, State(after), recordings)
 
     def profile(self, x: Tensor, state: State) -> list[tuple[str, float]]:
         """The operators of a call of one chunk, in order, and the nanoseconds of each.
@@ -216,11 +241,12 @@ class Executor(nn.Module):
         """
         given = {self.graph.inputs[0]: x}
         integers = self._integers.of_chunk(self._integers.usable(given, self._by_field()), given)
-        return self._recorder.profile(tuple(integers), [x, *(state.tensors[name] for name in self._entries)])
+        return self._recorder.profile((False, *integers), [x, *(state.tensors[name] for name in self._entries)])
 
     def _whole(
         self,
         asked: list[tuple[str, str]],
+        ends: bool,
         given: list[Tensor],
         integers: dict[str, IntegerWeight] | None = None,
         kept: Kept | None = None,
@@ -228,14 +254,15 @@ class Executor(nn.Module):
     ) -> list[Tensor]:
         """Outputs, recordings and the state after all steps, from the inputs and the state before them, or from rest.
 
-        integers: the weights of the layers that run as whole numbers; None: those that may, chunk by chunk.
-        kept: what comes of the parameters; None: it is computed. checked: the inputs are known to be finite.
+        ends: no state is left. integers: the weights of the layers that run as whole numbers; None: those that may,
+        chunk by chunk. kept: what comes of the parameters; None: it is computed. checked: the inputs are known to be
+        finite.
         """
         inputs = dict(zip(self.graph.inputs, given, strict=False))
         before = given[len(inputs) :]
         if not before:
             before = [*self._at_rest(given[0].shape[1], given[0].device).tensors.values()]
-        signals, carry = self._over_time(inputs, before, asked, integers, kept, checked)
+        signals, carry = self._over_time(inputs, before, asked, ends, integers, kept, checked)
         return [*signals, *carry]
 
     def _over_time(
@@ -243,6 +270,7 @@ class Executor(nn.Module):
         given: dict[str, Tensor],
         carry: list[Tensor],
         asked: list[tuple[str, str]],
+        ends: bool,
         integers: dict[str, IntegerWeight] | None,
         kept: Kept | None,
         checked: bool,
@@ -268,16 +296,18 @@ class Executor(nn.Module):
             in_integers = integers
             if in_integers is None:
                 in_integers = self._integers.of_chunk(usable, dict(zip(given, part, strict=True)))
-            advance = partial(self._advance, asked, tensors, in_integers, constants)
+            last = ends and start + length >= steps
+            advance = partial(self._advance, asked, last, tensors, in_integers, constants)
+            after = 0 if last else len(carry)
             if recording:
-                key = (*asked, *in_integers)
-                made = self._recorder.run(key, advance, [*part, *carry], finite=len(part), state=len(carry))
+                key = (last, *asked, *in_integers)
+                made = self._recorder.run(key, advance, [*part, *carry], finite=len(part), state=after)
                 if made is None:
                     check_finite(given)  # which says where
                 assert made is not None
                 results = made
             else:
-                results = on_their_own(advance([*part, *carry]), [*part, *carry], len(carry))
+                results = on_their_own(advance([*part, *carry]), [*part, *carry], after)
             signals, carry = results[:count], results[count:]
             if length >= steps:
                 return signals, carry
@@ -289,7 +319,7 @@ class Executor(nn.Module):
                 all_steps[start : start + length] = signal
         if steps == 0:
             whole = [inputs[0].new_empty(0, batch, *shape, dtype=torch.float32) for shape in self._shapes(asked)]
-            carry = [tensor.clone() for tensor in carry]
+            carry = [] if ends else [tensor.clone() for tensor in carry]
         return whole or [torch.cat(parts) for parts in zip(*pieces, strict=True)], carry
 
     def _is_one_recording(self, x: Tensor) -> bool:
@@ -300,17 +330,20 @@ class Executor(nn.Module):
     def _advance(
         self,
         asked: list[tuple[str, str]],
+        ends: bool,
         tensors: Tensors | None,
         integers: Mapping[str, IntegerWeight],
         constants: Constants | None,
         given: list[Tensor],
     ) -> list[Tensor]:
-        """Outputs, recordings and the state after a chunk, from the inputs and the state before it."""
+        """Outputs, recordings and the state after a chunk, unless the sequence ends with it, from the inputs and the
+        state before it.
+        """
         names = self.graph.inputs
         inputs = dict(zip(names, [x.float() for x in given[: len(names)]], strict=True))
         carry = dict(zip(self._entries, given[len(names) :], strict=True))
         steps, batch = given[0].shape[:2]
-        chunk = Chunk(steps, batch, carry, {key: [] for key in asked}, given[0].device)
+        chunk = Chunk(steps, batch, carry, {key: [] for key in asked}, given[0].device, ends)
         tensors = self._tensors(given[0].device, None, constants) if tensors is None else tensors
         if integers:
             tensors = replace(tensors, integers=integers, bytes=self.schedule.bytes)
@@ -320,7 +353,7 @@ class Executor(nn.Module):
         return [
             *(chunk.signals[name].float() for name in self.graph.outputs),  # float32 under autocast too
             *(by_key[key].float() for key in asked),
-            *(chunk.carry[name] for name in self._entries),
+            *(chunk.carry[name] for name in (() if ends else self._entries)),
         ]
 
     def extra_repr(self) -> str:
@@ -329,7 +362,7 @@ class Executor(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Executor:
         """Move the parameters of neurons and the delays with the module, but never change their type."""
-        self._repeated = None  # it holds the parameters where they lay
+        self._repeated.clear()  # they hold the parameters where they lay
         if self._constants is not None:
             self._constants.move(fn)
             self._integers.forget()
@@ -356,7 +389,7 @@ class Executor(nn.Module):
     def _forget_calls(self) -> None:
         self._recorder = Recorder(constant=self._constants is not None)
         self._graphs = CudaGraphs()
-        self._repeated = None
+        self._repeated: dict[bool, Repeated] = {}  # by whether the sequence ends with the call
 
     def _lay_out(self) -> None:
         """Bring the weights into the form that layers compute with, by a step of silence."""

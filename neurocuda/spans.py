@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -28,10 +28,11 @@ PIECE = 2**19
 
 @dataclass(frozen=True)
 class Span:
-    """Neighbouring stages, by their numbers, and the steps of a piece; at least those of the chunk: one piece."""
+    """Neighbouring stages, by their numbers, and what a piece is: all steps of some samples, or some steps of all."""
 
     stages: range
     steps: int
+    samples: int
 
 
 def steps_of_chunk(lowered: LoweredSchedule, asked: int | None, steps: int, batch: int, device: torch.device) -> int:
@@ -46,40 +47,63 @@ def steps_of_chunk(lowered: LoweredSchedule, asked: int | None, steps: int, batc
 
 
 def spans(
-    lowered: LoweredSchedule, batch: int, steps: int, threads: int = 1, fused: Collection[int] = frozenset()
+    lowered: LoweredSchedule,
+    batch: int,
+    steps: int,
+    threads: int = 1,
+    fused: Collection[int] = frozenset(),
+    alone: bool = False,
 ) -> tuple[Span, ...]:
     """The stages of a chunk of `steps` steps of `batch` samples, span by span, where so many threads share each stage.
 
-    `fused` are the numbers of cycles that run as one operator, which carries its state from piece to piece.
+    `fused` are the numbers of cycles that run as one operator, which carries its state from piece to piece. `alone`:
+    the chunk leaves its outputs and no state, which goes with the samples of a piece then: pieces are whole samples
+    where they can be. A state that is left would have to be joined of theirs, which takes its memory twice.
     """
     if not lowered.layered:
-        return (Span(range(len(lowered.stages)), steps),)
+        return (Span(range(len(lowered.stages)), steps, batch),)
     own = {(stage.soft_reset.threshold, stage.soft_reset.scale) for stage in lowered.stages if stage.soft_reset}
     outer = [edge for edge in lowered.schedule.delayed if (edge.source, edge.target) not in own]
     late = {name for edge in outer for name in (edge.source, edge.target)}
+    everything = Span(range(0), steps, batch)
     found: list[Span] = []
     for number, stage in enumerate(lowered.stages):
         step_by_step = stage.cyclic and number not in fused
         whole = step_by_step or any(entry.node.name in late for entry in stage.nodes)
-        wanted = steps if whole else _piece(stage, batch, steps, threads)
-        joined = min(wanted, found[-1].steps) if found else wanted
-        if found and found[-1].steps < steps and not whole and _frames_wanted(stage) <= joined * batch:
-            found[-1] = Span(range(found[-1].stages.start, number + 1), joined)
-        elif wanted == steps or _frames_wanted(stage) > wanted * batch:
-            start = found.pop().stages.start if found and found[-1].steps == steps else number
-            found.append(Span(range(start, number + 1), steps))
+        wanted = everything if whole else _piece(stage, batch, steps, threads, alone)
+        joined = min(wanted, found[-1], key=_frames) if found else wanted
+        if found and not _same(found[-1], everything) and not whole and _frames_wanted(stage) <= _frames(joined):
+            found[-1] = replace(joined, stages=range(found[-1].stages.start, number + 1))
+        elif _same(wanted, everything) or _frames_wanted(stage) > _frames(wanted):
+            start = found.pop().stages.start if found and _same(found[-1], everything) else number
+            found.append(replace(everything, stages=range(start, number + 1)))
         else:
-            found.append(Span(range(number, number + 1), wanted))
+            found.append(replace(wanted, stages=range(number, number + 1)))
     return tuple(found)
 
 
-def _piece(stage: LoweredStage, batch: int, steps: int, threads: int) -> int:
-    """The steps over which no signal of the stage has more than PIECE values for a thread; at least one.
+def _piece(stage: LoweredStage, batch: int, steps: int, threads: int, alone: bool) -> Span:
+    """As many samples, or steps of all samples, as no signal of the stage has more than PIECE values of for a thread;
+    at least a sample for each thread, or one step.
 
-    All, where no signal is more than twice as much: to cut what comes and to join what goes takes what it saves.
+    All of both where no signal is more than twice as much: to cut what comes and to join what goes takes what it saves.
     """
-    values = max(1, _values(stage) * batch)
-    return min(steps, max(1, PIECE * threads // values)) if values * steps > 2 * PIECE else steps
+    values, most = max(1, _values(stage)), PIECE * threads
+    if values * batch * steps <= 2 * PIECE:
+        return Span(range(0), steps, batch)
+    samples = most // (values * steps)
+    if alone and samples >= threads:
+        samples = max(samples, math.ceil(_frames_wanted(stage) / steps))
+        return Span(range(0), steps, min(batch, samples))
+    return Span(range(0), min(steps, max(1, most // (values * batch))), batch)
+
+
+def _frames(span: Span) -> int:
+    return span.steps * span.samples
+
+
+def _same(piece: Span, other: Span) -> bool:
+    return (piece.steps, piece.samples) == (other.steps, other.samples)
 
 
 def _values(stage: LoweredStage) -> int:

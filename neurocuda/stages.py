@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from neurocuda import layers
-from neurocuda.frames import joined, laid_by_sample, some_steps
+from neurocuda.frames import joined, joined_samples, laid_by_sample, some_steps
 from neurocuda.graph import NEURONS, SoftReset
 from neurocuda.layers import Delays, Tensors
 from neurocuda.lowering import LoweredNode, LoweredSchedule, LoweredStage
@@ -30,8 +30,9 @@ class Chunk:
     """A chunk of `steps` steps under way.
 
     `carry` is the state, rebound as nodes advance; `previous` collects the last outputs that delayed edges
-    will carry into the next chunk; `records` the recorded quantities, a list of pieces in time. `done` are stages that
-    have run, by number. `by_sample`: signals lie sample by sample in memory (`frames`).
+    will carry into the next chunk; `records` the recorded quantities, a list of pieces in time. `ends`: no chunk comes
+    after it, and no state is left. `done` are stages that have run, by number. `by_sample`: signals lie sample by
+    sample in memory (`frames`).
     """
 
     steps: int
@@ -39,6 +40,7 @@ class Chunk:
     carry: dict[str, Tensor]
     records: dict[tuple[str, str], list[Tensor]]
     device: torch.device
+    ends: bool = False
     signals: dict[str, Tensor] = field(default_factory=dict)
     previous: dict[str, Tensor] = field(default_factory=dict)
     done: frozenset[int] = frozenset()
@@ -59,11 +61,13 @@ def run_chunk(lowered: LoweredSchedule, tensors: Tensors, inputs: Mapping[str, T
     # The pieces fit a CPU's caches; gradients keep every signal anyway.
     cut = chunk.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
     chunk.by_sample = cut and lowered.by_sample and torch.get_num_threads() > 1
-    whole = (Span(range(len(lowered.stages)), chunk.steps),)
+    pieces: Sequence[Span] = (Span(range(len(lowered.stages)), chunk.steps, chunk.batch),)
     fused = {n for n, stage in enumerate(lowered.stages) if stage.soft_reset and _is_enough(stage.soft_reset, chunk)}
-    pieces = spans(lowered, chunk.batch, chunk.steps, torch.get_num_threads(), fused) if cut else whole
+    if cut:
+        alone = chunk.ends and not chunk.records
+        pieces = spans(lowered, chunk.batch, chunk.steps, torch.get_num_threads(), fused, alone)
     for span in pieces:
-        if span.steps < chunk.steps:
+        if span.samples < chunk.batch or span.steps < chunk.steps:
             _run_pieces(lowered, span, tensors, inputs, chunk)
         else:
             _run_stages(lowered, span.stages, tensors, inputs, chunk)
@@ -96,22 +100,37 @@ def _run_pieces(
     lowered: LoweredSchedule, span: Span, tensors: Tensors, inputs: Mapping[str, Tensor], chunk: Chunk
 ) -> None:
     """Run the stages of a span over one piece of the chunk after the other."""
+    by_samples = span.samples < chunk.batch
+    size, count = (span.samples, chunk.batch) if by_samples else (span.steps, chunk.steps)
     before = chunk.signals
     pieces: dict[str, list[Tensor]] = {}
     left: set[str] = set()
-    for start in range(0, chunk.steps, span.steps):
-        part = slice(start, start + span.steps)
-        steps = len(range(chunk.steps)[part])
-        signals = {name: some_steps(signal, part) for name, signal in before.items()}
-        piece = replace(chunk, steps=steps, signals=signals)
-        _run_stages(lowered, span.stages, tensors, {name: x[part] for name, x in inputs.items()}, piece)
+    for start in range(0, count, size):
+        part = slice(start, min(start + size, count))
+        piece = _some_samples(chunk, part) if by_samples else _some_steps(chunk, part)
+        given = {name: x[:, part] if by_samples else x[part] for name, x in inputs.items()}
+        _run_stages(lowered, span.stages, tensors, given, piece)
         left = set(piece.signals)
         for name in left - set(before):
             pieces.setdefault(name, []).append(piece.signals[name])
     for name in set(before) - left:
         del chunk.signals[name]
     for name in sorted(pieces):
-        chunk.signals[name] = joined(pieces.pop(name))
+        values = pieces.pop(name)
+        chunk.signals[name] = joined_samples(values, chunk.by_sample) if by_samples else joined(values)
+
+
+def _some_samples(chunk: Chunk, part: slice) -> Chunk:
+    """Samples of a chunk that leaves nothing but signals."""
+    signals = {name: signal[:, part] for name, signal in chunk.signals.items()}
+    carry = {name: tensor[part] for name, tensor in chunk.carry.items()}
+    return replace(chunk, batch=part.stop - part.start, signals=signals, carry=carry)
+
+
+def _some_steps(chunk: Chunk, part: slice) -> Chunk:
+    signals = {name: some_steps(signal, part) for name, signal in chunk.signals.items()}
+    ends = chunk.ends and part.stop == chunk.steps
+    return replace(chunk, steps=part.stop - part.start, signals=signals, ends=ends)
 
 
 def _run_stages(
@@ -142,9 +161,11 @@ def _run_stages(
             else:
                 branches = [_signal(edge, chunk) for edge in lowered.schedule.edges[node.name]]
                 _compute(stage.nodes[0], branches, tensors, chunk, chunk.steps)
-        for lowered_node in stage.nodes:
-            name = lowered_node.node.name
-            if f"{name}.previous" in chunk.carry and f"{name}.previous" not in chunk.previous:
+        for name in (entry.node.name for entry in stage.nodes):
+            if chunk.ends:
+                for quantity in ("v", "i", "history"):  # which nothing else reads
+                    chunk.carry.pop(f"{name}.{quantity}", None)
+            elif f"{name}.previous" in chunk.carry and f"{name}.previous" not in chunk.previous:
                 chunk.previous[f"{name}.previous"] = chunk.signals[name][-1].float()  # autocast makes it narrower
         for name in () if keep else lowered.spent[number]:
             chunk.signals.pop(name, None)  # the weight of a fused recurrence has none

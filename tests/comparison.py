@@ -59,9 +59,13 @@ def recorded(net: Executor, x: Mapping[str, np.ndarray]) -> Recordings:
     with torch.no_grad():
         result = net_there.run(x_there, record=record_all(net))
         output, state = net_there(x_there)
+        alone = net_there.output(x_there)
     for name, value in state.tensors.items():
         kept = result.state.tensors[name].cpu().numpy()
         assert np.array_equal(value.cpu().numpy(), kept, equal_nan=True), f"state {name}\n{net}"
+    for name, value in by_output(net, alone).items():
+        owed = by_output(net, output)[name].cpu().numpy()
+        assert np.array_equal(value.cpu().numpy(), owed, equal_nan=True), f"output {name} without a state\n{net}"
     found = {
         (node, quantity): values.cpu().numpy()
         for node, quantities in result.recordings.items()

@@ -140,7 +140,7 @@ def test_graphs_of_every_kind_equal_the_oracle_when_replayed(case: Case) -> None
             found = recorded(net, x)
     assert_equal(found, told(case.expected), order_of(net), f"{net}\n{net.graph}")
     steps = next(iter(case.x.values())).shape[0]
-    assert device.captures == 2 * (steps > 0)  # with recordings, and without
+    assert device.captures == 3 * (steps > 0)  # with recordings, without, and without a state that is left
 
 
 @needs_compiled
@@ -153,7 +153,7 @@ def test_nothing_in_a_call_comes_from_the_host(case: Case) -> None:
         patch.setattr(nir_executor, "operators", lambda device: compiled)
         given = on_meta(net, steps, batch)
         with NothingFromTheHost():
-            results = net._whole(asked, given)
+            results = net._whole(asked, False, given)
     assert {t.device.type for t in results} <= {"meta"}
 
 

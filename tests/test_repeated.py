@@ -30,19 +30,21 @@ class LookedAt(Exception):
 
 @pytest.fixture
 def again(monkeypatch: pytest.MonkeyPatch) -> Executor:
-    """A network that can only repeat its last call, which was from a state."""
+    """A network that can only repeat its last calls, with a state that is left and without, which were from a state."""
     monkeypatch.setattr(derived, "alone_on", lambda device, inputs: not torch.is_grad_enabled())
     net = network(busy(), chunk=7)
     captured(net, monkeypatch)
     with torch.no_grad():
         state = None
         for _ in range(4):
-            _, state = net(drive(), state)
+            _, before = net(drive(), state)
+            net.output(drive(), state)
+            state = before
 
     def run(*given: Any, **how: Any) -> None:
         raise LookedAt
 
-    monkeypatch.setattr(net, "run", run)
+    monkeypatch.setattr(net, "_run", run)
     return net
 
 
@@ -59,6 +61,7 @@ def test_other_values_go_the_short_way(again: Executor) -> None:
         y, after = again(x, state)
         owed, owed_state = network(busy(), chunk=7)(x, state)
         assert torch.equal(y, owed), seed
+        assert torch.equal(again.output(x, state), owed), seed
         assert after.tensors.keys() == owed_state.tensors.keys()
         assert all(torch.equal(t, owed_state.tensors[name]) for name, t in after.tensors.items()), seed
 
@@ -92,6 +95,7 @@ def _half(net: Executor) -> None:
 OTHERWISE: dict[str, Callable[[Executor], object]] = {
     "from rest": lambda net: net(drive()),
     "fewer steps": lambda net: net(drive(steps=29), a_state()),
+    "the output from rest": lambda net: net.output(drive()),
     "another type": lambda net: net(drive().double().to(torch.float16), a_state()),
     "other strides": lambda net: net(drive(batch=30, steps=5).transpose(0, 1), a_state()),
     "not finite": lambda net: net(drive() * torch.inf, a_state()),

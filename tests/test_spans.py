@@ -31,14 +31,19 @@ def test_pieces_of_any_length_equal_the_oracle(case: Case, piece: int) -> None:
     assert_equal(found, told(case.expected), order_of(net), f"piece {piece}\n{net}\n{net.graph}")
 
 
-@given(cases(), st.integers(1, 2**12), st.integers(1, 4), st.integers(1, 9))
-def test_spans_cover_every_stage_once_and_in_order(case: Case, piece: int, batch: int, steps: int) -> None:
+@given(cases(), st.integers(1, 2**12), st.integers(1, 4), st.integers(1, 9), st.integers(1, 3), st.booleans())
+def test_spans_cover_every_stage_once_and_in_order(
+    case: Case, piece: int, batch: int, steps: int, threads: int, alone: bool
+) -> None:
     lowered = Executor(graph_of(case.raw), Discretization(**case.discretization)).schedule
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spans, "PIECE", piece)
-        found = spans.spans(lowered, batch, steps)
+        found = spans.spans(lowered, batch, steps, threads, alone=alone)
     assert [number for span in found for number in span.stages] == list(range(len(lowered.stages)))
-    assert all(1 <= span.steps <= steps for span in found)
+    for span in found:
+        assert 1 <= span.steps <= steps
+        assert 1 <= span.samples <= batch
+        assert span.samples == batch or (span.steps == steps and alone), "cut one way, a state that is left by steps"
 
 
 @given(st.integers(1, 2000), st.integers(1, 64), st.integers(1, 10_000), st.sampled_from([None, 1, 7, 40]))
@@ -68,9 +73,13 @@ def test_a_resnet_runs_wide_layers_in_pieces_and_heavy_ones_whole() -> None:
     for threads, piece in ((1, 2), (2, 4)):
         found = [span.steps for span in spans.spans(lowered, 4, 8, threads)]
         assert found == [8, piece, 8], "what two pieces would hold is not cut again"
+        alone = [(span.steps, span.samples) for span in spans.spans(lowered, 4, 8, threads, alone=True)]
+        assert alone == [(8, 4), (8, threads), (8, 4)], "without a state that is left, a sample for each thread"
     assert two["layer1.0.conv1"] == 2 * one["layer1.0.conv1"], "each thread has its part of a piece in its cache"
     big = spans.spans(lowered, 512, 8)
     assert {span.steps for span in big} == {1}, "with many samples, a step has frames enough for every layer"
+    few = {span.samples for span in spans.spans(lowered, 512, 8, alone=True)}
+    assert max(few) < 128, "and so have some of them over all steps"
 
 
 def test_channels_last_leave_a_library_convolution_what_it_is() -> None:

@@ -24,6 +24,9 @@ _FORCED: Mapping[str, Mapping[str, How]] = {
 def candidates(problem: Problem) -> Iterable[Candidate]:
     for frozen, suffix in ((False, ""), (True, ", frozen")):
         yield Candidate(f"neurocuda{suffix}", "ours", partial(_run, how=None, frozen=frozen), batches_over_time=True)
+        if not problem.one_call_a_step:
+            start = partial(_run, how=None, frozen=frozen, state=False)
+            yield Candidate(f"neurocuda, output alone{suffix}", "ours", start, batches_over_time=True)
         for name, how in _FORCED.get(problem.row, {}).items():
             start = partial(_run, how=how, frozen=frozen)
             yield Candidate(f"neurocuda, {name}{suffix}", "ours", start, batches_over_time=True)
@@ -54,8 +57,10 @@ def _operator(problem: Problem, dtype: torch.dtype, packed: bool) -> Runner:
     return Runner(run, signals)
 
 
-def _run(problem: Problem, how: How | None, frozen: bool) -> Runner:
-    """The network with its layers as it chooses, or all of them in one way, as far as they can be."""
+def _run(problem: Problem, how: How | None, frozen: bool, state: bool = True) -> Runner:
+    """The network with its layers as it chooses, or all of them in one way, as far as they can be; a call returns the
+    state beside the output, or the output alone.
+    """
     net = Executor(problem.graph, problem.discretization, frozen=frozen)
     if how is not None:
         proofs = {proof.node: proof for proof in net.certificate.proofs}
@@ -64,20 +69,21 @@ def _run(problem: Problem, how: How | None, frozen: bool) -> Runner:
         net = Executor(problem.graph, problem.discretization, force=force, frozen=frozen)
 
     def step_by_step() -> None:
-        state: State | None = None
+        carried: State | None = None
         for x in torch.split(problem.x, 1):
-            _, state = net(x, state)
+            _, carried = net(x, carried)
 
     def signals() -> dict[str, Tensor]:
         recorded = net.run(problem.x, record=dict.fromkeys(problem.neurons, "output")).recordings
         if problem.one_call_a_step:
-            state, pieces = None, []
+            carried, pieces = None, []
             for x in torch.split(problem.x, 1):
-                y, state = net(x, state)
+                y, carried = net(x, carried)
                 pieces.append(y.clone())
             output = torch.cat(pieces)
         else:
-            output = net(problem.x)[0]
+            output = net(problem.x)[0] if state else net.output(problem.x)
         return {"": output, **{name: by_quantity["output"] for name, by_quantity in recorded.items()}}
 
-    return Runner(step_by_step if problem.one_call_a_step else lambda: net(problem.x), signals)
+    at_once = partial(net if state else net.output, problem.x)
+    return Runner(step_by_step if problem.one_call_a_step else at_once, signals)

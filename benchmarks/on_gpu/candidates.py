@@ -40,8 +40,8 @@ def measure(problem: Problem, bench: Bench, without: str | None = None) -> Itera
         try:
             with torch.device(bench.device):  # what a tool makes is made there
                 runner = c.build(there)
-            agrees, verdicts[c.name] = verdict(problem, runner, truths)
             peaks[c.name] = bench.peak_mib(runner.run)
+            agrees, verdicts[c.name] = verdict(problem, runner, truths)
         except Exception as error:  # whatever a foreign package raises, the others are still measured
             verdicts[c.name] = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
             continue
@@ -80,11 +80,17 @@ def on_device(problem: Problem, device: torch.device) -> Problem:
 
 
 def ours(problem: Problem) -> Iterator[Candidate]:
-    """The executor as it is, operator by operator, and compiled; the first captures its calls on a GPU. Where layers
-    are the library's, also with all of them in the defined order.
+    """The executor as it is, operator by operator, and compiled; the first captures its calls on a GPU, there also with
+    its values as constants, and without the state after the last step. Where layers are the library's, also with all of
+    them in the defined order.
     """
     if problem.x.is_cuda:
         yield Candidate("neurocuda, CUDA graph", "ours", partial(_executor, graph=True), batches_over_time=True)
+        build = partial(_executor, graph=True, frozen=True)
+        yield Candidate("neurocuda, CUDA graph, frozen", "ours", build, batches_over_time=True)
+        if not problem.one_call_a_step:
+            build = partial(_executor, graph=True, frozen=True, state=False)
+            yield Candidate("neurocuda, CUDA graph, frozen, output alone", "ours", build, batches_over_time=True)
         schedule = Executor(problem.graph, problem.discretization).schedule
         if any(entry.how == "library" for stage in schedule.stages for entry in stage.nodes):
             build = partial(_executor, graph=True, ordered=True)
@@ -93,18 +99,25 @@ def ours(problem: Problem) -> Iterator[Candidate]:
     yield Candidate("neurocuda, torch.compile", "ours", partial(_executor, graph=False, compiled=True), True)
 
 
-def _executor(problem: Problem, graph: bool, compiled: bool = False, ordered: bool = False) -> Runner:
-    net = Executor(problem.graph, problem.discretization, ordered=ordered).to(problem.x.device)
+def _executor(
+    problem: Problem,
+    graph: bool,
+    compiled: bool = False,
+    ordered: bool = False,
+    frozen: bool = False,
+    state: bool = True,
+) -> Runner:
+    net = Executor(problem.graph, problem.discretization, ordered=ordered, frozen=frozen).to(problem.x.device)
     net.cuda_graph = graph
     call: Callable[..., tuple[Any, State]] = torch.compile(net, dynamic=False) if compiled else net
 
     def run() -> Tensor:
         if not problem.one_call_a_step:
-            output: Tensor = call(problem.x)[0]
+            output: Tensor = call(problem.x)[0] if state else net.output(problem.x)
             return output
-        state, pieces = None, []
+        carried, pieces = None, []
         for x in torch.split(problem.x, 1):
-            y, state = call(x, state)
+            y, carried = call(x, carried)
             pieces.append(y)
         return torch.cat(pieces)
 

@@ -111,7 +111,7 @@ class SNN(nn.Module):
         return torch.cat([self._run(samples) for samples in torch.split(signal, part, 1)], 1)
 
     def _run(self, signal: Tensor) -> Tensor:
-        output, _ = self.network(signal)
+        output = self.network.output(signal)
         assert isinstance(output, Tensor)
         return output
 

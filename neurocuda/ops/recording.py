@@ -41,7 +41,7 @@ class Recorder:
         self._sources: list[Tensor] = []
         self._live: Watched = {}  # used as they are, whatever they hold: they may not move
         self._kept: Watched = {}  # computed from: they may not change
-        self._replay: Any = None
+        self._replays: dict[Hashable, Any] = {}
 
     def __reduce__(self) -> tuple[type[Recorder], tuple[bool]]:
         return Recorder, (self._constant,)  # a copy records anew
@@ -55,6 +55,7 @@ class Recorder:
             same = importlib.import_module("neurocuda._C").same_bits(now, then)
         if not same:
             self._programs.clear()
+            self._replays.clear()
             self._live.clear()
             self._kept.clear()
             self._sources = list(sources)
@@ -90,27 +91,30 @@ class Recorder:
         importlib.import_module("neurocuda._C").release_memory()
         return results
 
-    def prepare(self, key: Hashable, inputs: list[Tensor], names: Sequence[str], looks: Looks) -> None:
-        """Make what was recorded for these inputs ready for `replay`; all inputs but the first have names. `looks`: at
-        what else it rests on.
+    def prepare(self, call: Hashable, key: Hashable, inputs: list[Tensor], names: Sequence[str], looks: Looks) -> None:
+        """Make what was recorded for these inputs ready for `replay` of that call; all inputs but the first have names.
+
+        `looks`: at what else it rests on.
         """
-        self._replay = None
+        self._replays.pop(call, None)
         program = self._programs.get(_kind(key, inputs))
         if program and recordable(inputs):
             watched = [*self._live.values(), *self._kept.values()]
             own = Looks([now for now, _ in watched], [then for _, then in watched])
             make = importlib.import_module("neurocuda._C").Replay
-            self._replay = make(program, inputs, list(names), self._sources, together([own, looks]))
+            self._replays[call] = make(program, inputs, list(names), self._sources, together([own, looks]))
 
-    def replay(self, x: Tensor, named: dict[str, Tensor] | None, *sources: Mapping[str, Any]) -> Any:
-        """The first result and the others by name, in one call into C++; None where `run` has to look again.
+    def replay(self, call: Hashable, x: Tensor, named: dict[str, Tensor] | None, *sources: Mapping[str, Any]) -> Any:
+        """The first result and the others by name, if there are any, in one call into C++; None where `run` has to look
+        again.
 
         Without `named`, zeros.
 
         That is where the inputs are of another kind than those prepared for, or not finite, where something watches,
         or where `sources`, the dictionaries of the tensors that the function closes over, have changed in any bit.
         """
-        return None if self._replay is None else self._replay(x, named, *sources)
+        ready = self._replays.get(call)
+        return None if ready is None else ready(x, named, *sources)
 
     def profile(self, key: Hashable, inputs: list[Tensor]) -> list[tuple[str, float]]:
         """The operators recorded for these inputs, by name, and the nanoseconds of each in a run; [] if there are none.
