@@ -10,25 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neurocuda import parameters
 from neurocuda.constants import Constants
 from neurocuda.derived import Derived, Kept, Origins
 from neurocuda.discretization import Discretization, problems
 from neurocuda.errors import ArgumentError, raise_problems
 from neurocuda.exactness import InputGrids, certify
-from neurocuda.graph import NEURONS, Graph
+from neurocuda.graph import Graph
+from neurocuda.held import Held, computed_with, origins
 from neurocuda.inputs import Signals, ask_finite, check_finite, check_inputs, check_out, quantities
 from neurocuda.integer_layers import IntegerLayers
-from neurocuda.layers import Delays, Tensors
+from neurocuda.layers import Tensors
 from neurocuda.lowering import How, LoweredSchedule, lower
-from neurocuda.ops import Surrogate, compiled, library, reference
+from neurocuda.ops import Surrogate, compiled, reference
 from neurocuda.ops.backends import operators, wanted
 from neurocuda.ops.cuda_graphs import CudaGraphs, capturable, into
 from neurocuda.ops.integer import IntegerWeight
 from neurocuda.ops.recording import Recorder, on_their_own, recordable, recorded
+from neurocuda.parameters import all_tensors, register
 from neurocuda.precision import keep_types
 from neurocuda.repeated import Repeated, kinds, repeat, repeated
-from neurocuda.schedule import schedule
+from neurocuda.schedule import schedule, state_shapes
 from neurocuda.spans import steps_of_chunk
 from neurocuda.stages import Chunk, run_chunk
 from neurocuda.state import State, check_state
@@ -94,13 +95,10 @@ class Executor(nn.Module):
         self.certificate = certify(graph, self.discretization, input_grid=input_grid)
         stages = schedule(graph, self.discretization)
         self.schedule: LoweredSchedule = lower(graph, stages, self.certificate, force, ordered)
-        self._constants: Constants | None = None
-        if frozen:
-            self._constants = Constants(graph, self.discretization, self.schedule.of_library)
-            self._names = self._constants.names
-        else:
-            self._names = parameters.register(self, graph, self.discretization, learn)
-        self._entries = self._state_entries()
+        constants = Constants(graph, self.discretization, self.schedule.of_library) if frozen else None
+        names = register(self, graph, self.discretization, learn) if constants is None else constants.names
+        self._held = Held(graph, self.discretization, names, constants)
+        self._entries = state_shapes(graph, stages, names.delay_counts)
         self._integers = IntegerLayers(self.schedule, self.certificate, None if frozen else self._by_field())
         self._derived = Derived(graph, self.discretization, frozen)
         self._forget_calls()
@@ -184,12 +182,12 @@ class Executor(nn.Module):
         ends: bool,
     ) -> RunResult:
         """`run`; where the sequence `ends`, with an empty state."""
-        inputs = check_inputs(self.graph, x, self._device())
+        inputs = check_inputs(self.graph, x, self._held.device(self))
         asked = quantities(self.graph, record)
         first = next(iter(inputs.values()))
         batch = first.shape[1]
         if state is not None:
-            check_state(state, self._state_shapes(batch), first.device)
+            check_state(state, {name: (batch, *shape) for name, shape in self._entries.items()}, first.device)
         targets = check_out(self.graph, out, first) if out is not None else []
         before = [] if state is None else [state.tensors[name] for name in self._entries]
         given = [*inputs.values(), *before]
@@ -214,7 +212,7 @@ class Executor(nn.Module):
                 break
         one = not asked and len(inputs) == len(self.graph.outputs) == 1
         if graph and one and operators(first.device) is compiled:
-            kind, frozen = kinds(given, self._sources()), self._constants is not None
+            kind, frozen = kinds(given, self._sources()), self._held.constants is not None
             again: Any = None  # the first time
             if not direct:
                 again = self._graphs.captured(key, given)
@@ -281,12 +279,12 @@ class Executor(nn.Module):
         ops = operators(inputs[0].device)
         usable = self._integers.usable(given, self._by_field()) if integers is None else {}
         recording = ops is compiled and inputs[0].is_cpu and recordable([*inputs, *carry])
-        constants = self._constants if self._constants is not None and alone_on("cpu", inputs) else None
+        lasting = alone_on("cpu", inputs)
         if recording:
             self._recorder.refresh(self._sources())
         elif not checked:
             check_finite(given)
-        tensors = None if recording else self._tensors(inputs[0].device, kept, constants)
+        tensors = None if recording else self._tensors(inputs[0].device, kept, lasting)
         count = len(self.graph.outputs) + len(asked)
         length = steps_of_chunk(self.schedule, self.chunk, steps, batch, inputs[0].device)
         whole: list[Tensor] = []
@@ -297,7 +295,7 @@ class Executor(nn.Module):
             if in_integers is None:
                 in_integers = self._integers.of_chunk(usable, dict(zip(given, part, strict=True)))
             last = ends and start + length >= steps
-            advance = partial(self._advance, asked, last, tensors, in_integers, constants)
+            advance = partial(self._advance, asked, last, tensors, in_integers, lasting)
             after = 0 if last else len(carry)
             if recording:
                 key = (last, *asked, *in_integers)
@@ -333,7 +331,7 @@ class Executor(nn.Module):
         ends: bool,
         tensors: Tensors | None,
         integers: Mapping[str, IntegerWeight],
-        constants: Constants | None,
+        lasting: bool,
         given: list[Tensor],
     ) -> list[Tensor]:
         """Outputs, recordings and the state after a chunk, unless the sequence ends with it, from the inputs and the
@@ -344,7 +342,7 @@ class Executor(nn.Module):
         carry = dict(zip(self._entries, given[len(names) :], strict=True))
         steps, batch = given[0].shape[:2]
         chunk = Chunk(steps, batch, carry, {key: [] for key in asked}, given[0].device, ends)
-        tensors = self._tensors(given[0].device, None, constants) if tensors is None else tensors
+        tensors = self._tensors(given[0].device, None, lasting) if tensors is None else tensors
         if integers:
             tensors = replace(tensors, integers=integers, bytes=self.schedule.bytes)
         run_chunk(self.schedule, tensors, inputs, chunk)
@@ -357,37 +355,37 @@ class Executor(nn.Module):
         ]
 
     def extra_repr(self) -> str:
-        frozen = "" if self._constants is None else ", frozen"
+        frozen = "" if self._held.constants is None else ", frozen"
         return f"{self.graph.source}, {self.discretization}{frozen}\n{self.schedule}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Executor:
         """Move the parameters of neurons and the delays with the module, but never change their type."""
         self._repeated.clear()  # they hold the parameters where they lay
-        if self._constants is not None:
-            self._constants.move(fn)
+        if self._held.constants is not None:
+            self._held.constants.move(fn)
             self._integers.forget()
             self._derived = Derived(self.graph, self.discretization, constant=True)
             self._forget_calls()
             return self
         move: Callable[..., nn.Module] = super()._apply
-        kept = [*self._names.exact.values(), *self._names.delays.values()]
+        kept = [*self._held.names.exact.values(), *self._held.names.delays.values()]
         keep_types(self, kept, lambda: move(fn, recurse))
         return self
 
     def parameter_name(self, node: str, field: str) -> str | None:
         """The name of the parameter or buffer that holds a field of a node; None if there is none of it."""
-        return self._names.of(node, field) if self._constants is None else None
+        return self._held.names.of(node, field) if self._held.constants is None else None
 
     def _needs_no_gradients(self, x: Signals, state: State | None) -> bool:
         """Whether gradients are on that nothing asks for: a frozen network then runs as without."""
-        if self._constants is None or not torch.is_grad_enabled():
+        if self._held.constants is None or not torch.is_grad_enabled():
             return False
         signals = [*x.values()] if isinstance(x, Mapping) else [x]
         given = [*signals, *(state.tensors.values() if isinstance(state, State) else [])]
         return not any(isinstance(t, Tensor) and t.requires_grad for t in given)
 
     def _forget_calls(self) -> None:
-        self._recorder = Recorder(constant=self._constants is not None)
+        self._recorder = Recorder(constant=self._held.constants is not None)
         self._graphs = CudaGraphs()
         self._repeated: dict[bool, Repeated] = {}  # by whether the sequence ends with the call
 
@@ -400,22 +398,11 @@ class Executor(nn.Module):
                 self.run(silence)
         self._forget_calls()
 
-    def _holder(self) -> nn.Module:
-        """The module that holds the values of the nodes."""
-        return self if self._constants is None else self._constants.module
-
-    def _device(self) -> torch.device | None:
-        """Where the values of the nodes are, if there are any."""
-        if self._constants is not None:
-            return self._constants.device
-        return next((t.device for t in self._sources()), None)
-
     def _by_field(self) -> dict[tuple[str, str], Tensor]:
-        """The parameters; a frozen network has none."""
-        return parameters.by_field(self, self._names) if self._constants is None else {}
+        return self._held.by_field(self)
 
     def _sources(self) -> list[Tensor]:
-        return parameters.all_tensors(self)
+        return all_tensors(self)
 
     def _shapes(self, asked: list[tuple[str, str]]) -> list[tuple[int, ...]]:
         """The shapes of the outputs and of what is recorded, for one step of one sample."""
@@ -423,57 +410,12 @@ class Executor(nn.Module):
         outputs = [nodes[name].output_shape for name in self.graph.outputs]
         return outputs + [nodes[name].output_shape if q == "output" else nodes[name].input_shape for name, q in asked]
 
-    def _state_entries(self) -> dict[str, tuple[int, ...]]:
-        """The entries of the state, and their shapes for one sample."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        late_sources = {edge.source for edge in self.schedule.schedule.delayed}
-        for name, node in self.graph.nodes.items():
-            if node.type in NEURONS:
-                shapes[f"{name}.v"] = node.input_shape
-            if "tau_syn" in node.parameters:
-                shapes[f"{name}.i"] = node.input_shape
-            if node.type == "Delay":
-                shapes[f"{name}.history"] = (self._names.delay_counts[name][-1], *node.input_shape)
-            if name in late_sources:
-                shapes[f"{name}.previous"] = node.output_shape
-        return shapes
-
-    def _state_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
-        return {name: (batch, *shape) for name, shape in self._entries.items()}
-
     def _at_rest(self, batch: int, device: torch.device) -> State:
         zero = torch.zeros((), device=device)  # one for all: nothing is written into a state
         return State({name: zero.expand(batch, *shape) for name, shape in self._entries.items()})
 
     def _derived_from(self) -> Origins:
-        holder = self._holder()
-        weights = {name: getattr(holder, self._names.weights[name, "weight"]) for name in self.schedule.packed_layers}
-        exact = {name: weight for name, weight in weights.items() if weight.dtype == torch.float32}
-        return Origins(parameters.of_neurons(holder, self._names, self.graph), exact)
+        return origins(self._held, self, self.schedule.packed_layers)
 
-    def _tensors(self, device: torch.device, kept: Kept | None = None, constants: Constants | None = None) -> Tensors:
-        """What the nodes compute with, from the parameters as they are now, but for what is kept.
-
-        constants: those of a frozen network, where forms of them may be kept for later calls.
-        """
-        names, holder = self._names, self._holder()
-        if self._constants is None:
-            weights = {key: getattr(self, name).float() for key, name in names.weights.items()}
-        else:
-            weights = self._constants.weights()
-        for (name, field), key in names.exact.items():
-            if self.graph.nodes[name].type not in NEURONS:
-                weights[name, field] = getattr(holder, key).float()
-        if kept is None:
-            neurons = parameters.of_neurons(holder, names, self.graph)
-            kept = Kept(self._derived.coefficients(neurons, device), {})
-        return Tensors(
-            operators(device),
-            weights,
-            kept.coefficients,
-            {name: Delays(getattr(holder, key), names.delay_counts[name]) for name, key in names.delays.items()},
-            self.discretization.spike_when,
-            self.surrogate,
-            packed={**kept.packed} if constants is None else constants.packed,
-            laid_out=constants.laid_out if constants is not None and library.lays_out() else None,
-        )
+    def _tensors(self, device: torch.device, kept: Kept | None, lasting: bool) -> Tensors:
+        return computed_with(self._held, self, self.surrogate, self._derived, device, kept, lasting)

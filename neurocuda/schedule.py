@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import networkx
@@ -150,3 +150,19 @@ def _kahn(names: Iterable[str], pairs: Iterable[Pair]) -> list[str]:
             if missing[target] == 0:
                 heapq.heappush(ready, target)
     return order
+
+
+def state_shapes(graph: Graph, stages: Schedule, delays: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """The entries of the state, in order, and their shapes for one sample; `delays` are the steps of Delays, rising."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    late_sources = {edge.source for edge in stages.delayed}
+    for name, node in graph.nodes.items():
+        if node.type in NEURONS:
+            shapes[f"{name}.v"] = node.input_shape
+        if "tau_syn" in node.parameters:
+            shapes[f"{name}.i"] = node.input_shape
+        if node.type == "Delay":
+            shapes[f"{name}.history"] = (delays[name][-1], *node.input_shape)
+        if name in late_sources:
+            shapes[f"{name}.previous"] = node.output_shape
+    return shapes

@@ -106,7 +106,7 @@ def test_nothing_can_be_trained_or_changed() -> None:
 @needs_compiled
 def test_a_layer_has_its_weights_once() -> None:
     net = two_layers(frozen=True, chunk=8)
-    constants = net._constants
+    constants = net._held.constants
     assert constants is not None
     whole = [*net._integers._weights.values()]
     assert whole, "laid out when it was loaded"
@@ -140,9 +140,9 @@ def test_library_convolutions_with_weights_laid_out(fields: dict[str, Any]) -> N
     """Of whole numbers, whose sums are exact."""
     wide, force = graph_of(convolutions(**fields)), {"a": "library", "b": "library"}
     free, net = (Executor(wide, force=force, frozen=frozen) for frozen in (False, True))
-    assert set(net._constants._laid_out) == {"a", "b"}  # type: ignore[union-attr]
+    assert set(net._held.constants._laid_out) == {"a", "b"}  # type: ignore[union-attr]
     draw = numbers("frozen frames")
-    held = net._constants.module._parameters  # type: ignore[union-attr]
+    held = net._held.constants.module._parameters  # type: ignore[union-attr]
     with torch.no_grad():
         for steps, batch in ((3, 2), (3, 2), (3, 2), (1, 1), (5, 7), (0, 2), (2, 0)):
             shape = (steps, batch, *net.graph.nodes["input"].output_shape)
