@@ -150,7 +150,8 @@ def test_nothing_in_a_call_comes_from_the_host(case: Case) -> None:
     steps, batch = next(iter(case.x.values())).shape[:2]
     asked = [(name, quantity) for name in net.graph.nodes for quantity in ("input", "output")]
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr(nir_executor, "operators", lambda device: compiled)
+        for module in (nir_executor, held):
+            patch.setattr(module, "operators", lambda device: compiled)
         given = on_meta(net, steps, batch)
         with NothingFromTheHost():
             results = net._whole(asked, False, given)

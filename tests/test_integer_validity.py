@@ -278,8 +278,8 @@ def test_a_call_made_again_in_one_looks_at_its_proof_first(monkeypatch: pytest.M
     net, x = two_layers(chunk=8), whole_signal()[:4]
     expected = two_layers(chunk=8, force={"a": "library", "b": "library"})
     long: list[int] = []
-    run = net.run
-    monkeypatch.setattr(net, "run", lambda *given, **how: (long.append(1), run(*given, **how))[1])
+    run = net._run
+    monkeypatch.setattr(net, "_run", lambda *given, **how: (long.append(1), run(*given, **how))[1])
     for _ in range(5):
         y, _ = net(x)
     assert len(long) == 2, "one looks, and one records"
