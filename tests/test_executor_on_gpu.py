@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import neurocuda
-from neurocuda import Discretization, Executor, State, from_nir, nir_executor
+from neurocuda import Discretization, Executor, State, from_nir, held, nir_executor
 from neurocuda.discretization import coefficients, coefficients_together, neuron_parameters
 from neurocuda.errors import ArgumentError
 from neurocuda.graph import NEURONS
