@@ -58,11 +58,11 @@ demo: $(BUILT)
 
 # One thread for each worker: more would only compete for the cores.
 test: $(BUILT)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 	$(if $(filter none,$(NEUROCUDA_BUILD)),,$(MAKE) emulate)
 
 test-full: $(BUILT)
-	NEUROCUDA_FULL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	NEUROCUDA_FULL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # In a copy of its own, whose objects stay there: gcc, as the runtimes come with it.
 sanitize: $(INSTALLED)

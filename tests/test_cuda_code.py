@@ -152,6 +152,7 @@ def test_a_launch_that_fails_says_which_kernel_and_why(tmp_path: Path) -> None:
     assert re.fullmatch(r"neurocuda: kernel pack\w+: CUDA driver .*\n|neurocuda: .*no CUDA-capable.*\n", done.stdout)
 
 
+@pytest.mark.first
 def test_no_kernel_has_a_fault_and_the_table_is_that_of_these_kernels() -> None:
     """Registers and numbers of instructions are those of one compiler: `make cuda-check` writes them anew."""
     kernels = cuda_code.everything(ARCHITECTURES)

@@ -43,6 +43,7 @@ if INTERPRETED:
 
 @pytest.mark.skipif(INTERPRETED, reason="this is that process")
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.first
 def test_in_a_process_that_interprets() -> None:
     """All others of this file; its cases are counted with ours."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]

@@ -36,7 +36,7 @@ inline bool fills_device(std::int64_t neurons, int width, std::int64_t bytes, st
   const std::int64_t processors = attribute(cudaDevAttrMultiProcessorCount);
   const std::int64_t wide = bytes_under_way(neurons, width, bytes, accesses, processors);
   const std::int64_t staged = bytes_under_way(neurons, 1, bytes, accesses, processors);
-  return wide >= std::min(staged, processors * kBytesUnderWay);
+  return 4 * wide >= 3 * std::min(staged, processors * kBytesUnderWay);  // about as many
 }
 
 constexpr std::int64_t kMostBlocks = 0x7fffffff, kMostRows = 65535;  // of a grid, in x and in y
