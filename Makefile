@@ -26,7 +26,7 @@ EMULATED_TESTS := operators ordered_operators recurrent_operator pools values gr
 
 help:
 	@echo "demo       run the held-out digits through examples/digits/digits.nir, and draw the spikes"
-	@echo "test       a seeded subset of the tests, in minutes, with 'emulate'"
+	@echo "test       a seeded subset of the tests, in minutes, with 'emulate', half of it in either order"
 	@echo "test-full  all tests, with ten times as many random graphs"
 	@echo "sanitize   the tests of the operators, built with AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "emulate    the tests of the operators on the source of the CUDA kernels, compiled as C++, in both orders of threads"
@@ -59,7 +59,7 @@ demo: $(BUILT)
 # One thread for each worker: more would only compete for the cores.
 test: $(BUILT)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
-	$(if $(filter none,$(NEUROCUDA_BUILD)),,$(MAKE) emulate)
+	$(if $(filter none,$(NEUROCUDA_BUILD)),,$(MAKE) emulate HALVES=1)
 
 test-full: $(BUILT)
 	NEUROCUDA_FULL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
@@ -86,12 +86,17 @@ define build_emulated
 	  $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
 endef
 
+define run_emulated
+	cd $(EMULATED) && NEUROCUDA_EMULATION_ORDER=$(1) NEUROCUDA_HALF=$(if $(HALVES),$(2)) OMP_NUM_THREADS=1 \
+	  $(CURDIR)/$(BIN)/python -m pytest -n $(WORKERS) -m "not cuda" -k "not instruction" -p no:cacheprovider \
+	  $(EMULATED_TESTS:%=tests/test_%.py)
+endef
+
+# HALVES=1: half of the tests in one order of threads, the other half in the other.
 emulate: $(INSTALLED)
 	$(call build_emulated,$(EMULATED),)
-	for order in forward reverse; do \
-	  (cd $(EMULATED) && NEUROCUDA_EMULATION_ORDER=$$order OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python -m pytest \
-	    -n $(WORKERS) -m "not cuda" -k "not instruction" -p no:cacheprovider $(EMULATED_TESTS:%=tests/test_%.py)) || exit 1; \
-	done
+	$(call run_emulated,forward,0)
+	$(call run_emulated,reverse,1)
 
 emulate-sanitize: $(INSTALLED)
 	$(call build_emulated,$(EMULATED)-sanitize,CC=gcc CXX=g++ NEUROCUDA_SANITIZE=1)

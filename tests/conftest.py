@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from typing import Any
+from zlib import crc32
 
 import devices
 import pytest
@@ -12,6 +13,8 @@ from drawn import counts
 from hypothesis import HealthCheck, settings
 
 FULL = os.environ.get("NEUROCUDA_FULL") == "1"
+HALF = os.environ.get("NEUROCUDA_HALF") or None
+"""0 or 1: that half of the tests, drawn by their names."""
 
 # The fixtures are the same for every example.
 HOW: dict[str, Any] = {"deadline": None, "print_blob": True}
@@ -27,6 +30,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         long = [item for item in items if item.get_closest_marker("full")]
         items[:] = [item for item in items if not item.get_closest_marker("full")]
         config.hook.pytest_deselected(items=long)
+    if HALF is not None:
+        theirs = [item for item in items if crc32(item.nodeid.encode()) % 2 != int(HALF)]
+        items[:] = [item for item in items if crc32(item.nodeid.encode()) % 2 == int(HALF)]
+        config.hook.pytest_deselected(items=theirs)
     items.sort(key=lambda item: item.get_closest_marker("first") is None)
 
 
