@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 from neurocuda.certificate import Certificate, Integers, Proof
@@ -111,18 +110,18 @@ class LoweredSchedule:
         """The layers that the vendor's library may compute, as floats or as whole numbers."""
         return tuple(entry.node.name for stage in self.stages for entry in stage.nodes if entry.how in BY_LIBRARY)
 
-    @cached_property
+    @property
     def packed_layers(self) -> tuple[str, ...]:
         """The layers whose weights the compiled operators read packed."""
         entries = [entry for stage in self.stages for entry in stage.nodes if entry.node.type in WEIGHTED]
         return tuple(entry.node.name for entry in entries if entry.how in ("ordered", "recurrent"))
 
-    @cached_property
+    @property
     def layered(self) -> bool:
         """Whether signals stand between the inputs and the outputs, which chunks of time keep small."""
         return sum(stage.nodes[0].node.type not in ("Input", "Output") for stage in self.stages) > 1
 
-    @cached_property
+    @property
     def by_sample(self) -> bool:
         """Whether threads may go on with the samples of the layer before: there are convolutions, and no step waits for
         all samples of the one before.
@@ -131,7 +130,7 @@ class LoweredSchedule:
         forward = all(stage.soft_reset or not stage.cyclic for stage in self.stages)
         return forward and any(entry.node.type in ("Conv1d", "Conv2d") for entry in entries)
 
-    @cached_property
+    @property
     def by_library(self) -> bool:
         """Whether the vendor's library may compute a layer."""
         return bool(self.of_library)

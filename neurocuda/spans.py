@@ -28,7 +28,9 @@ PIECE = 2**19
 
 @dataclass(frozen=True)
 class Span:
-    """Neighbouring stages, by their numbers, and what a piece is: all steps of some samples, or some steps of all."""
+    """Neighbouring stages, by their numbers, and what a piece is: some steps of some samples, one piece of these after
+    the other before the next samples.
+    """
 
     stages: range
     steps: int
@@ -57,8 +59,8 @@ def spans(
     """The stages of a chunk of `steps` steps of `batch` samples, span by span, where so many threads share each stage.
 
     `fused` are the numbers of cycles that run as one operator, which carries its state from piece to piece. `alone`:
-    the chunk leaves its outputs and no state, which goes with the samples of a piece then: pieces are whole samples
-    where they can be. A state that is left would have to be joined of theirs, which takes its memory twice.
+    the chunk leaves its outputs and no state, which goes with the samples of a piece then: pieces are of few samples.
+    A state that is left would have to be joined of theirs, which takes its memory twice.
     """
     if not lowered.layered:
         return (Span(range(len(lowered.stages)), steps, batch),)
@@ -83,19 +85,20 @@ def spans(
 
 
 def _piece(stage: LoweredStage, batch: int, steps: int, threads: int, alone: bool) -> Span:
-    """As many samples, or steps of all samples, as no signal of the stage has more than PIECE values of for a thread;
-    at least a sample for each thread, or one step.
+    """As many steps as no signal of the stage has more than PIECE values of for a thread, at least one: of all samples,
+    or alone, of as many as have all their steps in a piece, one for each thread at least.
 
     All of both where no signal is more than twice as much: to cut what comes and to join what goes takes what it saves.
     """
     values, most = max(1, _values(stage)), PIECE * threads
     if values * batch * steps <= 2 * PIECE:
         return Span(range(0), steps, batch)
-    samples = most // (values * steps)
-    if alone and samples >= threads:
-        samples = max(samples, math.ceil(_frames_wanted(stage) / steps))
-        return Span(range(0), steps, min(batch, samples))
-    return Span(range(0), min(steps, max(1, most // (values * batch))), batch)
+    samples, least = batch, 1
+    if alone:
+        wanted = _frames_wanted(stage)
+        samples = min(batch, max(threads, most // (values * steps), math.ceil(wanted / steps)))
+        least = math.ceil(wanted / samples)
+    return Span(range(0), min(steps, max(1, least, most // (values * samples))), samples)
 
 
 def _frames(span: Span) -> int:

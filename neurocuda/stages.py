@@ -109,7 +109,10 @@ def _run_pieces(
         part = slice(start, min(start + size, count))
         piece = _some_samples(chunk, part) if by_samples else _some_steps(chunk, part)
         given = {name: x[:, part] if by_samples else x[part] for name, x in inputs.items()}
-        _run_stages(lowered, span.stages, tensors, given, piece)
+        if by_samples and span.steps < chunk.steps:
+            _run_pieces(lowered, replace(span, samples=piece.batch), tensors, given, piece)
+        else:
+            _run_stages(lowered, span.stages, tensors, given, piece)
         left = set(piece.signals)
         for name in left - set(before):
             pieces.setdefault(name, []).append(piece.signals[name])
