@@ -25,7 +25,7 @@ settings.load_profile("full" if FULL else "seeded")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves the long tests out unless asked for, and begins with those that no other can share the time of."""
+    """Leaves the long tests out unless asked for, and begins with those of which each takes minutes."""
     if not FULL:
         long = [item for item in items if item.get_closest_marker("full")]
         items[:] = [item for item in items if not item.get_closest_marker("full")]
