@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "captured.h"
+#include "cpu/multiversion.h"
 #include "cpu/pool.h"
 #include "kinds.h"
 #include "ops/integer_conv.h"
@@ -29,6 +30,18 @@ namespace {
 // Also read from the file itself, before it is loaded: a library built for another torch may not load at all.
 extern "C" __attribute__((used, visibility("default"))) const char neurocuda_built_for[] =
     "neurocuda built for torch " NEUROCUDA_TORCH_VERSION;
+
+const char* instructions_name() {
+  switch (neurocuda::cpu::instructions()) {
+    case neurocuda::cpu::Instructions::kAvx512:
+      return "avx512";
+    case neurocuda::cpu::Instructions::kAvx2:
+      return "avx2";
+    case neurocuda::cpu::Instructions::kBaseline:
+      return "baseline";
+  }
+  return "";
+}
 
 // The architectures that the CUDA kernels were built for and the toolkit, as in "8.0;9.0+PTX, CUDA 13.0".
 #if !defined(NEUROCUDA_WITH_CUDA)
@@ -127,7 +140,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
 #else
   m.attr("kernels") = "cpu";
 #endif
-  m.attr("cuda_built") = kCudaBuilt;  // empty where there are no kernels for a GPU
+  m.attr("instructions") = instructions_name();  // of this process: the CPU kernels run the version for them
+  m.attr("cuda_built") = kCudaBuilt;             // empty where there are no kernels for a GPU
   m.def(
       "memory",
       [] {

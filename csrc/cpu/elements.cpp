@@ -90,60 +90,95 @@ NEUROCUDA_INLINE void write(const float* from, std::int64_t count, void* to) {
   for (std::int64_t k = 0; k < count; ++k) stored[k] = Type::write(from[k]);
 }
 
+struct ReadElements {
+  NEUROCUDA_INLINE static void run(Element type, const void* from, std::int64_t count, float* to,
+                                   const float* onto) {
+    switch (type) {
+      case Element::kFloat32:
+        return read<Float32>(from, count, to, onto);
+      case Element::kFloat16:
+        return read<Float16>(from, count, to, onto);
+      case Element::kBFloat16:
+        return read<BFloat16>(from, count, to, onto);
+      case Element::kUInt8:
+        return read<UInt8>(from, count, to, onto);
+      case Element::kBool:
+        return read<Bool>(from, count, to, onto);
+    }
+  }
+};
+
 }  // namespace
 
-NEUROCUDA_MULTIVERSION
 void read_elements(Element type, const void* from, std::int64_t count, float* to, const float* onto) {
-  switch (type) {
-    case Element::kFloat32:
-      return read<Float32>(from, count, to, onto);
-    case Element::kFloat16:
-      return read<Float16>(from, count, to, onto);
-    case Element::kBFloat16:
-      return read<BFloat16>(from, count, to, onto);
-    case Element::kUInt8:
-      return read<UInt8>(from, count, to, onto);
-    case Element::kBool:
-      return read<Bool>(from, count, to, onto);
-  }
+  run_version<ReadElements>(type, from, count, to, onto);
 }
 
-NEUROCUDA_MULTIVERSION
+namespace {
+
+struct WriteElements {
+  NEUROCUDA_INLINE static void run(Element type, const float* from, std::int64_t count, void* to) {
+    switch (type) {
+      case Element::kFloat32:
+        return write<Float32>(from, count, to);
+      case Element::kFloat16:
+        return write<Float16>(from, count, to);
+      case Element::kBFloat16:
+        return write<BFloat16>(from, count, to);
+      case Element::kUInt8:
+        return write<UInt8>(from, count, to);
+      case Element::kBool:
+        return write<Bool>(from, count, to);
+    }
+  }
+};
+
+}  // namespace
+
 void write_elements(Element type, const float* from, std::int64_t count, void* to) {
-  switch (type) {
-    case Element::kFloat32:
-      return write<Float32>(from, count, to);
-    case Element::kFloat16:
-      return write<Float16>(from, count, to);
-    case Element::kBFloat16:
-      return write<BFloat16>(from, count, to);
-    case Element::kUInt8:
-      return write<UInt8>(from, count, to);
-    case Element::kBool:
-      return write<Bool>(from, count, to);
-  }
+  run_version<WriteElements>(type, from, count, to);
 }
 
-NEUROCUDA_MULTIVERSION
-void write_bits(const float* from, std::int64_t count, std::uint8_t* to) {
-  const std::int64_t whole = count / 8;
-  for (std::int64_t k = 0; k < whole; ++k) {
+namespace {
+
+struct WriteBits {
+  NEUROCUDA_INLINE static void run(const float* from, std::int64_t count, std::uint8_t* to) {
+    const std::int64_t whole = count / 8;
+    for (std::int64_t k = 0; k < whole; ++k) {
+      unsigned bits = 0;
+      for (int bit = 0; bit < 8; ++bit) bits |= (from[8 * k + bit] != 0.0f ? 1u : 0u) << bit;
+      to[k] = static_cast<std::uint8_t>(bits);
+    }
+    if (count % 8 == 0) return;
     unsigned bits = 0;
-    for (int bit = 0; bit < 8; ++bit) bits |= (from[8 * k + bit] != 0.0f ? 1u : 0u) << bit;
-    to[k] = static_cast<std::uint8_t>(bits);
+    for (std::int64_t bit = 0; bit < count % 8; ++bit)
+      bits |= (from[8 * whole + bit] != 0.0f ? 1u : 0u) << bit;
+    to[whole] = static_cast<std::uint8_t>(bits);
   }
-  if (count % 8 == 0) return;
-  unsigned bits = 0;
-  for (std::int64_t bit = 0; bit < count % 8; ++bit) bits |= (from[8 * whole + bit] != 0.0f ? 1u : 0u) << bit;
-  to[whole] = static_cast<std::uint8_t>(bits);
+};
+
+}  // namespace
+
+void write_bits(const float* from, std::int64_t count, std::uint8_t* to) {
+  run_version<WriteBits>(from, count, to);
 }
 
-NEUROCUDA_MULTIVERSION
-void read_bits(const std::uint8_t* from, std::int64_t first, std::int64_t count, float* to) {
-  for (std::int64_t k = 0; k < count; ++k) {
-    const std::int64_t bit = first + k;
-    to[k] = static_cast<float>((from[bit / 8] >> (bit % 8)) & 1);
+namespace {
+
+struct ReadBits {
+  NEUROCUDA_INLINE static void run(const std::uint8_t* from, std::int64_t first, std::int64_t count,
+                                   float* to) {
+    for (std::int64_t k = 0; k < count; ++k) {
+      const std::int64_t bit = first + k;
+      to[k] = static_cast<float>((from[bit / 8] >> (bit % 8)) & 1);
+    }
   }
+};
+
+}  // namespace
+
+void read_bits(const std::uint8_t* from, std::int64_t first, std::int64_t count, float* to) {
+  run_version<ReadBits>(from, first, count, to);
 }
 
 }  // namespace neurocuda::cpu

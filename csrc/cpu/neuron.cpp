@@ -91,16 +91,18 @@ NEUROCUDA_INLINE std::uint32_t update(const NeuronKind& kind, const Row& row, co
   return 0;
 }
 
-// One step of the neurons of a segment, whose output is float32. Returns the largest exponent of x.
-NEUROCUDA_MULTIVERSION
-std::uint32_t update_row(const NeuronKind& kind, const Row& row, const Segment& segment) {
-  return update<float>(kind, row, segment);
-}
+template <class Output>
+struct UpdateRow {
+  NEUROCUDA_INLINE static std::uint32_t run(const NeuronKind* kind, const Row* row, const Segment* segment) {
+    return update<Output>(*kind, *row, *segment);
+  }
+};
 
-// The same with an output of bytes, 0 or 1.
-NEUROCUDA_MULTIVERSION
-std::uint32_t update_row_of_bytes(const NeuronKind& kind, const Row& row, const Segment& segment) {
-  return update<std::uint8_t>(kind, row, segment);
+// One step of the neurons of a segment. Output: float, or bytes that are 0 or 1. Returns the largest exponent
+// of x.
+template <class Output>
+std::uint32_t update_row(const NeuronKind& kind, const Row& row, const Segment& segment) {
+  return run_version<UpdateRow<Output>>(&kind, &row, &segment);
 }
 
 // The state of a tile: where it lies, or in a copy.
@@ -201,8 +203,8 @@ void neuron(const NeuronCall& call, std::int64_t first, std::int64_t last, std::
         if (direct_out) {
           row.output = call.output.data + step * call.output.time_stride + at * size_of(call.output.type);
         }
-        const std::uint32_t largest =
-            bytes_out ? update_row_of_bytes(call.kind, row, segment) : update_row(call.kind, row, segment);
+        const std::uint32_t largest = bytes_out ? update_row<std::uint8_t>(call.kind, row, segment)
+                                                : update_row<float>(call.kind, row, segment);
         if (finite != nullptr && direct_in && largest == kNotFinite) *finite = false;
         if (!direct_out) emit(call, streamed, step, at, segment.count, emitted);
         if (call.trace_v.data != nullptr) write_row(call.trace_v, step, at, segment.count, row.v);

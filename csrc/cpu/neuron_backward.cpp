@@ -76,16 +76,22 @@ NEUROCUDA_INLINE void replay(const NeuronKind& kind, const ForwardRow& row, cons
   }
 }
 
-NEUROCUDA_MULTIVERSION
-void replay_row(const NeuronKind& kind, const ForwardRow& row, const CoefficientRows& rows) {
-  switch (kind.synapse) {
-    case Synapse::kNone:
-      return replay<Synapse::kNone>(kind, row, rows);
-    case Synapse::kUpdated:
-      return replay<Synapse::kUpdated>(kind, row, rows);
-    case Synapse::kPrevious:
-      return replay<Synapse::kPrevious>(kind, row, rows);
+struct ReplayRow {
+  NEUROCUDA_INLINE static void run(const NeuronKind* kind, const ForwardRow* row,
+                                   const CoefficientRows* rows) {
+    switch (kind->synapse) {
+      case Synapse::kNone:
+        return replay<Synapse::kNone>(*kind, *row, *rows);
+      case Synapse::kUpdated:
+        return replay<Synapse::kUpdated>(*kind, *row, *rows);
+      case Synapse::kPrevious:
+        return replay<Synapse::kPrevious>(*kind, *row, *rows);
+    }
   }
+};
+
+void replay_row(const NeuronKind& kind, const ForwardRow& row, const CoefficientRows& rows) {
+  run_version<ReplayRow>(&kind, &row, &rows);
 }
 
 template <Surrogate surrogate>
@@ -131,18 +137,26 @@ NEUROCUDA_INLINE void differentiate(Fires fires, const float* u, const float* th
   }
 }
 
-NEUROCUDA_MULTIVERSION
+struct DifferentiateRow {
+  NEUROCUDA_INLINE static void run(Surrogate surrogate, Fires fires, const float* u, const float* threshold,
+                                   const float* arriving, float scale, std::int64_t count, float* spikes,
+                                   float* slope) {
+    switch (surrogate) {
+      case Surrogate::kFastSigmoid:
+        return differentiate<Surrogate::kFastSigmoid>(fires, u, threshold, arriving, scale, count, spikes,
+                                                      slope);
+      case Surrogate::kArctan:
+        return differentiate<Surrogate::kArctan>(fires, u, threshold, arriving, scale, count, spikes, slope);
+      case Surrogate::kTriangle:
+        return differentiate<Surrogate::kTriangle>(fires, u, threshold, arriving, scale, count, spikes,
+                                                   slope);
+    }
+  }
+};
+
 void differentiate_row(Surrogate surrogate, Fires fires, const float* u, const float* threshold,
                        const float* arriving, float scale, std::int64_t count, float* spikes, float* slope) {
-  switch (surrogate) {
-    case Surrogate::kFastSigmoid:
-      return differentiate<Surrogate::kFastSigmoid>(fires, u, threshold, arriving, scale, count, spikes,
-                                                    slope);
-    case Surrogate::kArctan:
-      return differentiate<Surrogate::kArctan>(fires, u, threshold, arriving, scale, count, spikes, slope);
-    case Surrogate::kTriangle:
-      return differentiate<Surrogate::kTriangle>(fires, u, threshold, arriving, scale, count, spikes, slope);
-  }
+  run_version<DifferentiateRow>(surrogate, fires, u, threshold, arriving, scale, count, spikes, slope);
 }
 
 // The reverse of update_neuron. Sums stand in the order in which autograd adds them.
@@ -216,16 +230,22 @@ NEUROCUDA_INLINE void retreat(const NeuronKind& kind, bool sums, const BackwardR
   }
 }
 
-NEUROCUDA_MULTIVERSION
-void retreat_row(const NeuronKind& kind, bool sums, const BackwardRow& row, const CoefficientRows& rows) {
-  switch (kind.synapse) {
-    case Synapse::kNone:
-      return retreat<Synapse::kNone>(kind, sums, row, rows);
-    case Synapse::kUpdated:
-      return retreat<Synapse::kUpdated>(kind, sums, row, rows);
-    case Synapse::kPrevious:
-      return retreat<Synapse::kPrevious>(kind, sums, row, rows);
+struct RetreatRow {
+  NEUROCUDA_INLINE static void run(const NeuronKind* kind, bool sums, const BackwardRow* row,
+                                   const CoefficientRows* rows) {
+    switch (kind->synapse) {
+      case Synapse::kNone:
+        return retreat<Synapse::kNone>(*kind, sums, *row, *rows);
+      case Synapse::kUpdated:
+        return retreat<Synapse::kUpdated>(*kind, sums, *row, *rows);
+      case Synapse::kPrevious:
+        return retreat<Synapse::kPrevious>(*kind, sums, *row, *rows);
+    }
   }
+};
+
+void retreat_row(const NeuronKind& kind, bool sums, const BackwardRow& row, const CoefficientRows& rows) {
+  run_version<RetreatRow>(&kind, sums, &row, &rows);
 }
 
 // The gradients of one tile: what the forward pass went through, and the gradients under way.

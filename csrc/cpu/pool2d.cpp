@@ -148,10 +148,13 @@ void sum_windows(const Band& job) {
   }
 }
 
-NEUROCUDA_MULTIVERSION
-void divide(float* values, std::int64_t count, float by) {
-  for (std::int64_t k = 0; k < count; ++k) values[k] /= by;
-}
+struct Divide {
+  NEUROCUDA_INLINE static void run(float* values, std::int64_t count, float by) {
+    for (std::int64_t k = 0; k < count; ++k) values[k] /= by;
+  }
+};
+
+void divide(float* values, std::int64_t count, float by) { run_version<Divide>(values, count, by); }
 
 // The widest vectors that `count` elements fill.
 std::int64_t width_for(std::int64_t count) { return count >= 16 ? 16 : count >= 8 ? 8 : 4; }

@@ -1,4 +1,4 @@
-// Vectors of float of a chosen width, and the choice of the instruction set at run time.
+// Vectors of float of a chosen width, and the choice of the version at run time.
 //
 // A kernel is a struct with `template <int lanes, int registers> static void run(const Job&)`: `lanes` floats
 // fit in a vector register, of which there are `registers`. The blocking depends on both, so the kernel is
@@ -7,7 +7,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <utility>
@@ -16,12 +15,6 @@
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed between inlined functions only
-#endif
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(NEUROCUDA_ONE_VERSION)
-#define NEUROCUDA_VERSIONS 1
-#else
-#define NEUROCUDA_VERSIONS 0
 #endif
 
 namespace neurocuda::cpu {
@@ -108,25 +101,6 @@ NEUROCUDA_INLINE void transpose(Vector<lanes> (&rows)[lanes]) {
 #pragma GCC unroll 16
     for (int row = 0; row < lanes; ++row) rows[row] = next[row];
   }
-}
-
-enum class Instructions { kBaseline, kAvx2, kAvx512 };
-
-// What this machine has; NEUROCUDA_INSTRUCTIONS=baseline|avx2 asks for less.
-inline Instructions instructions() {
-  static const Instructions best = [] {
-#if NEUROCUDA_VERSIONS
-    const char* asked = std::getenv("NEUROCUDA_INSTRUCTIONS");
-    if (asked && !std::strcmp(asked, "baseline")) return Instructions::kBaseline;
-    __builtin_cpu_init();
-    const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    if (wide && !(asked && !std::strcmp(asked, "avx2"))) return Instructions::kAvx512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi")) return Instructions::kAvx2;
-#endif
-    return Instructions::kBaseline;
-  }();
-  return best;
 }
 
 #if NEUROCUDA_VERSIONS
