@@ -22,13 +22,14 @@ SANITIZERS = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-na
 EMULATED := build/emulate
 EMULATED_TESTS := operators ordered_operators recurrent_operator pools values gradients subnormals opcheck cycles kernel_ways neuron_forms integer_conv integers_on_gpu
 
-.PHONY: help demo test test-full sanitize emulate emulate-sanitize cuda-check cuda-build bench bench-gpu bench-convert bench-sweeps bench-env lint format clean
+.PHONY: help demo test test-full memcheck sanitize emulate emulate-sanitize cuda-check cuda-build bench bench-gpu bench-convert bench-sweeps bench-env lint format clean
 
 help:
 	@echo "demo       run the held-out digits through examples/digits/digits.nir, and draw the spikes"
 	@echo "test       a seeded subset of the tests, in minutes, with 'emulate', half of it in either order"
 	@echo "test-full  all tests, with ten times as many random graphs"
 	@echo "sanitize   the tests of the operators, built with AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "memcheck   gradients of residual networks under valgrind: no write outside its memory"
 	@echo "emulate    the tests of the operators on the source of the CUDA kernels, compiled as C++, in both orders of threads"
 	@echo "emulate-sanitize  the same once, built with AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "cuda-check what nvcc makes of the CUDA kernels for five architectures: csrc/cuda/kernels.csv; needs no GPU"
@@ -103,6 +104,15 @@ emulate-sanitize: $(INSTALLED)
 	cd $(EMULATED)-sanitize && LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0 \
 	  UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 OMP_NUM_THREADS=1 \
 	  $(CURDIR)/$(BIN)/python -m pytest -n $(WORKERS) -m "not cuda" -k "not instruction" -p no:cacheprovider $(EMULATED_TESTS:%=tests/test_%.py)
+
+# Gradients of residual networks under valgrind, from Debian, which has AVX2 and no AVX-512: nothing may write outside its
+# memory. Reads are not counted: the loader's own, and those of Python's strings, go over in whole words.
+memcheck: $(BUILT)
+	mkdir -p build
+	cd tests && PYTHONPATH=.. PYTHONMALLOC=malloc OMP_NUM_THREADS=1 valgrind --undef-value-errors=no --smc-check=all-non-file \
+	  --log-file=../build/memcheck.log ../$(BIN)/python residual_gradients.py
+	@echo "invalid writes: $$(grep -c 'Invalid write' build/memcheck.log)"
+	! grep -q 'Invalid write' build/memcheck.log
 
 # It needs nvcc; the disassembler comes with Triton.
 cuda-check: $(INSTALLED)

@@ -18,10 +18,14 @@ from neurocuda.graph.fields import check_fields
 from neurocuda.graph.model import collapse
 from neurocuda.ops import NeuronState, Surrogate, reference
 from neurocuda.ops.backends import operators
+from neurocuda.ops.pointwise import safe_convolutions
 from neurocuda.precision import keep_types
 from neurocuda.state import State, check_state
 
-__all__ = ["IF", "LI", "LIF", "CubaLI", "CubaLIF", "I", "Neuron", "PerStep", "detach_state", "reset_state"]
+__all__ = [
+    *("IF", "LI", "LIF", "CubaLI", "CubaLIF", "I", "Neuron", "PerStep"),
+    *("detach_state", "reset_state", "safe_convolutions"),
+]
 
 Value = float | Tensor | np.ndarray
 """A parameter of a neuron: one number, one for each channel [C], or one for each neuron [*shape]."""
@@ -358,7 +362,8 @@ class PerStep(nn.Module):
             found = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise ArgumentError(f"PerStep, x: expected a tensor [T, B, ...], found {found}")
         steps, batch = x.shape[:2]
-        y = self.module(x.flatten(0, 1))
+        with safe_convolutions():
+            y = self.module(x.flatten(0, 1))
         if not isinstance(y, Tensor) or y.dim() < 1 or y.shape[0] != steps * batch:
             found = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
             raise ArgumentError(

@@ -12,6 +12,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from benchmarks.conversion import data
+from neurocuda.nn import safe_convolutions
 
 CACHE = Path.home() / ".cache" / "neurocuda"
 
@@ -117,7 +118,8 @@ def _train(network: nn.Module, folder: Path, console: Console, training: Trainin
         loss_sum = 0.0
         for x, y in data.augmented(images, labels, training.batch, generator):
             x = x.contiguous(memory_format=torch.channels_last)
-            loss = nn.functional.cross_entropy(network(x), y)
+            with safe_convolutions():
+                loss = nn.functional.cross_entropy(network(x), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -206,6 +206,11 @@ Tensor below_autograd(const Tensor& x, const Tensor& weight, const OptionalTenso
   return op.call(x, weight, bias, stride, pads, dilation, groups, packed, route);
 }
 
+bool is_pointwise(const Tensor& weight) {
+  const auto kernel = weight.sym_sizes().slice(2);
+  return std::all_of(kernel.begin(), kernel.end(), [](const c10::SymInt& size) { return size == 1; });
+}
+
 class Gradient : public torch::autograd::Function<Gradient> {
  public:
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& weight,
@@ -233,10 +238,23 @@ class Gradient : public torch::autograd::Function<Gradient> {
       padding.insert(padding.end(), {pads[2 * axis], pads[2 * axis + 1]});
     const Tensor padded = at::constant_pad_nd(x.to(weight.scalar_type()), padding);
     const bool to_x = context->needs_input_grad(0), to_weight = context->needs_input_grad(1);
-    std::vector<std::int64_t> none(space, 0);
-    auto [by_x, by_weight, unused] = at::convolution_backward(
-        gradient, padded, weight, std::nullopt, stride, none, dilation, false, none,
-        context->saved_data["groups"].toInt(), std::array<bool, 3>{to_x, to_weight, false});
+    const std::int64_t groups = context->saved_data["groups"].toInt();
+    const std::vector<std::int64_t> none(space, 0), ones(space, 1);
+    const auto backward_of = [&](const Tensor& signal, const std::vector<std::int64_t>& steps, bool by_signal,
+                                 bool by_kernel) {
+      return at::convolution_backward(gradient, signal, weight, std::nullopt, steps, none, dilation, false,
+                                      none, groups, std::array<bool, 3>{by_signal, by_kernel, false});
+    };
+    // The library for CPUs may write outside its memory: neurocuda/ops/pointwise.py says where, and why this
+    // is safe.
+    const bool apart = to_weight && x.is_cpu() && is_pointwise(weight) && stride != ones;
+    auto [by_x, by_weight, unused] = backward_of(padded, stride, to_x, to_weight && !apart);
+    if (apart) {
+      Tensor taken = padded;
+      for (std::size_t axis = 0; axis < space; ++axis)
+        taken = taken.slice(axis + 2, std::nullopt, std::nullopt, stride[axis]);
+      by_weight = std::get<1>(backward_of(taken, ones, false, true));
+    }
     if (to_x) {
       for (std::size_t axis = 0; axis < space; ++axis)
         by_x = by_x.narrow_symint(axis + 2, pads[2 * axis], x.sym_size(axis + 2));

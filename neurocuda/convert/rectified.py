@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from neurocuda.errors import ArgumentError
 from neurocuda.graph import Graph, Node, align
+from neurocuda.ops import pointwise
 
 
 def in_order(graph: Graph) -> tuple[str, ...]:
@@ -114,10 +115,7 @@ def convolve(node: Node, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     padding = node.parameters["padding"]
     where = padding if isinstance(padding, str) else node.numbers("padding")
     stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
-    bias = bias.expand(weight.shape[0])
-    if node.type == "Conv1d":
-        return functional.conv1d(x, weight, bias, stride, where, dilation, groups)
-    return functional.conv2d(x, weight, bias, stride, where, dilation, groups)
+    return pointwise.convolve(x, weight, bias.expand(weight.shape[0]), stride, where, dilation, groups)
 
 
 def _scaled(node: Node, x: Tensor) -> Tensor:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from neurocuda.ops.pointwise import convolve
 
 
 def tf32() -> bool:
@@ -50,7 +52,6 @@ def convolution(
 ) -> Tensor:
     """Cross-correlation of x [N, C_in, *space], one or two axes of space."""
     if not x.is_cuda or torch.compiler.is_compiling():  # compiled code has flags of its own
-        convolve: Callable[..., Tensor] = functional.conv1d if x.dim() == 3 else functional.conv2d
         return convolve(x, weight, bias, list(stride), list(padding), list(dilation), groups)
     return _with_flags(x, weight, bias, list(stride), list(padding), list(dilation), groups)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional, grad
 
 from neurocuda.ops.coefficients import NeuronCoefficients, NeuronState, SpikeWhen
+from neurocuda.ops.pointwise import weight_gradient
 from neurocuda.ops.surrogate import Surrogate, spike
 
 Pads = tuple[tuple[int, int], ...]
@@ -252,11 +253,10 @@ class _OrderedConv(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         planar = x.dim() == 4
         to_input: Callable[..., Tensor] = grad.conv2d_input if planar else grad.conv1d_input
-        to_weight: Callable[..., Tensor] = grad.conv2d_weight if planar else grad.conv1d_weight
         settings = (ctx.stride, 0, ctx.dilation, ctx.groups)
         return (
             to_input(x.shape, weight, gradients[0], *settings),
-            to_weight(x, weight.shape, gradients[0], *settings),
+            weight_gradient(x, weight.shape, gradients[0], ctx.stride, ctx.dilation, ctx.groups),
             None,
             None,
             None,

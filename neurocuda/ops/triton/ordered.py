@@ -17,6 +17,7 @@ from torch.nn import grad
 
 from neurocuda.errors import ArgumentError
 from neurocuda.ops import reference
+from neurocuda.ops.pointwise import weight_gradient
 from neurocuda.ops.reference import Pads
 from neurocuda.ops.triton.signals import READABLE, launch, plain, read
 
@@ -268,8 +269,7 @@ def _conv_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
             to_x = to_x.narrow(axis + 2, before, x.shape[axis + 2])
         to_x = to_x.to(x.dtype)
     if ctx.needs_input_grad[1]:
-        to_kernel: Callable[..., Tensor] = grad.conv2d_weight if planar else grad.conv1d_weight
-        to_weight = to_kernel(padded, weight.shape, gradient, stride, 0, dilation, groups)
+        to_weight = weight_gradient(padded, weight.shape, gradient, stride, dilation, groups)
     if ctx.needs_input_grad[2]:
         to_bias = gradient.sum_to_size(bias.numel(), *[1] * (x.dim() - 2)).reshape(bias.shape)
     return to_x, to_weight, to_bias, None, None, None, None
