@@ -24,6 +24,8 @@ from neurocuda.schedule import Edge, Schedule, schedule
 
 _SUMS = WEIGHTED | {"SumPool2d", "AvgPool2d"}
 
+_IDENTITIES = frozenset({"Output", "Identity"})
+
 _MOST_SPIKES = 2**20
 """Of a neuron in a step: up to here a rounding of its potential adds less than one."""
 
@@ -183,7 +185,11 @@ class Search:
             )
         if node.type == "Flatten":
             return grids.flattened(x, _channels(node.output_shape))
-        return x.with_zero() if node.type == "Delay" else x
+        if node.type == "Delay":
+            return x.with_zero()
+        if node.type in _IDENTITIES:
+            return x
+        return Lost(_name(node), "no rule says what values it gives", "a primitive that the certificate knows")
 
     def _layer(self, node: Node, x: Grid) -> Signal:
         total = _layer_sum(node, x)

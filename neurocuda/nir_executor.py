@@ -33,7 +33,7 @@ from neurocuda.schedule import schedule, state_shapes
 from neurocuda.spans import steps_of_chunk
 from neurocuda.stages import Chunk, run_chunk
 from neurocuda.state import State, check_state
-from neurocuda.supposed import alone_on
+from neurocuda.supposed import alone_on, certain
 
 
 @dataclass(frozen=True)
@@ -193,10 +193,11 @@ class Executor(nn.Module):
         given = [*inputs.values(), *before]
         graph = self.cuda_graph and capturable(given) and operators(first.device) is not reference
         last = self._repeated.pop(ends, None)
-        for _ in range(4):  # once more where something supposed was not so, with fewer layers as integers
+        # Once more where something supposed was not so, with fewer layers as integers; at last nothing is supposed.
+        for supposes in (True, True, True, True, False):
             finite = ask_finite(inputs) if graph or first.is_cuda else None
-            integers = self._integers.supposed(inputs, self._by_field)
-            kept = self._derived.supposed(given, self._derived_from)
+            integers = self._integers.supposed(inputs, self._by_field) if supposes else certain({})
+            kept = self._derived.supposed(given, self._derived_from) if supposes else certain(None)
             checked = finite is not None
             function = partial(self._whole, asked, ends, integers=integers.value, kept=kept.value, checked=checked)
             key = (ends, *asked, *(integers.value or ()), kept.value is None)

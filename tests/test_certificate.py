@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from make_nir import Node, affine, graph, input_, neuron, output, scale
 from paper import FOLDER, needs_paper
 
 import neurocuda
-from neurocuda import ArgumentError
+from neurocuda import ArgumentError, Graph
 from neurocuda.certificate import Certificate
 from neurocuda.exactness import certify
 from neurocuda.grids import InputGrid
@@ -190,3 +191,17 @@ def test_promises_by_name() -> None:
     for wrong in (0, -1, 2.0, True, "3"):
         with pytest.raises(ArgumentError, match=f"steps: expected a whole number >= 1, found {wrong!r}"):
             certify(found, steps=wrong)
+
+
+def test_a_node_without_a_rule_is_not_proved() -> None:
+    """A primitive that the certificate does not know may give anything: nothing after it is exact."""
+    known = graph_of(
+        graph("input>m m>fc fc>output", input=input_(2), m=scale(1.0), fc=weighted(1, 1), output=output(1))
+    )
+    assert certify(known).exact
+    made_up = {"m": replace(known.nodes["m"], type="MadeUp")}
+    certificate = certify(Graph({**known.nodes, **made_up}, known.edges))
+    assert not certificate.exact
+    (proof,) = certificate.proofs
+    assert proof.node == "fc"
+    assert "since node 'm' (MadeUp): no rule says what values it gives" in proof.reason

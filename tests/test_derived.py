@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from stateful import busy, drive, network
 from torch import Tensor
 
 from neurocuda import Executor, derived
-from neurocuda.derived import Derived
+from neurocuda.derived import Derived, Kept
 from neurocuda.ops import backends
+from neurocuda.ops.looks import Looks
+from neurocuda.supposed import Supposed
 
 pytestmark = pytest.mark.skipif(
     not backends.serves(backends.backends()["cpu"]), reason="no compiled operators, which do the asking"
@@ -96,3 +99,27 @@ def test_gradients_reach_what_is_learnt() -> None:
     learnt = [p for name, p in net.named_parameters() if name.endswith(":tau")]
     assert learnt
     assert all(p.grad is not None for p in learnt)
+
+
+def test_a_look_that_never_comes_out_ends_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it refuses four times, the results are those of a call that supposes nothing, then and later."""
+    net, same = network(busy(), chunk=7), network(busy(), chunk=7)
+    captured(net, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(derived, "alone_on", lambda device, inputs: False)
+        owed, owed_state = same(drive())
+    tried = []
+
+    def never(self: Derived, given: list[Tensor], origins: Any) -> Supposed[Kept | None]:
+        wrong = Derived._computed(self, origins(), torch.device("cpu"))
+        for t in wrong.tensors():
+            t.fill_(3.0)
+        tried.append(wrong)
+        return Supposed(wrong, lambda: False, Looks())
+
+    monkeypatch.setattr(Derived, "supposed", never)
+    for call in range(4):
+        found, state = net(drive())
+        assert torch.equal(found, owed), call
+        assert all(torch.equal(state.tensors[name], t) for name, t in owed_state.tensors.items()), call
+    assert len(tried) >= 4
