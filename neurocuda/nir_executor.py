@@ -45,6 +45,13 @@ class RunResult:
     recordings: dict[str, dict[str, Tensor]]
 
 
+_MADE = frozenset(
+    """_settings graph discretization certificate schedule _held _entries _integers _derived _recorder _graphs
+    _repeated""".split()
+)
+"""Attributes of an Executor that its graph and its settings determine."""
+
+
 class Executor(nn.Module):
     """A NIR graph that runs: `y, state = net(x, state=None)`, x and y [T, B, *shape].
 
@@ -87,6 +94,7 @@ class Executor(nn.Module):
         learn = {learn} if isinstance(learn, str) else set(learn)
         if frozen and learn:
             raise ArgumentError(f"learn: expected nothing to learn in a frozen network, found {sorted(learn)}")
+        self._settings = {"force": force, "input_grid": input_grid, "ordered": ordered, "frozen": frozen, "learn": learn}
         self.graph = graph
         self.discretization = Discretization() if discretization is None else discretization
         self.chunk = chunk
@@ -355,6 +363,13 @@ class Executor(nn.Module):
             *(chunk.carry[name] for name in (() if ends else self._entries)),
         ]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Graph, settings, parameters and what a user gave it; all else is made of them, so no file names its classes."""
+        settings = {**self._settings, "chunk": self.chunk, "surrogate": self.surrogate}
+        given = {key: value for key, value in self.__dict__.items() if key not in _MADE}
+        device = None if self._held.constants is None else self._held.constants.device
+        return _made_again, (type(self), self.graph, self.discretization, settings, device), given
+
     def extra_repr(self) -> str:
         frozen = "" if self._held.constants is None else ", frozen"
         return f"{self.graph.source}, {self.discretization}{frozen}\n{self.schedule}"
@@ -420,3 +435,16 @@ class Executor(nn.Module):
 
     def _tensors(self, device: torch.device, kept: Kept | None, lasting: bool) -> Tensors:
         return computed_with(self._held, self, self.surrogate, self._derived, device, kept, lasting)
+
+
+def _made_again(
+    kind: type[Executor],
+    graph: Graph,
+    discretization: Discretization,
+    settings: dict[str, Any],
+    device: torch.device | None,
+) -> Executor:
+    """A network from `Executor.__reduce__`. device: of the constants of a frozen one."""
+    net = kind.__new__(kind)
+    Executor.__init__(net, graph, discretization, **settings)
+    return net if device is None else net.to(device)
