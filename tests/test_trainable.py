@@ -215,7 +215,7 @@ def test_gradients_are_those_of_a_straight_through_estimate(way: str) -> None:
             return theta * (scaled + (given - scaled).detach())
 
         def conv2d(x: Tensor, name: str, **options: Any) -> Tensor:
-            return functional.conv2d(x, p[name, "weight"], p[name, "bias"], **options)
+            return convolve(x, p[name, "weight"], p[name, "bias"], **options)
 
         r0 = rectify("r0", conv2d(x, "stem", padding=1))
         r2 = rectify("r2", conv2d(rectify("r1", conv2d(r0, "a", padding=1)), "b", padding=1) + r0)
