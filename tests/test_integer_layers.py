@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -35,6 +38,7 @@ from strategies import Case, cases
 import neurocuda
 from neurocuda import Discretization, Executor
 from neurocuda.grids import InputGrid
+from neurocuda.ops import integer
 
 LAYERS = 2000 if FULL else 200
 GRAPHS = 1000 if FULL else 40
@@ -405,3 +409,15 @@ def test_a_layer_that_nothing_feeds_is_one_of_whole_numbers_too() -> None:
     with torch.no_grad():
         for _ in range(4):
             assert torch.equal(net(x)[0], x * 0.5 + 2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "so"), [("AVX2", False), ("avx512_core", False), ("AVX2_VNNI", False), ("ALL", True)]
+)
+def test_a_library_that_is_held_to_less_than_vnni_multiplies_no_bytes(asked: str, so: bool) -> None:
+    """oneDNN then sums bytes in 16 bits, which saturate: 255 x 127 twice is too much."""
+    program = "from neurocuda.ops import integer; print(integer.gains('cpu'))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"ONEDNN_MAX_CPU_ISA": asked}, capture_output=True, text=True
+    )
+    assert done.stdout == f"{so and integer.gains('cpu')}\n", done.stderr

@@ -343,8 +343,10 @@ def test_torch_compile_and_export() -> None:
     model.zero_grad()
     nn.reset_state(model)
     compiled(x).square().sum().backward()
-    for name, p in model.named_parameters():  # those in float64 come of sums in float32, in another order
-        torch.testing.assert_close(p.grad.float(), expected_grads[name].float(), msg=name)
+    rounded = x.numel() / 2 * torch.finfo(torch.float32).eps  # sums over time, batch and space, in another order
+    for name, p in model.named_parameters():
+        largest = float(expected_grads[name].abs().max())
+        torch.testing.assert_close(p.grad, expected_grads[name], rtol=rounded, atol=rounded * largest, msg=name)
     plain = torch.nn.Sequential(*small()[2:])
     spikes = drive(6, 3, (4, 5, 5)).round()
     exported = torch.export.export(plain, (spikes,)).module()

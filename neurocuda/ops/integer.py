@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,13 @@ class IntegerWeight:
     tiles: dict[tuple[torch.device, float], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
+_MOST = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+_WITHOUT_VNNI = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE"})
+"""What these variables may hold oneDNN to, in which it sums bytes in pairs of 16 bits, or may: they saturate, silently.
+That of AVX2 with VNNI is among them, as torch knows of VNNI in AVX-512 alone.
+"""
+
+
 @functools.cache
 def gains(device: str) -> bool:
     """Whether the "cpu" or "cuda" devices here multiply bytes faster than float32: x86 with VNNI, whose sums do not
@@ -51,6 +59,9 @@ def gains(device: str) -> bool:
     if device == "cuda":
         capabilities = [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
         return bool(capabilities) and min(capabilities) >= (8, 0) and serves(backends()["cuda"])
+    most = next((os.environ[name] for name in _MOST if name in os.environ), "")
+    if most.upper() in _WITHOUT_VNNI:
+        return False
     vnni = getattr(torch.cpu, "_is_vnni_supported", None)
     wanted = ("qconv_prepack", "qconv2d_pointwise")
     return vnni is not None and bool(vnni()) and all(hasattr(torch.ops.onednn, name) for name in wanted)
