@@ -17,7 +17,7 @@ from torch.nn import functional
 from benchmarks import machine
 from benchmarks.timing import side_by_side
 from benchmarks.workloads import seeded
-from neurocuda.ops import compiled
+from neurocuda.ops import native
 
 LAYERS = ((64, 64, 32, 1), (64, 128, 32, 2), (128, 128, 16, 1), (256, 256, 8, 1), (512, 512, 4, 1))
 """Channels in and out, size, stride."""
@@ -58,7 +58,7 @@ def _ratios(into: int, out: int, size: int, stride: int, repeats: int) -> tuple[
 
     def ordered(density: float) -> Callable[[], object]:
         x = (uniform < density).float()
-        return lambda: compiled.ordered_conv(x, weight, bias, (stride, stride), ((1, 1), (1, 1)), (1, 1), 1)
+        return lambda: native.ordered_conv(x, weight, bias, (stride, stride), ((1, 1), (1, 1)), (1, 1), 1)
 
     candidates = {"first": library(first), "last": library(last)} | {str(d): ordered(d) for d in DENSITIES}
     times = side_by_side(candidates, repeats)

@@ -1,13 +1,16 @@
 """NeuroCUDA runs spiking neural networks described in NIR."""
 
 from neurocuda import nn
-from neurocuda.certificate import Certificate
+from neurocuda.compiler.certificate import Certificate
+from neurocuda.compiler.exactness import certify
+from neurocuda.compiler.grids import InputGrid
+from neurocuda.compiler.schedule import Schedule
 from neurocuda.convert.calibrate import convert
 from neurocuda.convert.export import to_nir
-from neurocuda.convert.finetune import finetune
 from neurocuda.convert.report import Report
 from neurocuda.convert.snn import SNN
-from neurocuda.discretization import Discretization
+from neurocuda.convert.training.finetune import finetune
+from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import (
     AlgebraicLoopError,
     ArgumentError,
@@ -18,19 +21,15 @@ from neurocuda.errors import (
     ShapeError,
     UnsupportedModuleError,
 )
-from neurocuda.exactness import certify
 from neurocuda.graph import Graph, Node, from_nir
-from neurocuda.grids import InputGrid
-from neurocuda.io import read, write
-from neurocuda.loading import load
-from neurocuda.nir_executor import Executor, RunResult
+from neurocuda.graph.serialization import read, write
 from neurocuda.ops import NeuronCoefficients, Surrogate
 from neurocuda.ops.backends import backends, use_backend
-from neurocuda.quantization import quantize
-from neurocuda.schedule import Schedule
-from neurocuda.state import State
-
-__version__ = "0.1.0"
+from neurocuda.quantization.quantize import quantize
+from neurocuda.runtime.loading import load
+from neurocuda.runtime.nir_executor import Executor, RunResult
+from neurocuda.runtime.state import State
+from neurocuda.version import __version__
 
 __all__ = [
     "SNN",
@@ -54,6 +53,7 @@ __all__ = [
     "State",
     "Surrogate",
     "UnsupportedModuleError",
+    "__version__",
     "backends",
     "certify",
     "convert",

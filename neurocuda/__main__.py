@@ -1,6 +1,6 @@
 """`python -m neurocuda` is the `neurocuda` command."""
 
-from neurocuda.cli import main
+from neurocuda.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -11,16 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neurocuda.discretization import Discretization, coarse_steps, coefficients, problems
+from neurocuda.discretization.coefficients import coefficients
+from neurocuda.discretization.diagnostics import coarse_steps, problems
+from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning, Problem
 from neurocuda.graph import SPIKING, Graph, Node, Shape, parameters_text
-from neurocuda.graph.fields import check_fields
 from neurocuda.graph.model import collapse
+from neurocuda.graph.primitives import check_fields
 from neurocuda.ops import NeuronState, Surrogate, reference
 from neurocuda.ops.backends import operators
 from neurocuda.ops.pointwise import safe_convolutions
-from neurocuda.precision import keep_types
-from neurocuda.state import State, check_state
+from neurocuda.runtime.parameters import keep_types
+from neurocuda.runtime.state import State, check_state
 
 __all__ = [
     *("IF", "LI", "LIF", "CubaLI", "CubaLIF", "I", "Neuron", "PerStep"),

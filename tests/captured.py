@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from neurocuda import Executor, nir_executor
-from neurocuda.ops import recording
-from neurocuda.ops.cuda_graphs import CudaGraphs, Launch
+from neurocuda import Executor
+from neurocuda.runtime import guards, nir_executor
+from neurocuda.runtime.capture import call_cache
+from neurocuda.runtime.capture.cuda_graphs import CudaGraphs, Launch
 
 ASKS_THE_DEVICE = ("aten::_local_scalar_dense", "aten::nonzero", "aten::item", "aten::equal")
 FORGOTTEN = float("nan")
@@ -81,8 +82,8 @@ def captured(net: Executor, monkeypatch: Any) -> OnCPU:
     """The network takes its tensors for those of a GPU, played by what is returned."""
     device = OnCPU()
     net._graphs = CudaGraphs(device)
-    net._recorder = recording.Recorder()  # what was recorded on the CPU is not of these tensors
-    monkeypatch.setattr(nir_executor, "capturable", recording.recordable)
+    net._recorder = call_cache.Recorder()  # what was recorded on the CPU is not of these tensors
+    monkeypatch.setattr(nir_executor, "capturable", guards.recordable)
     monkeypatch.setattr(nir_executor, "recordable", lambda given: False)  # as of tensors of a GPU
     return device
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from neurocuda.convert.calibrate import convert
-from neurocuda.convert.finetune import finetune
 from neurocuda.convert.snn import SNN
+from neurocuda.convert.training.finetune import finetune
 
 
 @cache

@@ -15,12 +15,12 @@ from strategies import MANY
 from torch import Tensor
 
 from neurocuda import Executor
+from neurocuda.compiler.grids import InputGrid
 from neurocuda.graph import WEIGHTED
-from neurocuda.grids import InputGrid
-from neurocuda.ops import integer
+from neurocuda.ops import int8
 
 needs_bytes = pytest.mark.skipif(
-    not integer.gains("cpu"), reason="no bytes are multiplied here: no x86 with VNNI, or no oneDNN"
+    not int8.gains("cpu"), reason="no bytes are multiplied here: no x86 with VNNI, or no oneDNN"
 )
 
 BY_R: dict[str, Any] = {"if_gain": "r"}

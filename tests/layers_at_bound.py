@@ -8,7 +8,7 @@ import numpy as np
 from make_nir import Node
 from oracle import Array
 
-from neurocuda.grids import InputGrid
+from neurocuda.compiler.grids import InputGrid
 
 MOST = 2**24
 """Steps that float32 holds."""

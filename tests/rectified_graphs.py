@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from neurocuda.graph import Graph, Node
-from neurocuda.graph.build import build
+from neurocuda.graph.builder import build
 
 
 def network(nodes: Mapping[str, Mapping[str, Any]], edges: str) -> Graph:

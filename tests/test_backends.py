@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning
-from neurocuda.ops import backends, compiled, reference
+from neurocuda.ops import backends, native, reference
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent
@@ -61,7 +61,7 @@ def test_the_reference_is_always_there() -> None:
 @only_default
 def test_the_best_that_is_there_is_taken() -> None:
     assert backends.backend_for(CPU) == "cpu"
-    assert backends.operators(CPU) is compiled
+    assert backends.operators(CPU) is native
     assert backends.backend_for(torch.device("meta")) == "reference"
 
 
@@ -349,7 +349,7 @@ def test_tensors_of_gpus_go_to_kernels_that_were_built_for_them(pretended: Calla
     pretended("8.0;9.0+PTX, CUDA 13.0", (9, 0), (7, 5))
     assert backends.backends()["cuda"] == "available"
     assert backends.backend_for(torch.device("cuda", 0)) == "cuda"
-    assert backends.operators(torch.device("cuda", 0)) is compiled
+    assert backends.operators(torch.device("cuda", 0)) is native
     assert backends.backend_for(torch.device("cuda", 1)) == "reference"
     with backends.use_backend("cuda"):
         assert backends.backend_for(torch.device("cuda", 0)) == "cuda"

@@ -15,9 +15,9 @@ from paper import FOLDER, needs_paper
 
 import neurocuda
 from neurocuda import ArgumentError, Graph
-from neurocuda.certificate import Certificate
-from neurocuda.exactness import certify
-from neurocuda.grids import InputGrid
+from neurocuda.compiler.certificate import Certificate
+from neurocuda.compiler.exactness import certify
+from neurocuda.compiler.grids import InputGrid
 
 FLAWS: dict[str, tuple[Node, str, str, str]] = {
     "float weights": (

@@ -18,8 +18,8 @@ from nir_files import write_raw
 from typer.testing import CliRunner
 
 import neurocuda
-from neurocuda import Discretization, Executor, State, verification
-from neurocuda.cli import app
+from neurocuda import Discretization, Executor, State, verify
+from neurocuda.cli.app import app
 
 PAPER = Path(__file__).parents[2] / "shared" / "nir-paper"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -564,7 +564,7 @@ def test_verify_names_the_first_difference(chain: Path, monkeypatch: pytest.Monk
                 result.recordings["lif"]["output"][10, 1, 2] = 7
             return result
 
-    monkeypatch.setattr(verification, "Executor", Faulty)
+    monkeypatch.setattr(verify, "Executor", Faulty)
     out, _ = command("verify", chain, "--steps", "16", "--batch", "2", code=1)
     lines = out.partition("\n\nCertificate\n")[0].splitlines()
     at = lines.index("DIFFERS  in chunks of 7 steps")

@@ -12,7 +12,7 @@ from test_cli import command
 from torch import nn
 
 import neurocuda
-from neurocuda.convert.exported import read_model
+from neurocuda.convert.tracing.model_files import read_model
 from neurocuda.errors import FileError, UnsupportedModuleError
 
 

@@ -6,7 +6,7 @@ import torch
 from rectified_graphs import values
 from test_spiking import NETWORKS, network
 
-from neurocuda.convert.correction import corrected
+from neurocuda.convert.bias_correction import corrected
 from neurocuda.graph import Graph, Node
 
 RNG = np.random.default_rng(11)

@@ -15,8 +15,8 @@ from captured import OnCPU
 from torch import Tensor
 
 from neurocuda import NeuroCUDAWarning
-from neurocuda.ops import cuda_graphs
-from neurocuda.ops.cuda_graphs import Cuda, CudaGraphs
+from neurocuda.runtime.capture import cuda_graphs
+from neurocuda.runtime.capture.cuda_graphs import Cuda, CudaGraphs
 
 WEIGHT = torch.arange(12.0).reshape(3, 4)
 

@@ -11,11 +11,11 @@ from captured import captured
 from stateful import busy, drive, network
 from torch import Tensor
 
-from neurocuda import Executor, derived
-from neurocuda.derived import Derived, Kept
+from neurocuda import Executor
 from neurocuda.ops import backends
-from neurocuda.ops.looks import Looks
-from neurocuda.supposed import Supposed
+from neurocuda.runtime import operands
+from neurocuda.runtime.guards import Looks, Supposed
+from neurocuda.runtime.operands import Derived, Kept
 
 pytestmark = pytest.mark.skipif(
     not backends.serves(backends.backends()["cpu"]), reason="no compiled operators, which do the asking"
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(derived, "alone_on", lambda device, inputs: not torch.is_grad_enabled())
+    monkeypatch.setattr(operands, "alone_on", lambda device, inputs: not torch.is_grad_enabled())
     with torch.no_grad():
         yield
 
@@ -83,7 +83,7 @@ def test_a_call_with_edited_parameters_is_made_again(monkeypatch: pytest.MonkeyP
         value.mul_(1.25)
         same.state_dict()[key].mul_(1.25)
         with monkeypatch.context() as patch:
-            patch.setattr(derived, "alone_on", lambda device, inputs: False)
+            patch.setattr(operands, "alone_on", lambda device, inputs: False)
             owed, owed_state = same(drive())
         found, state = net(drive())
         assert torch.equal(found, owed), key
@@ -106,7 +106,7 @@ def test_a_look_that_never_comes_out_ends_without_it(monkeypatch: pytest.MonkeyP
     net, same = network(busy(), chunk=7), network(busy(), chunk=7)
     captured(net, monkeypatch)
     with monkeypatch.context() as patch:
-        patch.setattr(derived, "alone_on", lambda device, inputs: False)
+        patch.setattr(operands, "alone_on", lambda device, inputs: False)
         owed, owed_state = same(drive())
     tried = []
 

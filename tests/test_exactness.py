@@ -24,9 +24,9 @@ from oracle import Array
 from strategies import MANY, Case, cases
 
 from neurocuda import Discretization
-from neurocuda.certificate import Proof
-from neurocuda.exactness import Search, promised
-from neurocuda.grids import Grid, InputGrid
+from neurocuda.compiler.certificate import Proof
+from neurocuda.compiler.exactness import Search, promised
+from neurocuda.compiler.grids import Grid, InputGrid
 
 CASES = 10_000 if FULL else 400
 BATCHES = 20

@@ -19,11 +19,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import neurocuda
-from neurocuda import Discretization, Executor, State, from_nir, held, nir_executor
-from neurocuda.discretization import coefficients, coefficients_together, neuron_parameters
+from neurocuda import Discretization, Executor, State, from_nir
+from neurocuda.discretization.coefficients import coefficients, coefficients_together, neuron_parameters
 from neurocuda.errors import ArgumentError
 from neurocuda.graph import NEURONS
-from neurocuda.ops import backends, compiled, cuda_graphs
+from neurocuda.ops import backends, native
+from neurocuda.runtime import nir_executor, operands
+from neurocuda.runtime.capture import cuda_graphs
 
 needs_compiled = pytest.mark.skipif(
     not backends.serves(backends.backends()["cpu"]), reason="the reference operators ask the device"
@@ -150,8 +152,8 @@ def test_nothing_in_a_call_comes_from_the_host(case: Case) -> None:
     steps, batch = next(iter(case.x.values())).shape[:2]
     asked = [(name, quantity) for name in net.graph.nodes for quantity in ("input", "output")]
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        for module in (nir_executor, held):
-            patch.setattr(module, "operators", lambda device: compiled)
+        for module in (nir_executor, operands):
+            patch.setattr(module, "operators", lambda device: native)
         given = on_meta(net, steps, batch)
         with NothingFromTheHost():
             results = net._whole(asked, False, given)

@@ -17,7 +17,7 @@ from torchvision_models import model as torchvision_model
 
 import neurocuda
 from neurocuda import SNN, ArgumentError, Discretization, NeuroCUDAWarning
-from neurocuda.convert.spiking import spiking
+from neurocuda.convert.relu_to_spiking import spiking
 
 FAST: dict[str, Any] = {"percentile": 99.5, "timesteps": 8, "samples": 100, "report": False}
 GRID = 2.0**-8

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 import neurocuda
 from neurocuda import ArgumentError, FileError, NeuroCUDAError, use_backend
 from neurocuda.convert.calibrate import convert
-from neurocuda.convert.finetune import finetune
 from neurocuda.convert.snn import SNN
+from neurocuda.convert.training.finetune import finetune
 from neurocuda.ops import backends
 
 TESTS = Path(__file__).parent
@@ -60,7 +60,7 @@ def test_a_single_step_is_better_afterwards() -> None:
 
 
 def test_quantised_training_brings_rectifiers_near_their_levels() -> None:
-    from neurocuda.convert.trainable import Trainable
+    from neurocuda.convert.training.trainable import Trainable
 
     model, x = trained(), digits()[0]
     converted = convert(model, x[:400], timesteps=2, readout_delay=0, report=False)

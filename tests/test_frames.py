@@ -13,9 +13,10 @@ from layers_at_bound import ones
 from make_nir import graph, input_, output, scale, threshold
 from torch import Tensor
 
-from neurocuda import Discretization, Executor, spans
-from neurocuda.frames import by_sample, frames_of, joined, laid_by_sample, over_time, some_steps
-from neurocuda.lowering import How
+from neurocuda import Discretization, Executor
+from neurocuda.compiler import tiling
+from neurocuda.compiler.lowering import How
+from neurocuda.runtime.memory_layout import by_sample, frames_of, joined, laid_by_sample, over_time, some_steps
 
 SHAPES = [(3, 2, 5), (1, 4, 2, 3, 4), (4, 1, 3), (5, 3, 2, 3, 4), (2, 2)]
 LAYOUTS = ("steps", "samples", "steps, channels last", "samples, channels last")
@@ -60,7 +61,7 @@ def test_pieces_make_the_whole(shape: tuple[int, ...], layout: str, length: int)
 @pytest.mark.parametrize("how", ["ordered", "library", "integer"])
 def test_threads_share_samples_and_change_no_bit(how: How, frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Convolutions, pools, a skip, a soft reset and a layer after them, whole and in pieces."""
-    monkeypatch.setattr(spans, "PIECE", 1500)
+    monkeypatch.setattr(tiling, "PIECE", 1500)
     nodes = {
         "input": input_(3, 8, 8),
         "a": conv(17, 3),

@@ -34,12 +34,12 @@ from torch import Tensor
 import neurocuda
 from neurocuda import ArgumentError, Discretization, Executor
 from neurocuda.convert.export import current
-from neurocuda.ops import backends, library
+from neurocuda.ops import backends, vendor
 
 needs_compiled = pytest.mark.skipif(
     not backends.serves(backends.backends()["cpu"]), reason="no compiled operators, which keep forms of their own"
 )
-needs_library = pytest.mark.skipif(not library.lays_out(), reason="no oneDNN, which has a form of its own for weights")
+needs_library = pytest.mark.skipif(not vendor.lays_out(), reason="no oneDNN, which has a form of its own for weights")
 
 
 def convolutions(**fields: Any) -> Node:

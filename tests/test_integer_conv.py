@@ -11,7 +11,7 @@ from drawn import assert_equal, counts
 from torch import Tensor
 from torch.nn import functional
 
-from neurocuda.ops import backends, integer
+from neurocuda.ops import backends, int8
 
 C: Any = importlib.import_module("neurocuda._C") if backends.serves(backends.backends()["cpu"]) else None
 
@@ -69,13 +69,13 @@ def test_sums_are_those_of_whole_numbers(case: Conv, highest: int, there: torch.
     numbers = torch.randint(-127, 128, (case.out, case.into, *case.kernel), generator=g)
     exponents = torch.randint(-9, -2, (case.out,), generator=g).tolist()
     steps = torch.tensor([2.0**e for e in exponents]).reshape(-1, *[1] * (numbers.dim() - 1))
-    weight = integer.whole(numbers * steps, exponents)
+    weight = int8.whole(numbers * steps, exponents)
     for step, bias in ((1.0, None), (0.25, torch.randint(-99, 99, (case.out,), generator=g) / 512)):
-        integer.laid_out(weight, step, there)
+        int8.laid_out(weight, step, there)
         given = x.to(torch.uint8).to(there)
         for frames in (given, given.contiguous(memory_format=torch.channels_last) if given.dim() == 4 else given):
             b = None if bias is None else bias.to(there)
-            found = integer.on_tensor_cores(frames, weight, b, step, case.stride, case.padding, case.dilation)
+            found = int8.on_tensor_cores(frames, weight, b, step, case.stride, case.padding, case.dilation)
             assert found.device.type == there.type
             assert_equal(found.cpu().contiguous(), owed(x * step, numbers * steps, bias, case), case, step)
             counts["integer_conv"] += 1
@@ -84,9 +84,9 @@ def test_sums_are_those_of_whole_numbers(case: Conv, highest: int, there: torch.
 def test_the_largest_sums_do_not_wrap_around(there: torch.device) -> None:
     x = torch.full((129, 512, 3, 3), 255, dtype=torch.uint8, device=there)
     for number in (127, -127):
-        weight = integer.whole(torch.full((3, 512, 3, 3), float(number)), [0, 0, 0])
-        integer.laid_out(weight, 1.0, there)
-        found = integer.on_tensor_cores(x[:2], weight, None, 1.0, (1, 1), (0, 0), (1, 1))
+        weight = int8.whole(torch.full((3, 512, 3, 3), float(number)), [0, 0, 0])
+        int8.laid_out(weight, 1.0, there)
+        found = int8.on_tensor_cores(x[:2], weight, None, 1.0, (1, 1), (0, 0), (1, 1))
         assert (found == 255 * number * 512 * 9).all()
 
 
@@ -94,10 +94,10 @@ def test_signals_of_other_types_become_bytes(there: torch.device) -> None:
     """What the network calls, for real inputs that are multiples of a step."""
     if there.type == "cpu":
         pytest.skip("on the CPU the vendor's library takes it")
-    weight = integer.whole(torch.arange(32.0).reshape(2, 16, 1, 1), [0, 0])
-    integer.laid_out(weight, 0.5, there)
+    weight = int8.whole(torch.arange(32.0).reshape(2, 16, 1, 1), [0, 0])
+    int8.laid_out(weight, 0.5, there)
     x = torch.arange(48.0, device=there).reshape(1, 16, 3, 1) / 2
-    found = integer.convolution(x, weight, None, 0.5, (1, 1), (0, 0), (1, 1), 1)
+    found = int8.convolution(x, weight, None, 0.5, (1, 1), (0, 0), (1, 1), 1)
     assert torch.equal(found.cpu(), functional.conv2d(x.cpu(), torch.arange(32.0).reshape(2, 16, 1, 1)))
 
 
@@ -141,14 +141,14 @@ def test_what_is_off_the_grid_is_found(step: float, device: torch.device) -> Non
         pytest.skip("no compiled operators")
     low, high = -3 * step, 9 * step
     x = (torch.arange(5000) % 13 - 3).float().to(device) * step
-    assert integer.on_grid(x, step, low, high)
+    assert int8.on_grid(x, step, low, high)
     for place in (0, 2500, 4999):
         for wrong in (step / 2, step * 1.25, 1e-45, 10 * step, -4 * step, float("nan"), float("inf")):
             if wrong % step == 0 and low <= wrong <= high:
                 continue
             y = x.clone()
             y[place] = wrong
-            assert not integer.on_grid(y, step, low, high), (place, wrong)
+            assert not int8.on_grid(y, step, low, high), (place, wrong)
             both = C.Answer()
-            integer.ask_on_grid(both, [(x, step, low, high), (y, step, low, high)])
+            int8.ask_on_grid(both, [(x, step, low, high), (y, step, low, high)])
             assert not both.wait()

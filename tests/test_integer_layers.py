@@ -37,8 +37,8 @@ from strategies import Case, cases
 
 import neurocuda
 from neurocuda import Discretization, Executor
-from neurocuda.grids import InputGrid
-from neurocuda.ops import integer
+from neurocuda.compiler.grids import InputGrid
+from neurocuda.ops import int8
 
 LAYERS = 2000 if FULL else 200
 GRAPHS = 1000 if FULL else 40
@@ -416,8 +416,8 @@ def test_a_layer_that_nothing_feeds_is_one_of_whole_numbers_too() -> None:
 )
 def test_a_library_that_is_held_to_less_than_vnni_multiplies_no_bytes(asked: str, so: bool) -> None:
     """oneDNN then sums bytes in 16 bits, which saturate: 255 x 127 twice is too much."""
-    program = "from neurocuda.ops import integer; print(integer.gains('cpu'))"
+    program = "from neurocuda.ops import int8; print(int8.gains('cpu'))"
     done = subprocess.run(
         [sys.executable, "-c", program], env=os.environ | {"ONEDNN_MAX_CPU_ISA": asked}, capture_output=True, text=True
     )
-    assert done.stdout == f"{so and integer.gains('cpu')}\n", done.stderr
+    assert done.stdout == f"{so and int8.gains('cpu')}\n", done.stderr

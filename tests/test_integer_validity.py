@@ -32,8 +32,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from neurocuda import ArgumentError, Discretization, Executor
-from neurocuda.grids import InputGrid
-from neurocuda.ops import backends, integer
+from neurocuda.compiler.grids import InputGrid
+from neurocuda.ops import backends, int8
 
 compiled_operators = backends.serves(backends.backends()["cpu"])
 pytestmark = [
@@ -46,13 +46,13 @@ pytestmark = [
 def multiplied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The shapes of the signals of all integer products that Python asks for; a recorded call asks for none."""
     shapes: list[tuple[int, ...]] = []
-    plain = integer.convolution
+    plain = int8.convolution
 
     def noted(x: Tensor, *rest: Any) -> Tensor:
         shapes.append(tuple(x.shape))
         return plain(x, *rest)
 
-    monkeypatch.setattr(integer, "convolution", noted)
+    monkeypatch.setattr(int8, "convolution", noted)
     return shapes
 
 
@@ -531,17 +531,17 @@ def test_the_promise_is_checked_exactly(
     x = torch.zeros(100)
     x[77] = value
     with settings(1, flush=flush):
-        assert integer.on_grid(x, step, low, high) == kept
+        assert int8.on_grid(x, step, low, high) == kept
 
 
 def test_a_weight_that_became_subnormal_is_seen() -> None:
     weight = torch.zeros(2, 3)
-    whole = integer.whole(weight, (0, 0))
-    assert integer.same([weight], [whole])
+    whole = int8.whole(weight, (0, 0))
+    assert int8.same([weight], [whole])
     weight[1, 2] = 2.0**-140
     for flush in (False, True):
         with settings(1, flush=flush):
-            assert not integer.same([weight], [whole])
+            assert not int8.same([weight], [whole])
 
 
 @torch.no_grad()

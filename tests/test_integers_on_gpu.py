@@ -12,9 +12,10 @@ from integer_networks import conv, fc, fires, grid_weight, same, two_layers, who
 from make_nir import graph, input_, output
 from torch import Tensor
 
-from neurocuda import Executor, integer_layers
+from neurocuda import Executor
 from neurocuda.ops import backends
-from neurocuda.supposed import Supposed
+from neurocuda.runtime import int8_layers
+from neurocuda.runtime.guards import Supposed
 
 C: Any = importlib.import_module("neurocuda._C") if backends.serves(backends.backends()["cpu"]) else None
 
@@ -180,7 +181,7 @@ class OnGpu(Tensor):
 @pytest.mark.skipif(C is None, reason="neurocuda._C is not there")
 def test_what_is_supposed_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU plays the GPU: what is asked, and what follows from each answer."""
-    monkeypatch.setattr(integer_layers, "_serves", lambda inputs, device: True)
+    monkeypatch.setattr(int8_layers, "_serves", lambda inputs, device: True)
     x = whole_signal()
 
     def supposed(net: Executor, x: Tensor) -> tuple[set[str], bool]:
@@ -208,7 +209,7 @@ def test_what_is_supposed_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(C is None, reason="neurocuda._C is not there")
 def test_a_frozen_network_supposes_nothing_but_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(integer_layers, "_serves", lambda inputs, device: True)
+    monkeypatch.setattr(int8_layers, "_serves", lambda inputs, device: True)
     net, x = two_layers(frozen=True), whole_signal()
     net._integers.forget()  # as where it was moved
     for signal, names, so in ((x, {"a", "b"}, True), (x + 0.5, {"a", "b"}, False), (x + 0.5, {"b"}, True)):

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import neurocuda
 from neurocuda import Executor
-from neurocuda.ops import library
+from neurocuda.ops import vendor
 
 
 @pytest.fixture
@@ -34,9 +34,9 @@ def asks_by_flag() -> None:
 @pytest.mark.parametrize("ask", [asks_by_precision, asks_by_flag])
 def test_tf32_is_off_until_asked_for(ask: Callable[[], None]) -> None:
     assert torch.backends.cudnn.allow_tf32  # as torch has it for convolutions
-    assert not library.tf32()
+    assert not vendor.tf32()
     ask()
-    assert library.tf32()
+    assert vendor.tf32()
 
 
 @pytest.mark.parametrize(("axes", "groups"), [(1, 1), (2, 1), (2, 2)])
@@ -47,7 +47,7 @@ def test_the_call_is_that_of_torch(axes: int, groups: int) -> None:
     bias = torch.randn(6, generator=g, requires_grad=True)
     convolve = functional.conv1d if axes == 1 else functional.conv2d
     owed = convolve(x, weight, bias, 2, 1, 1, groups)
-    found = library._with_flags(x, weight, bias, [2] * axes, [1] * axes, [1] * axes, groups)
+    found = vendor._with_flags(x, weight, bias, [2] * axes, [1] * axes, [1] * axes, groups)
     assert torch.equal(found, owed)
     gradients = [torch.autograd.grad(y.square().sum(), (x, weight, bias)) for y in (found, owed)]
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
@@ -65,7 +65,7 @@ def test_what_is_proved_exact_does_not_go_by_winograd() -> None:
     x = torch.randint(0, 256, (1, 20, 64, 32, 32), generator=g).float()
     owed = functional.conv2d(x[0].double(), torch.from_numpy(weight).double(), padding=1)
     with torch.backends.mkldnn.flags(enabled=False):
-        assert library.may_transform(x)
+        assert vendor.may_transform(x)
         assert torch.equal(net(x)[0][0].double(), owed)
 
 
@@ -75,6 +75,6 @@ def test_gpu_convolutions_are_float32() -> None:
     g = torch.Generator().manual_seed(0)
     x, weight = torch.randn(8, 64, 32, 32, generator=g), torch.randn(64, 64, 3, 3, generator=g)
     owed = functional.conv2d(x.double(), weight.double())
-    found = library.convolution(x.cuda(), weight.cuda(), torch.zeros(64).cuda(), [1, 1], [0, 0], [1, 1], 1).cpu()
+    found = vendor.convolution(x.cuda(), weight.cuda(), torch.zeros(64).cuda(), [1, 1], [0, 0], [1, 1], 1).cpu()
     assert (found - owed).abs().max() < 1e-5 * owed.abs().max()
     assert torch.backends.cudnn.allow_tf32

@@ -13,7 +13,7 @@ from raw_nodes import FIELDS, OPTIONAL, VECTOR, Raw, chain, graph, node, ramp, s
 
 import neurocuda
 from neurocuda import AlgebraicLoopError, GraphError, NeuroCUDAError, ShapeError
-from neurocuda.io import check
+from neurocuda.graph.serialization import check
 
 TABLES = {GraphError: STRUCTURE | FIELD_VALUES, ShapeError: SHAPES, AlgebraicLoopError: LOOPS}
 CASES = [

@@ -18,7 +18,7 @@ import torch
 from make_nir import numbers
 from torch import Tensor
 
-from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, compiled, reference
+from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, native, reference
 
 pytestmark = pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
 
@@ -44,7 +44,7 @@ def memory() -> dict[str, int]:
 
 
 def values(count: int) -> Tensor:
-    return compiled.empty([count], CPU).copy_(torch.arange(count) % 97)
+    return native.empty([count], CPU).copy_(torch.arange(count) % 97)
 
 
 def coefficients() -> NeuronCoefficients:
@@ -53,7 +53,7 @@ def coefficients() -> NeuronCoefficients:
 
 
 def spikes(x: Tensor) -> Tensor:
-    output, _, _ = compiled.neuron([x], coefficients(), NeuronState(torch.zeros(x.shape[1:])), SURROGATE)
+    output, _, _ = native.neuron([x], coefficients(), NeuronState(torch.zeros(x.shape[1:])), SURROGATE)
     return output
 
 
@@ -65,9 +65,9 @@ def further_calls() -> None:
     """Results of many sizes come and go."""
     x = some_input()
     for call in range(100):
-        compiled.branch_sum([x, x])
+        native.branch_sum([x, x])
         spikes(x[: 1 + call % 4])
-        compiled.empty([60_000 * (1 + call % 5)], CPU).fill_(-1)
+        native.empty([60_000 * (1 + call % 5)], CPU).fill_(-1)
 
 
 def test_results_come_from_the_pool() -> None:
@@ -75,12 +75,12 @@ def test_results_come_from_the_pool() -> None:
     weight, conv = torch.rand(20_000, 3), torch.rand(8, 4, 3, 3)
     frames = torch.rand(40, 4, 12, 12)
     for name, result in {
-        "empty": lambda: compiled.empty([4, 60_000], CPU),
-        "branch_sum": lambda: compiled.branch_sum([x, x]),
+        "empty": lambda: native.empty([4, 60_000], CPU),
+        "branch_sum": lambda: native.branch_sum([x, x]),
         "neuron": lambda: spikes(x),
-        "ordered_linear": lambda: compiled.ordered_linear(torch.rand(4, 3), weight, None),
-        "ordered_conv": lambda: compiled.ordered_conv(frames, conv, None, (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
-        "unpack_spikes": lambda: compiled.unpack_spikes(torch.zeros(4, 7500, dtype=torch.uint8), [1, 60_000]),
+        "ordered_linear": lambda: native.ordered_linear(torch.rand(4, 3), weight, None),
+        "ordered_conv": lambda: native.ordered_conv(frames, conv, None, (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+        "unpack_spikes": lambda: native.unpack_spikes(torch.zeros(4, 7500, dtype=torch.uint8), [1, 60_000]),
     }.items():
         before = memory()["in_use"]
         tensor = result()
@@ -95,10 +95,10 @@ def test_a_result_that_is_held_is_never_written() -> None:
     whole, viewed = spikes(x), spikes(x)
     view = viewed[2:, :, 5:500:3]
     del viewed
-    held = {"result": whole, "view": view, "numpy": compiled.branch_sum([x, x]).numpy()}
+    held = {"result": whole, "view": view, "numpy": native.branch_sum([x, x]).numpy()}
     before = {name: torch.as_tensor(value).clone() for name, value in held.items()}
     leaf = x.clone().requires_grad_()
-    loss = (compiled.branch_sum([leaf, leaf]) ** 2).sum()  # what is squared is held by autograd alone
+    loss = (native.branch_sum([leaf, leaf]) ** 2).sum()  # what is squared is held by autograd alone
     further_calls()
     for name, value in held.items():
         assert torch.equal(torch.as_tensor(value), before[name]), name
@@ -131,18 +131,18 @@ def training_step() -> None:
 def shrinking_layers() -> None:
     x = some_input(4, 100_000)
     while x.shape[2] > 10_000:
-        x = compiled.branch_sum([spikes(x), x])[:, :, ::2]
+        x = native.branch_sum([spikes(x), x])[:, :, ::2]
 
 
 def one_at_a_time() -> None:
     for size in (100, 70, 51, 49, 30, 10, 1):
-        compiled.empty([MIB * size // 10], CPU)
+        native.empty([MIB * size // 10], CPU)
 
 
 def recurrent() -> None:
     x, weight = some_input(20, 1000), torch.rand(1000, 1000)
     state, last = NeuronState(torch.zeros(1, 1000)), torch.zeros(1, 1000)
-    compiled.recurrent_neuron([x], 1, weight, None, coefficients(), state, last, SURROGATE)
+    native.recurrent_neuron([x], 1, weight, None, coefficients(), state, last, SURROGATE)
 
 
 WORK = [lambda: spikes(some_input()), training_step, shrinking_layers, one_at_a_time, recurrent]
@@ -160,9 +160,9 @@ def test_repeated_work_takes_nothing_more_from_the_system(work: Callable[[], Any
 
 def layers(sizes: list[int], scale: int) -> None:
     """What stands between the layers of a network, of sizes that come with the batch."""
-    before = compiled.empty([scale * sizes[0] * 5_000], CPU)
+    before = native.empty([scale * sizes[0] * 5_000], CPU)
     for size in sizes[1:]:
-        before = compiled.empty([scale * size * 5_000], CPU)
+        before = native.empty([scale * size * 5_000], CPU)
     del before
 
 
@@ -189,7 +189,7 @@ def test_work_of_several_sizes_takes_nothing_more_from_the_system(kind: str) -> 
 def test_small_results_that_are_kept_do_not_hold_large_blocks() -> None:
     kept, large = [], 40 * MIB
     for _ in range(30):
-        compiled.empty([large], CPU)
+        native.empty([large], CPU)
         kept.append(values(MIB // 4))
     assert memory()["in_use"] + memory()["free"] <= 1.6 * 4 * large
 
@@ -229,7 +229,7 @@ def test_the_bound_holds_for_requests_of_any_sizes() -> None:
         for _ in range(draw.integers(0, len(held) + 1) if draw.random() < 0.1 else draw.integers(0, 2)):
             if held:
                 held.pop(draw.integers(len(held)))
-        held.append(compiled.empty([int(2 ** draw.uniform(14, 23))], CPU))
+        held.append(native.empty([int(2 ** draw.uniform(14, 23))], CPU))
         peak = max(peak, sum(tensor.nbytes for tensor in held))
         found = memory()
         assert found["in_use"] >= sum(tensor.nbytes for tensor in held)
@@ -266,35 +266,35 @@ def test_what_torch_does_with_memory_works() -> None:
 
 def test_empty_is_an_operator() -> None:
     torch.library.opcheck(torch.ops.neurocuda.empty.default, ([3, 4],), test_utils=("test_schema", "test_faketensor"))
-    for module in (compiled, reference):
+    for module in (native, reference):
         found = module.empty((3, 4), CPU)
         assert (found.shape, found.dtype, found.device) == ((3, 4), torch.float32, CPU)
         assert module.empty((3, 4), torch.device("meta")).is_meta
         assert module.empty((0, 4), CPU).shape == (0, 4)
-    filled = torch.compile(lambda n: compiled.empty([n, 5], CPU).fill_(2), backend="aot_eager", fullgraph=True)
+    filled = torch.compile(lambda n: native.empty([n, 5], CPU).fill_(2), backend="aot_eager", fullgraph=True)
     assert torch.equal(filled(3), torch.full((3, 5), 2.0))
 
 
 FORK = """
 import os, threading, torch
 torch.set_num_threads(1)  # after a fork, GNU's OpenMP hangs where it had threads
-from neurocuda.ops import compiled
+from neurocuda.ops import native
 stop = threading.Event()
 def work():
     while not stop.is_set():
-        compiled.empty([100_000], torch.device("cpu"))
-compiled.empty([100_000], torch.device("cpu")).fill_(1)  # torch itself hangs after a fork within its first call
+        native.empty([100_000], torch.device("cpu"))
+native.empty([100_000], torch.device("cpu")).fill_(1)  # torch itself hangs after a fork within its first call
 thread = threading.Thread(target=work)
 thread.start()
 for _ in range(20):
     child = os.fork()
     if child == 0:
-        compiled.empty([100_000], torch.device("cpu")).fill_(1)
+        native.empty([100_000], torch.device("cpu")).fill_(1)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
 stop.set()
 thread.join()
-kept = compiled.empty([100_000], torch.device("cpu"))  # outlives the interpreter
+kept = native.empty([100_000], torch.device("cpu"))  # outlives the interpreter
 """
 
 

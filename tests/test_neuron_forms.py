@@ -13,7 +13,7 @@ from devices import on_each_device
 from drawn import assert_equal, counts, inputs, normal
 from torch import Tensor
 
-from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, compiled, reference
+from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, native, reference
 
 C: Any = importlib.import_module("neurocuda._C") if backends.serves(backends.backends()["cpu"]) else None
 pytestmark = pytest.mark.skipif(C is None, reason="neurocuda._C is not there")
@@ -84,7 +84,7 @@ def test_equal_bits(size: int, types: tuple[torch.dtype, ...], output: torch.dty
         signals = [inputs(draw, "real", dtype, steps, *state.v.shape) for dtype in types]
         before = plain_launches()
         packed, wanted = output == BITS, None if output == BITS else output
-        found, after, _ = compiled.neuron(signals, c, state, Surrogate(), dtype=wanted, packed=packed)
+        found, after, _ = native.neuron(signals, c, state, Surrogate(), dtype=wanted, packed=packed)
         owed, owed_after, _ = reference.neuron([x.float() for x in signals], c, state, Surrogate())
         case = (synapse, when, reset, steps, how)
         assert_equal(found, of_output(owed, output), *case)
@@ -119,7 +119,7 @@ def test_what_has_no_form_goes_the_other_way() -> None:
     ]
     for signals, how in near:
         before = plain_launches()
-        found, after, traces = compiled.neuron(signals, c, state, Surrogate(), **how)
+        found, after, traces = native.neuron(signals, c, state, Surrogate(), **how)
         record = how.get("record", [])
         owed, owed_after, owed_traces = reference.neuron([s.float() for s in signals], c, state, Surrogate(), record)
         assert_equal(found, owed.to(how.get("dtype", torch.float32)), how)

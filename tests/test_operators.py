@@ -16,7 +16,7 @@ from make_nir import numbers
 from torch import Tensor
 
 from neurocuda.errors import ArgumentError
-from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, compiled, reference
+from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, native, reference
 
 pytestmark = pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
 
@@ -224,7 +224,7 @@ def assert_case(case: Case) -> float:
     before = NeuronState(*[None if s is None else s.clone() for s in state])
 
     packed = case.output == "packed"
-    output, found, recorded = compiled.neuron(
+    output, found, recorded = native.neuron(
         branches, c, state, SILENT, case.record, dtype=wanted_type(case), packed=packed
     )
     assert_equal(output, expected, case)
@@ -241,7 +241,7 @@ def assert_case(case: Case) -> float:
         out = lay_out(out, LAYOUTS[draw.integers(4)])
         out.fill_(1)
     record = {name: torch.full_like(trace, math.nan) for name, trace in traces.items()}
-    compiled.neuron_out(branches, c, state, out, record, packed=packed)
+    native.neuron_out(branches, c, state, out, record, packed=packed)
     assert_equal(out, expected, case)
     for ours, theirs in zip(state, after, strict=True):
         if theirs is not None:
@@ -253,7 +253,7 @@ def assert_case(case: Case) -> float:
     if places:  # the output may take the place of any branch of its type
         own = [lay_out(b, LAYOUTS[draw.integers(4)]).clone() for b in branches]
         place = own[places[draw.integers(len(places))]]
-        compiled.neuron_out(own, c, before, place)
+        native.neuron_out(own, c, before, place)
         assert_equal(place, expected, case, "in place")
         counts["neuron in place"] += 1
     counts["neuron"] += 1
@@ -342,7 +342,7 @@ def test_values_that_are_not_numbers(output: str, mode: str) -> None:
         x = torch.from_numpy(draw.choice(np.float32([0, 1, -1, np.nan, np.inf, -np.inf, 3e38]), (4, 2, 5, 7)))
         spikes, after, _ = reference.neuron([x], c, state, SILENT)
         spikes = spikes.nan_to_num(0, posinf=255) if output == "uint8" else spikes
-        found, state, _ = compiled.neuron([x], c, state, SILENT, dtype=wanted_type(case), packed=output == "packed")
+        found, state, _ = native.neuron([x], c, state, SILENT, dtype=wanted_type(case), packed=output == "packed")
         assert_equal(found, expected_output(spikes, case), kind)
         assert_equal(state.v, after.v, kind)
 
@@ -351,7 +351,7 @@ def test_values_that_are_not_numbers(output: str, mode: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_every_half_is_read_and_written_as_torch_does(dtype: torch.dtype) -> None:
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
-    total = compiled.branch_sum([every.unsqueeze(0)])[0]
+    total = native.branch_sum([every.unsqueeze(0)])[0]
     assert torch.equal(total.view(torch.int32)[~every.isnan()], every.float().view(torch.int32)[~every.isnan()])
     assert total[every.isnan()].isnan().all()
 
@@ -363,7 +363,7 @@ def test_every_half_is_read_and_written_as_torch_does(dtype: torch.dtype) -> Non
             [wide, wide.nextafter(wide * 2), wide * (1 + 2**-8), wide * (1 + 2**-11), wide * (1 + 3 * 2**-11)]
         )
     near = torch.cat([near, torch.tensor([65519.996, 65520.0, -65520.0, 1e-8, 3e-8, 2.9802322e-08, math.nan, 1e38])])
-    output, _, _ = compiled.neuron([near.unsqueeze(0)], c, NeuronState(torch.zeros_like(near)), SILENT, dtype=dtype)
+    output, _, _ = native.neuron([near.unsqueeze(0)], c, NeuronState(torch.zeros_like(near)), SILENT, dtype=dtype)
     same = output[0].view(torch.int16) == (near + 0.0).to(dtype).view(torch.int16)
     assert (same | near.isnan()).all()
     assert output[0][near.isnan()].isnan().all()
@@ -424,7 +424,7 @@ def assert_gradients(case: Case, surrogate: Surrogate, parts: str = "output v i 
     """Equal bits. Those of a coefficient that many neurons share are the sums, in float64, of those of each neuron:
     the reference would add them in float32, in whatever order torch takes."""
     expected = gradients_of(case, reference, surrogate, parts)
-    found = gradients_of(case, compiled, surrogate, parts)
+    found = gradients_of(case, native, surrogate, parts)
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         ours = found[name]
@@ -461,16 +461,16 @@ def test_gradients_of_many_tiles(threads: int) -> None:
 def test_gradients_do_not_depend_on_threads() -> None:
     case = some(Kind("CubaLIF"), shape=(5000,), mode="scalar")
     torch.set_num_threads(1)
-    one = gradients_of(case, compiled, SILENT)
+    one = gradients_of(case, native, SILENT)
     torch.set_num_threads(2)
-    two = gradients_of(case, compiled, SILENT)
+    two = gradients_of(case, native, SILENT)
     for name, gradient in one.items():
         assert torch.equal(gradient, two[name]), name
 
 
 def test_gradients_of_gradients_are_refused() -> None:
     branches, c, state = leaves_of(some(Kind("LIF")))
-    output, _, _ = compiled.neuron(branches, c, state, SILENT)
+    output, _, _ = native.neuron(branches, c, state, SILENT)
     gradient = torch.autograd.grad(output.square().sum(), branches, create_graph=True)[0]
     with pytest.raises(RuntimeError, match="neuron_backward"):
         gradient.sum().backward()
@@ -481,7 +481,7 @@ def test_compiles_without_graph_breaks() -> None:
     branches, c, state = leaves_of(case)
 
     def run(branches: list[Tensor]) -> tuple[Tensor, Tensor]:
-        output, after, _ = compiled.neuron([compiled.branch_sum(branches), branches[0]], c, state, SILENT)
+        output, after, _ = native.neuron([native.branch_sum(branches), branches[0]], c, state, SILENT)
         return output, after.v
 
     def results(function: Any) -> list[Tensor]:
@@ -503,7 +503,7 @@ def test_branch_sum(dtype: torch.dtype, layout: str) -> None:
         case = some(Kind("LI"), dtype=dtype, layout=layout, branches=count, shape=shape, batch=batch)
         branches = branches_of(case, numbers(case))
         expected = reference.branch_sum([b.float() for b in branches])
-        assert_equal(compiled.branch_sum(branches), expected, case)
+        assert_equal(native.branch_sum(branches), expected, case)
         counts["branch_sum"] += 1
         for how in LAYOUTS[:4]:
             out = lay_out(torch.zeros(expected.shape), how)
@@ -521,7 +521,7 @@ def test_gradients_of_branch_sum(layout: str) -> None:
         ours = [b.requires_grad_() for b in branches_of(case, draw)]
         theirs = [b.detach().requires_grad_() for b in ours]
         toward = torch.from_numpy(draw.normal(0, 1, ours[0].shape).astype(np.float32))
-        found = torch.autograd.grad(compiled.branch_sum(ours), ours, toward)
+        found = torch.autograd.grad(native.branch_sum(ours), ours, toward)
         expected = torch.autograd.grad(reference.branch_sum([b.float() for b in theirs]), theirs, toward)
         for number, gradient in enumerate(expected):
             assert_equal(found[number], gradient, number, case)
@@ -532,18 +532,18 @@ def test_outputs_may_take_the_place_of_a_branch() -> None:
     case = some(Kind("LIF"), shape=(300,), branches=3)
     draw = numbers(case)
     branches, c, state = branches_of(case, draw), coefficients_of(case, draw), state_of(case, draw)
-    expected, _, _ = compiled.neuron(branches, c, state, SILENT)
-    total = compiled.branch_sum(branches)
+    expected, _, _ = native.neuron(branches, c, state, SILENT)
+    total = native.branch_sum(branches)
     for place in range(3):
         own = [b.clone() for b in branches]
-        compiled.neuron_out(own, c, NeuronState(state.v.clone()), own[place])
+        native.neuron_out(own, c, NeuronState(state.v.clone()), own[place])
         assert torch.equal(own[place], expected)
         own = [b.clone() for b in branches]
         torch.ops.neurocuda.branch_sum.out(own, out=own[place])
         assert torch.equal(own[place], total)
     alone = branches[0].clone()
-    expected, _, _ = compiled.neuron([alone], c, state, SILENT)
-    compiled.neuron_out([alone], c, NeuronState(state.v.clone()), alone)
+    expected, _, _ = native.neuron([alone], c, state, SILENT)
+    native.neuron_out([alone], c, NeuronState(state.v.clone()), alone)
     assert torch.equal(alone, expected)
 
 
@@ -551,9 +551,9 @@ def test_a_tensor_written_over_is_missed_by_autograd() -> None:
     c = NeuronCoefficients(*[torch.ones(())] * 3)
     x, out, leaf = torch.rand(4, 1, 3), torch.rand(4, 1, 3), torch.rand(4, 1, 3, requires_grad=True)
     for write in (
-        lambda: compiled.neuron_out([x], c, NeuronState(torch.zeros(1, 3)), out),
+        lambda: native.neuron_out([x], c, NeuronState(torch.zeros(1, 3)), out),
         lambda: torch.ops.neurocuda.branch_sum.out([x], out=out),
-        lambda: compiled.neuron_out([x], c, NeuronState(torch.zeros(1, 3)), torch.empty_like(x), {"v": out}),
+        lambda: native.neuron_out([x], c, NeuronState(torch.zeros(1, 3)), torch.empty_like(x), {"v": out}),
     ):
         product = leaf * out  # saves `out`
         write()
@@ -566,11 +566,11 @@ def test_memory_that_overlaps_is_refused() -> None:
     c = NeuronCoefficients(*[torch.ones(())] * 3)
     memory = torch.zeros(12, 1, 4)
     with pytest.raises(RuntimeError, match=r"overlap|memory location"):
-        compiled.neuron_out([memory[:8]], c, NeuronState(torch.zeros(1, 4)), memory[4:])
+        native.neuron_out([memory[:8]], c, NeuronState(torch.zeros(1, 4)), memory[4:])
     with pytest.raises(RuntimeError, match=r"overlap|memory location"):
-        compiled.neuron_out([memory[:8]], c, NeuronState(memory[0]), torch.empty(8, 1, 4))
+        native.neuron_out([memory[:8]], c, NeuronState(memory[0]), torch.empty(8, 1, 4))
     with pytest.raises(RuntimeError, match=r"overlap|memory location"):
-        compiled.neuron_out([memory[:8]], c, NeuronState(torch.zeros(1, 4)), torch.zeros(()).expand(8, 1, 4))
+        native.neuron_out([memory[:8]], c, NeuronState(torch.zeros(1, 4)), torch.zeros(()).expand(8, 1, 4))
 
 
 @on_each_device
@@ -579,14 +579,14 @@ def test_no_steps_and_no_neurons() -> None:
     for shape in ((0, 2, 3), (4, 0, 3), (4, 2, 0)):
         x = torch.zeros(shape, requires_grad=True)
         v = torch.rand(shape[1:], requires_grad=True)
-        output, state, _ = compiled.neuron([x], c, NeuronState(v), SILENT)
+        output, state, _ = native.neuron([x], c, NeuronState(v), SILENT)
         assert output.shape == shape
         assert torch.equal(state.v, v)
         to_x, to_v = torch.autograd.grad(output.sum() + state.v.sum(), [x, v])
         assert to_x.shape == shape
         assert torch.equal(to_v, torch.ones_like(v))
-        assert compiled.branch_sum([x, x]).shape == shape
-        assert compiled.unpack_spikes(compiled.pack_spikes(x.detach()), shape[1:]).shape == shape
+        assert native.branch_sum([x, x]).shape == shape
+        assert native.unpack_spikes(native.pack_spikes(x.detach()), shape[1:]).shape == shape
 
 
 @on_each_device
@@ -597,13 +597,13 @@ def test_spikes_as_bits_and_back(size: int, dtype: torch.dtype) -> None:
     for layout in LAYOUTS[:5]:
         spikes = torch.from_numpy(draw.random((3, 2, size)) < 0.4).to(dtype)
         spikes = lay_out(spikes, layout) if layout != "constant" else spikes[:1].expand(4, -1, -1)
-        bits = compiled.pack_spikes(spikes)
+        bits = native.pack_spikes(spikes)
         rows = spikes.flatten(1).bool().numpy()
         assert_equal(bits, torch.from_numpy(np.packbits(rows, axis=1, bitorder="little")), layout)
-        assert_equal(compiled.unpack_spikes(bits, (2, size), dtype), spikes, layout)
+        assert_equal(native.unpack_spikes(bits, (2, size), dtype), spikes, layout)
         wide = torch.zeros(bits.shape[0], bits.shape[1] + 3, dtype=torch.uint8)
         wide[:, 1:-2] = bits
-        assert_equal(compiled.unpack_spikes(wide[:, 1:-2], (2, size), dtype), spikes, layout)
+        assert_equal(native.unpack_spikes(wide[:, 1:-2], (2, size), dtype), spikes, layout)
         out = lay_out(torch.ones_like(spikes.contiguous()), "sliced")
         torch.ops.neurocuda.unpack_spikes.out(bits, out=out)
         assert_equal(out, spikes, layout)
@@ -634,8 +634,8 @@ def test_arguments_that_do_not_fit_are_named() -> None:
         (lambda: neuron([x], v, None, *c, None, None, one, one, many=True, dtype=torch.bool), "does not fit in bool"),
         (lambda: neuron.out([x], v, None, *c, *nothing, out=x[:2]), r"expected out of shape \[4, 2, 3\]"),
         (lambda: neuron.out([x], v, None, *c, *nothing, out=x, trace_i=x.clone()), "no current to trace"),
-        (lambda: compiled.unpack_spikes(torch.zeros(4, 2, dtype=torch.uint8), [3]), "expected bits in uint8"),
-        (lambda: compiled.pack_spikes(x.long()), "found int64"),
+        (lambda: native.unpack_spikes(torch.zeros(4, 2, dtype=torch.uint8), [3]), "expected bits in uint8"),
+        (lambda: native.pack_spikes(x.long()), "found int64"),
     ]  # fmt: skip
     for call, message in refused:
         with pytest.raises(ValueError, match=message):
@@ -663,11 +663,11 @@ def test_results_larger_than_the_caches(neurons: int, threads: int) -> None:
     )
     try:
         torch.set_num_threads(threads)
-        whole, state, _ = compiled.neuron([x], c, NeuronState(torch.zeros(1, neurons)), Surrogate())
+        whole, state, _ = native.neuron([x], c, NeuronState(torch.zeros(1, neurons)), Surrogate())
     finally:
         torch.set_num_threads(before)
     for start in range(0, neurons, 250_000):
         part = x[..., start : start + 250_000].contiguous()
-        owed, after, _ = compiled.neuron([part], c, NeuronState(torch.zeros(1, part.shape[-1])), Surrogate())
+        owed, after, _ = native.neuron([part], c, NeuronState(torch.zeros(1, part.shape[-1])), Surrogate())
         assert torch.equal(whole[..., start : start + 250_000], owed), start
         assert torch.equal(state.v[..., start : start + 250_000], after.v), start

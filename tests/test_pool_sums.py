@@ -10,8 +10,8 @@ from make_nir import graph, input_, neuron, numbers, output
 from oracle import run
 
 from neurocuda.graph import Graph
-from neurocuda.graph.build import build
-from neurocuda.pool_sums import with_sums
+from neurocuda.graph.builder import build
+from neurocuda.quantization.fold_pools import with_sums
 
 AREAS = 36
 """What all pools together divide by at most, in the weights here: multiples of it, so that all quotients are whole."""

@@ -16,7 +16,7 @@ from drawn import INSTRUCTIONS, assert_equal, assert_same_gradients, inputs, nor
 from make_nir import numbers
 from torch import Tensor
 
-from neurocuda.ops import backends, compiled, reference
+from neurocuda.ops import backends, native, reference
 
 pytestmark = pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
 
@@ -84,7 +84,7 @@ def test_equal_bits(case: Pool) -> None:
         expected = getattr(reference, name)(x.float(), *case.how)
         for threads in (1, 2):
             with settings(threads):
-                found = getattr(compiled, name)(x, *case.how)
+                found = getattr(native, name)(x, *case.how)
                 outs = [torch.full_like(expected, torch.nan, memory_format=torch.contiguous_format)]
                 outs.append(outs[0].contiguous(memory_format=torch.channels_last))
                 for out in outs:
@@ -106,7 +106,7 @@ def test_many_images_share_the_threads(how: tuple[tuple[int, int], ...], layout:
     x = lay_out(inputs(draw, 0.1, torch.float32, 67, 16, 33, 32), layout)
     for name, threads in itertools.product(NAMES, (1, 2, 3)):
         with settings(threads):
-            assert_equal(getattr(compiled, name)(x, *how), getattr(reference, name)(x, *how), name, threads)
+            assert_equal(getattr(native, name)(x, *how), getattr(reference, name)(x, *how), name, threads)
 
 
 @on_each_device
@@ -117,7 +117,7 @@ def test_values_that_are_not_numbers() -> None:
     for case, name, layout in itertools.product(CASES, NAMES, LAYOUTS[:2]):
         if min(x.shape[2:]) < max(case.kernel):
             continue
-        found = getattr(compiled, name)(lay_out(x, layout), *case.how)
+        found = getattr(native, name)(lay_out(x, layout), *case.how)
         expected = getattr(reference, name)(x, *case.how)
         assert torch.equal(found.isnan(), expected.isnan()), case
         assert_equal(bits(found[~found.isnan()]), bits(expected[~found.isnan()]), case)
@@ -132,7 +132,7 @@ def test_subnormal_numbers_are_kept(threads: int) -> None:
         assert 0 < expected.abs().max() < torch.finfo(torch.float32).tiny
         for layout in LAYOUTS[:2]:
             with settings(threads, flush=True):
-                found = getattr(compiled, name)(lay_out(x, layout), *case.how)
+                found = getattr(native, name)(lay_out(x, layout), *case.how)
             assert torch.equal(bits(found), bits(expected)), (case, name, layout)
 
 
@@ -144,7 +144,7 @@ def test_gradients(case: Pool, layout: str) -> None:
     for name, dtype in itertools.product(NAMES, (torch.float32, torch.float16)):
         x = lay_out(inputs(draw, "real", dtype, *case.x), layout)
         ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
-        found = getattr(compiled, name)(ours, *case.how)
+        found = getattr(native, name)(ours, *case.how)
         expected = getattr(reference, name)(theirs.float(), *case.how)
         weight = normal(draw, *expected.shape)
         (found * weight).sum().backward()
@@ -156,7 +156,7 @@ def test_gradients(case: Pool, layout: str) -> None:
 
 def test_gradients_of_gradients() -> None:
     x = torch.rand(1, 2, 5, 6, requires_grad=True)
-    (first,) = torch.autograd.grad(compiled.avg_pool2d(x, (2, 3), (1, 2), (1, 0)).pow(3).sum(), x, create_graph=True)
+    (first,) = torch.autograd.grad(native.avg_pool2d(x, (2, 3), (1, 2), (1, 0)).pow(3).sum(), x, create_graph=True)
     (wanted,) = torch.autograd.grad(reference.avg_pool2d(x, (2, 3), (1, 2), (1, 0)).pow(3).sum(), x, create_graph=True)
     found, expected = (torch.autograd.grad(value.pow(2).sum(), x)[0] for value in (first, wanted))
     torch.testing.assert_close(found, expected)

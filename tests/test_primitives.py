@@ -11,7 +11,7 @@ from comparison import assert_as_oracle
 from devices import here, networks_on_each_device
 from make_nir import Node, affine, conv1d, conv2d, delay, graph, input_, linear, numbers, scale, signal, threshold
 
-from neurocuda.ops import integer
+from neurocuda.ops import int8
 
 pytestmark = networks_on_each_device
 
@@ -128,5 +128,5 @@ def test_a_layer_of_more_than_the_limit_is_left_to_the_library() -> None:
     raw = graph("input>n", input=input_(1100), n=on_grid(linear(1000, 1100)))
     net = assert_as_oracle(raw, {"input": signal(2, 1, 1100)}, {})
     how = {entry.node.name: entry.how for stage in net.schedule.stages for entry in stage.nodes}["n"]
-    gains = integer.gains("cpu") or integer.gains("cuda")
+    gains = int8.gains("cpu") or int8.gains("cuda")
     assert how == ("integer" if gains else "library")  # its weights are proved to be whole numbers

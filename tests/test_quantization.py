@@ -24,10 +24,10 @@ from test_pool_sums import average
 
 import neurocuda
 from neurocuda import ArgumentError, Discretization, Graph, quantize
+from neurocuda.compiler.grids import InputGrid
 from neurocuda.graph import WEIGHTED, Node, soft_resets
-from neurocuda.graph.build import build
-from neurocuda.grids import InputGrid
-from neurocuda.quantization import input_grid
+from neurocuda.graph.builder import build
+from neurocuda.quantization.quantize import input_grid
 
 RNG = np.random.default_rng(29)
 

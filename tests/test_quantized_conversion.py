@@ -15,9 +15,9 @@ from torch import nn
 
 import neurocuda
 from neurocuda import SNN, ArgumentError, NeuroCUDAWarning
-from neurocuda.convert.spiking import as_rectifiers
-from neurocuda.exactness import certify
-from neurocuda.grids import InputGrid
+from neurocuda.compiler.exactness import certify
+from neurocuda.compiler.grids import InputGrid
+from neurocuda.convert.relu_to_spiking import as_rectifiers
 
 FAST: dict[str, Any] = {"percentile": 99.5, "timesteps": 16, "report": False}
 

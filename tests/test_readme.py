@@ -10,7 +10,7 @@ import torch
 from digit_models import digits, trained
 
 from neurocuda import Discretization
-from neurocuda.discretization import PRESETS
+from neurocuda.discretization.settings import PRESETS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

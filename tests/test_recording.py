@@ -15,8 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, compiled, recording
-from neurocuda.ops.recording import Recorder, recordable
+from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, native
+from neurocuda.runtime.capture import tape
+from neurocuda.runtime.capture.call_cache import Recorder
+from neurocuda.runtime.guards import recordable
 
 pytestmark = pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
 
@@ -67,7 +69,7 @@ def populations(given: list[Tensor]) -> list[Tensor]:
     membrane = NeuronCoefficients(*[torch.tensor(c) for c in (0.5, 1.0, 0.0)])
 
     def run(branches: list[Tensor], c: NeuronCoefficients, v: Tensor) -> tuple[Tensor, Tensor]:
-        output, state, _ = compiled.neuron(branches, c, NeuronState(v), Surrogate())
+        output, state, _ = native.neuron(branches, c, NeuronState(v), Surrogate())
         return output, state.v
 
     x = given[0].reshape(2, 1, 4)
@@ -332,6 +334,6 @@ def test_a_recording_leaves_nothing_to_the_collector_of_cycles() -> None:
         with torch.no_grad():
             for _ in range(4):
                 recorder.run("matrix", matrix, [torch.randn(3, 4), torch.randn(3, 3)])
-        assert not [held for held in gc.get_objects() if type(held) is recording._Recording]
+        assert not [held for held in gc.get_objects() if type(held) is tape._Recording]
     finally:
         gc.enable()

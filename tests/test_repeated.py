@@ -15,9 +15,10 @@ from stateful import busy, drive, network
 from torch import Tensor
 
 import neurocuda
-from neurocuda import Executor, State, derived
+from neurocuda import Executor, State
 from neurocuda.errors import ArgumentError
 from neurocuda.ops import backends
+from neurocuda.runtime import operands
 
 pytestmark = pytest.mark.skipif(
     not backends.serves(backends.backends()["cpu"]), reason="no compiled operators, which do the asking"
@@ -31,7 +32,7 @@ class LookedAt(Exception):
 @pytest.fixture
 def again(monkeypatch: pytest.MonkeyPatch) -> Executor:
     """A network that can only repeat its last calls, with a state that is left and without, which were from a state."""
-    monkeypatch.setattr(derived, "alone_on", lambda device, inputs: not torch.is_grad_enabled())
+    monkeypatch.setattr(operands, "alone_on", lambda device, inputs: not torch.is_grad_enabled())
     net = network(busy(), chunk=7)
     captured(net, monkeypatch)
     with torch.no_grad():
@@ -122,7 +123,7 @@ def test_everything_else_goes_the_long_way(again: Executor, name: str) -> None:
 
 @torch.no_grad()
 def test_graphs_come_back_where_they_were_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(derived, "alone_on", lambda device, inputs: True)
+    monkeypatch.setattr(operands, "alone_on", lambda device, inputs: True)
     net = network(busy(), chunk=7)
     device = captured(net, monkeypatch)
     for graphs, replays in ((False, 0), (True, 1)):
@@ -140,7 +141,7 @@ def alone() -> Raw:
 
 @torch.no_grad()
 def test_one_operator_is_made_again_without_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(derived, "alone_on", lambda device, inputs: not torch.is_grad_enabled())
+    monkeypatch.setattr(operands, "alone_on", lambda device, inputs: not torch.is_grad_enabled())
     net = network(alone())
     device = captured(net, monkeypatch)
     called: list[int] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neurocuda.rounding import near, on_grid, on_step, steps_of
+from neurocuda.quantization.rounding import near, on_grid, on_step, steps_of
 
 RNG = np.random.default_rng(17)
 

@@ -18,15 +18,16 @@ from strategies import Case, cases
 from test_resnet import DT, nir_graph, weights
 
 import neurocuda
-from neurocuda import Discretization, Executor, spans
-from neurocuda.ops import backends, compiled
+from neurocuda import Discretization, Executor
+from neurocuda.compiler import tiling
+from neurocuda.ops import backends, native
 
 
 @given(cases(), st.sampled_from([1, 3, 40, 2**10]))
 def test_pieces_of_any_length_equal_the_oracle(case: Case, piece: int) -> None:
     net = Executor(graph_of(case.raw), Discretization(**case.discretization))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spans, "PIECE", piece)
+        patch.setattr(tiling, "PIECE", piece)
         found = recorded(net, case.x)
     assert_equal(found, told(case.expected), order_of(net), f"piece {piece}\n{net}\n{net.graph}")
 
@@ -37,8 +38,8 @@ def test_spans_cover_every_stage_once_and_in_order(
 ) -> None:
     lowered = Executor(graph_of(case.raw), Discretization(**case.discretization)).schedule
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spans, "PIECE", piece)
-        found = spans.spans(lowered, batch, steps, threads, alone=alone)
+        patch.setattr(tiling, "PIECE", piece)
+        found = tiling.spans(lowered, batch, steps, threads, alone=alone)
     assert [number for span in found for number in span.stages] == list(range(len(lowered.stages)))
     for span in found:
         assert 1 <= span.steps <= steps
@@ -49,13 +50,13 @@ def test_spans_cover_every_stage_once_and_in_order(
 @given(st.integers(1, 2000), st.integers(1, 64), st.integers(1, 10_000), st.sampled_from([None, 1, 7, 40]))
 def test_chunks_are_even_and_as_long_as_a_device_likes(steps: int, batch: int, wide: int, asked: int | None) -> None:
     lowered = network(chain({"a": node("IF"), "b": node("IF")}, (wide,))).schedule
-    on = {place: spans.steps_of_chunk(lowered, asked, steps, batch, torch.device(place)) for place in ("cpu", "cuda")}
-    for length, at_once in zip(on.values(), (spans.AT_ONCE, spans.ON_GPU), strict=True):
-        if asked is not None or steps <= spans.CHUNK:
-            assert length == (asked or spans.CHUNK)
+    on = {place: tiling.steps_of_chunk(lowered, asked, steps, batch, torch.device(place)) for place in ("cpu", "cuda")}
+    for length, at_once in zip(on.values(), (tiling.AT_ONCE, tiling.ON_GPU), strict=True):
+        if asked is not None or steps <= tiling.CHUNK:
+            assert length == (asked or tiling.CHUNK)
             continue
-        assert 2 * length >= spans.CHUNK
-        assert length * wide * batch <= max(at_once, spans.CHUNK * wide * batch)
+        assert 2 * length >= tiling.CHUNK
+        assert length * wide * batch <= max(at_once, tiling.CHUNK * wide * batch)
         chunks = -(-steps // length)
         assert chunks * length - steps < chunks, "all nearly of one length"
 
@@ -64,21 +65,21 @@ def test_a_resnet_runs_wide_layers_in_pieces_and_heavy_ones_whole() -> None:
     lowered = neurocuda.load(nir_graph(weights()), Discretization(dt=DT)).schedule
 
     def by_node(threads: int) -> dict[str, int]:
-        found = spans.spans(lowered, 4, 8, threads)
+        found = tiling.spans(lowered, 4, 8, threads)
         return {e.node.name: span.steps for span in found for n in span.stages for e in lowered.stages[n].nodes}
 
     one, two = by_node(1), by_node(2)
-    assert one["layer1.0.conv1"] == one["layer1.1.if2"] == spans.PIECE // (4 * 64 * 32 * 32)
+    assert one["layer1.0.conv1"] == one["layer1.1.if2"] == tiling.PIECE // (4 * 64 * 32 * 32)
     assert one["layer4.0.conv1"] == one["layer4.1.if2"] == 8
     for threads, piece in ((1, 2), (2, 4)):
-        found = [span.steps for span in spans.spans(lowered, 4, 8, threads)]
+        found = [span.steps for span in tiling.spans(lowered, 4, 8, threads)]
         assert found == [8, piece, 8], "what two pieces would hold is not cut again"
-        alone = [(span.steps, span.samples) for span in spans.spans(lowered, 4, 8, threads, alone=True)]
+        alone = [(span.steps, span.samples) for span in tiling.spans(lowered, 4, 8, threads, alone=True)]
         assert alone == [(8, 4), (8, threads), (8, 4)], "without a state that is left, a sample for each thread"
     assert two["layer1.0.conv1"] == 2 * one["layer1.0.conv1"], "each thread has its part of a piece in its cache"
-    big = spans.spans(lowered, 512, 8)
+    big = tiling.spans(lowered, 512, 8)
     assert {span.steps for span in big} == {1}, "with many samples, a step has frames enough for every layer"
-    few = {span.samples for span in spans.spans(lowered, 512, 8, alone=True)}
+    few = {span.samples for span in tiling.spans(lowered, 512, 8, alone=True)}
     assert max(few) < 128, "and so have some of them over all steps"
 
 
@@ -116,7 +117,7 @@ def test_a_soft_reset_that_hears_of_the_step_before_runs_whole(options: dict[str
     x = {"input": signal(9, 2, 1, 2, 3) * 2}
     net = Executor(graph_of(raw), Discretization(dt=1e-4, **options))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spans, "PIECE", 20)
+        patch.setattr(tiling, "PIECE", 20)
         found = recorded(net, x)
     expected = oracle.run(raw, x, {"dt": 1e-4, **options})
     assert_equal(found, told(expected), order_of(net), f"{net}\n{net.graph}")
@@ -129,9 +130,9 @@ def test_weights_are_packed_once_for_all_pieces(frozen: bool, packings: int, mon
         "input>a a>n n>output", input=input_(2, 9, 9), a=conv(4, 2), n=neuron("IF", 4, 9, 9), output=output(4, 9, 9)
     )
     net, packed = Executor(graph_of(raw), frozen=frozen), []
-    pack = compiled.pack
-    monkeypatch.setattr(compiled, "pack", lambda weight, groups: (packed.append(1), pack(weight, groups))[1])
-    monkeypatch.setattr(spans, "PIECE", 700)
+    pack = native.pack
+    monkeypatch.setattr(native, "pack", lambda weight, groups: (packed.append(1), pack(weight, groups))[1])
+    monkeypatch.setattr(tiling, "PIECE", 700)
     x = torch.from_numpy(signal(6, 2, 2, 9, 9))
     with torch.no_grad():
         found = [net(x)[0] for _ in range(4)]

@@ -8,7 +8,7 @@ import torch
 from rectified_graphs import network, values
 
 from neurocuda import ArgumentError, Discretization, Executor, Graph, Node
-from neurocuda.convert.spiking import SPIKES, as_rectifiers, spiking
+from neurocuda.convert.relu_to_spiking import SPIKES, as_rectifiers, spiking
 
 RNG = np.random.default_rng(3)
 INPUT = {"type": "Input", "shape": np.array([3, 6, 6])}

@@ -14,7 +14,7 @@ from devices import on_each_device
 from drawn import assert_equal, leaves, settings
 from torch import Tensor
 
-from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, compiled, reference
+from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, native, reference
 
 pytestmark = pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
 
@@ -73,7 +73,7 @@ def test_a_silent_population_decays_as_the_reference(recurrent: bool, synapse: s
         assert 0 < value.abs().min() < TINY, "it has to reach the subnormal numbers"
     samples, copies = (4, 1) if recurrent else (1, 256)  # enough for two threads to share
     for flush, threads in itertools.product((False, True), (1, 2)):
-        found = under(flush, threads, lambda: decayed(compiled, recurrent, synapse, samples, copies))
+        found = under(flush, threads, lambda: decayed(native, recurrent, synapse, samples, copies))
         for name, ours, theirs in zip(("end", "end", "gradient", "gradient"), found, expected, strict=False):
             assert_equal(ours, theirs.repeat(samples, copies), name, flush, threads)
 
@@ -98,7 +98,7 @@ def gradients_of_one(module: Any, recurrent: bool) -> list[Tensor]:
 def test_subnormal_inputs_and_gradients(recurrent: bool) -> None:
     expected = gradients_of_one(reference, recurrent)
     for flush in (False, True):
-        found = under(flush, 1, lambda: gradients_of_one(compiled, recurrent))
+        found = under(flush, 1, lambda: gradients_of_one(native, recurrent))
         for number, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
             assert_equal(ours, theirs, number, flush)
 
@@ -107,5 +107,5 @@ def test_subnormal_inputs_and_gradients(recurrent: bool) -> None:
 def test_subnormal_sums_of_branches() -> None:
     expected = reference.branch_sum([SMALL, SMALL])
     for flush in (False, True):
-        (found,) = under(flush, 1, lambda: [compiled.branch_sum([SMALL, SMALL])])
+        (found,) = under(flush, 1, lambda: [native.branch_sum([SMALL, SMALL])])
         assert_equal(found, expected, flush)

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from torchvision_models import with_statistics
 
 from neurocuda import Graph
-from neurocuda.convert.rectified import evaluate, rectifiers
-from neurocuda.convert.trace import trace
+from neurocuda.convert.relu_network import evaluate, rectifiers
+from neurocuda.convert.tracing.tracer import trace
 from neurocuda.errors import ArgumentError
-from neurocuda.graph.fields import PRIMITIVES
+from neurocuda.graph.primitives import PRIMITIVES
 
 EXACT = 1e-9
 """Relative to the largest output: float64 sums in another order, through at most 121 layers."""

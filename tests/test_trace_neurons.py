@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from neurocuda import Discretization, Executor
 from neurocuda import nn as spiking
-from neurocuda.convert.trace import trace
+from neurocuda.convert.tracing.tracer import trace
 from neurocuda.nn import PerStep
 
 DT = 1e-4

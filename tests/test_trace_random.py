@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision_models import with_statistics
 
-from neurocuda.convert.rectified import evaluate
-from neurocuda.convert.trace import trace
+from neurocuda.convert.relu_network import evaluate
+from neurocuda.convert.tracing.tracer import trace
 
 KINDS = (
     "conv grouped pointwise bn bn relu relu relu relu_ relu6 add add iadd sub scale shift cat cat "

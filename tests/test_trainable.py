@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from neurocuda import ArgumentError, Graph, Node, Surrogate, convert, use_backend
 from neurocuda.convert.snn import SNN
-from neurocuda.convert.trainable import Trainable
+from neurocuda.convert.training.trainable import Trainable
 from neurocuda.ops.pointwise import convolve
 
 HOW = Surrogate("triangle", 1.0)

@@ -23,7 +23,7 @@ from triton.compiler import ASTSource
 
 from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate
 from neurocuda.ops import triton as ops
-from neurocuda.ops.triton import bits, neurons, ordered, pool2d, recurrent
+from neurocuda.ops.triton import neuron, ordered, pool2d, recurrent, spike_bits
 
 Launch = tuple[Any, tuple[object, ...], dict[str, Any]]
 NAMES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "uint8": "u8", "bool": "u1", "int64": "i64"}
@@ -38,7 +38,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
     def keep(kernel: Any, programs: int, device: torch.device, *arguments: object, **constants: Any) -> None:
         found.append((kernel, arguments, constants))
 
-    for module in (bits, neurons, ordered, pool2d, recurrent):
+    for module in (spike_bits, neuron, ordered, pool2d, recurrent):
         monkeypatch.setattr(module, "launch", keep)
     return found
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from neurocuda import UnsupportedModuleError
 from neurocuda import nn as spiking
-from neurocuda.convert.trace import trace
+from neurocuda.convert.tracing.tracer import trace
 from neurocuda.errors import ArgumentError
 
 

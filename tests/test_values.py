@@ -13,7 +13,7 @@ from stateful import busy, drive, network
 from torch import Tensor
 
 from neurocuda.errors import ArgumentError
-from neurocuda.ops import backends, compiled, reference
+from neurocuda.ops import backends, native, reference
 
 pytestmark = pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
 
@@ -29,37 +29,37 @@ def test_every_number_that_is_not_finite_is_found(dtype: torch.dtype, device: to
     for size in SIZES:
         x = torch.linspace(-3, 3, size).to(device, dtype)
         x[: size // 2] = torch.finfo(dtype).max
-        assert compiled.all_finite(x)
+        assert native.all_finite(x)
         assert size == 0 or reference.all_finite(x)
         for place in places(x):
             for wrong in (math.nan, math.inf, -math.inf):
                 y = x.clone()
                 y[place] = wrong
-                assert not compiled.all_finite(y), (size, place, wrong)
-                assert not compiled.all_finite(y[place:]), (size, place, wrong)
-                assert compiled.all_finite(y[place + 1 :])
+                assert not native.all_finite(y), (size, place, wrong)
+                assert not native.all_finite(y[place:]), (size, place, wrong)
+                assert native.all_finite(y[place + 1 :])
 
 
 def test_strides_hide_nothing_and_show_nothing_else(device: torch.device) -> None:
     x = torch.ones(6, 7, 8, device=device)
     x[:, :, 3] = math.nan
-    assert not compiled.all_finite(x.transpose(0, 2))
-    assert compiled.all_finite(x[..., ::2])
-    assert not compiled.all_finite(x[..., 1::2])
-    assert not compiled.all_finite(x[0, 0, 3].expand(5, 5))
+    assert not native.all_finite(x.transpose(0, 2))
+    assert native.all_finite(x[..., ::2])
+    assert not native.all_finite(x[..., 1::2])
+    assert not native.all_finite(x[0, 0, 3].expand(5, 5))
 
 
 def test_several_signals_are_asked_about_at_once(device: torch.device) -> None:
     fine = [torch.ones(n, device=device) for n in (1, 30, 400)]
-    assert compiled.ask_finite(fine)()
-    assert compiled.ask_finite([])()
+    assert native.ask_finite(fine)()
+    assert native.ask_finite([])()
     wrong = torch.full((3,), math.inf, device=device)
     for place in range(4):
-        assert not compiled.ask_finite([*fine[:place], wrong, *fine[place:]])()
-    answers = [compiled.ask_finite([x]) for x in (*fine, wrong, *fine)]
+        assert not native.ask_finite([*fine[:place], wrong, *fine[place:]])()
+    answers = [native.ask_finite([x]) for x in (*fine, wrong, *fine)]
     assert [answer() for answer in answers] == [True, True, True, False, True, True, True]
     assert [answers[3]() for _ in range(3)] == [False] * 3, "it may be asked for again"
-    compiled.ask_finite([wrong])  # nobody waits for it
+    native.ask_finite([wrong])  # nobody waits for it
 
 
 def test_bits_are_compared_wherever_they_lie(device: torch.device) -> None:
@@ -118,7 +118,7 @@ def test_a_gpu_is_waited_for_after_everything_is_launched(monkeypatch: pytest.Mo
         order.append("launched")
         replay(*how)
 
-    monkeypatch.setattr(compiled, "ask_finite", ask)
+    monkeypatch.setattr(native, "ask_finite", ask)
     monkeypatch.setattr(graphs, "replay", launch)
     with torch.no_grad():
         for _ in range(3):

@@ -17,8 +17,9 @@ from nir_files import write_raw
 from torch import Tensor
 
 import neurocuda
-from neurocuda import ArgumentError, Discretization, Executor, GraphError, State, verification
-from neurocuda.verification import (
+from neurocuda import ArgumentError, Discretization, Executor, GraphError, State
+from neurocuda import verify as verification
+from neurocuda.verify import (
     Difference,
     drawn_input,
     first_difference,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from neurocuda.convert.calibrate import convert
-from neurocuda.convert.rectified import compute, in_order
+from neurocuda.convert.relu_network import compute, in_order
 from neurocuda.convert.snn import SNN
 from neurocuda.graph import Graph
 

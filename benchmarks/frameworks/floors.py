@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from benchmarks.problem import Candidate, Problem, Runner
 from neurocuda import load
-from neurocuda.certificate import Integers
-from neurocuda.exactness import certify
-from neurocuda.layers import convolution_pads
-from neurocuda.ops import integer
+from neurocuda.compiler.certificate import Integers
+from neurocuda.compiler.exactness import certify
+from neurocuda.ops import int8
+from neurocuda.runtime.layers import convolution_pads
 
 
 def candidates(problem: Problem) -> Iterable[Candidate]:
@@ -67,7 +67,7 @@ def _layers_alone(problem: Problem, layout: torch.memory_format) -> Runner:
 
 def integer_layers(problem: Problem) -> dict[str, Integers]:
     """The layers that are proved to be products of bytes, where this device gains by it."""
-    gains = integer.gains(problem.x.device.type)
+    gains = int8.gains(problem.x.device.type)
     proofs = certify(problem.graph, problem.discretization).proofs if gains else ()
     return {p.node: p.integers for p in proofs if p.integers is not None and p.type == "Conv2d"}
 
@@ -82,12 +82,12 @@ def _integers_alone(problem: Problem) -> Runner:
     for name, numbers in layers.items():
         node, step = problem.graph.nodes[name], 2.0**numbers.signal_step
         frames = (recordings[name]["input"].flatten(0, 1) / step).to(torch.uint8)
-        weight = integer.whole(torch.from_numpy(node.array("weight").astype("float32")), numbers.weight_steps)
+        weight = int8.whole(torch.from_numpy(node.array("weight").astype("float32")), numbers.weight_steps)
         if device.type == "cuda":
-            integer.laid_out(weight, step, device)
+            int8.laid_out(weight, step, device)
         calls.append(
             partial(
-                integer.convolution,
+                int8.convolution,
                 frames.contiguous(memory_format=torch.channels_last),
                 weight,
                 None,

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from benchmarks.problem import Candidate, Problem, Runner
 from neurocuda import Executor, State, Surrogate
-from neurocuda.discretization import coefficients, neuron_parameters
-from neurocuda.lowering import How
-from neurocuda.ops import NeuronState, compiled
+from neurocuda.compiler.lowering import How
+from neurocuda.discretization.coefficients import coefficients, neuron_parameters
+from neurocuda.ops import NeuronState, native
 from neurocuda.ops.backends import AVAILABLE, backends
 
 _FORCED: Mapping[str, Mapping[str, How]] = {
@@ -47,11 +47,11 @@ def _operator(problem: Problem, dtype: torch.dtype, packed: bool) -> Runner:
     rest = torch.zeros(problem.batch, *neuron.shape)
 
     def run() -> Tensor:
-        spikes, _, _ = compiled.neuron([problem.x], c, NeuronState(rest), Surrogate(), dtype=dtype, packed=packed)
+        spikes, _, _ = native.neuron([problem.x], c, NeuronState(rest), Surrogate(), dtype=dtype, packed=packed)
         return spikes
 
     def signals() -> dict[str, Tensor]:
-        spikes = compiled.unpack_spikes(run(), rest.shape) if packed else run().float()
+        spikes = native.unpack_spikes(run(), rest.shape) if packed else run().float()
         return {"": spikes, name: spikes}
 
     return Runner(run, signals)

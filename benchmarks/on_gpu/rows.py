@@ -15,8 +15,8 @@ from benchmarks.problem import Network, Problem
 from examples.digits.network import FILE as DIGITS_FILE
 from examples.digits.network import digits
 from neurocuda import Discretization, Graph, from_nir
+from neurocuda.compiler.lowering import multiply_adds
 from neurocuda.graph import NEURONS, WEIGHTED, Node
-from neurocuda.lowering import multiply_adds
 
 Draw = Callable[[Sequence[int]], Tensor]
 """An input of a shape."""

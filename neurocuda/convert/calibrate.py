@@ -19,18 +19,18 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional
 
-from neurocuda.convert.correction import corrected
+from neurocuda.convert.bias_correction import corrected
+from neurocuda.convert.calibration_data import Samples, take
+from neurocuda.convert.evaluate import difference, is_classes, measure
 from neurocuda.convert.progress import progress
-from neurocuda.convert.rectified import evaluate, rectifiers
-from neurocuda.convert.report import difference, is_classes, measure
-from neurocuda.convert.samples import Samples, take
+from neurocuda.convert.relu_network import evaluate, rectifiers
 from neurocuda.convert.snn import SNN, whole
 from neurocuda.convert.thresholds import ChannelHistograms, thresholds
-from neurocuda.convert.trace import trace
-from neurocuda.discretization import Discretization
+from neurocuda.convert.tracing.tracer import trace
+from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning
 from neurocuda.graph import Graph
-from neurocuda.quantization import checked_bits, input_grid
+from neurocuda.quantization.quantize import checked_bits, input_grid
 
 PERCENTILES = (96.0, 97.0, 98.0, 99.0, 99.5, 99.9)
 _TOLERANCE = 1e-3

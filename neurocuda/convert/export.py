@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import neurocuda
 from neurocuda.convert.snn import SNN
-from neurocuda.convert.trace import trace
-from neurocuda.discretization import Discretization
+from neurocuda.convert.tracing.tracer import trace
+from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning
 from neurocuda.graph import Graph, Node, soft_resets
 from neurocuda.graph.model import collapse
-from neurocuda.io import write
-from neurocuda.nir_executor import Executor
-from neurocuda.quantization import QUANTIZED
+from neurocuda.graph.serialization import write
+from neurocuda.quantization.quantize import QUANTIZED
+from neurocuda.runtime.nir_executor import Executor
+from neurocuda.version import __version__
 
 RESETS = ("loop", "if")
 
@@ -60,7 +60,7 @@ def to_nir(
 
 def metadata(d: Discretization) -> dict[str, object]:
     """What a file says of its origin. Of all this `load` looks at dt alone, to warn where another is asked."""
-    versions = {"neurocuda": neurocuda.__version__, "torch": str(torch.__version__), "nir": str(nir.version)}
+    versions = {"neurocuda": __version__, "torch": str(torch.__version__), "nir": str(nir.version)}
     return {"dt": d.dt, "discretization": asdict(d), "versions": versions}
 
 

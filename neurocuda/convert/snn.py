@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neurocuda.convert.correction import quantized
-from neurocuda.convert.spiking import spiking
-from neurocuda.discretization import Discretization
+from neurocuda.compiler.grids import InputGrid
+from neurocuda.convert.bias_correction import quantized
+from neurocuda.convert.relu_to_spiking import spiking
+from neurocuda.convert.report import Report
+from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError
 from neurocuda.graph import Graph
-from neurocuda.grids import InputGrid
-from neurocuda.nir_executor import Executor
-from neurocuda.quantization import Quantized
-
-if TYPE_CHECKING:
-    from neurocuda.convert.report import Report
+from neurocuda.quantization.quantize import Quantized
+from neurocuda.runtime.nir_executor import Executor
 
 _CHUNK = 32
 _VALUES = 2**28

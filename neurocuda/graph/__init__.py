@@ -1,6 +1,6 @@
 """The graph: flat, checked, shape-inferred, in canonical order."""
 
-from neurocuda.graph.build import build, from_nir
+from neurocuda.graph.builder import build, from_nir
 from neurocuda.graph.model import (
     NEURONS,
     SPIKE_PRODUCING,
@@ -14,7 +14,7 @@ from neurocuda.graph.model import (
     parameters_text,
     shape_text,
 )
-from neurocuda.graph.soft_reset import SoftReset, soft_resets
+from neurocuda.graph.patterns import SoftReset, soft_resets
 
 __all__ = [
     "NEURONS",

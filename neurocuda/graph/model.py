@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from neurocuda.graph.fields import SIGNAL_PARAMETERS, Value
+from neurocuda.graph.primitives import SIGNAL_PARAMETERS, Value
 
 Shape = tuple[int, ...]
 

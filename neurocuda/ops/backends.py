@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning
-from neurocuda.ops import compiled, reference
+from neurocuda.ops import native, reference
 
 AVAILABLE = "available"
 EMULATED = "emulated CUDA kernels, for tests"
@@ -217,7 +217,7 @@ def operators(device: torch.device) -> ModuleType:
         from neurocuda.ops import triton  # not before: it is not everywhere, and takes long to import
 
         return triton
-    return compiled if backend in ("cpu", "cuda") else reference
+    return native if backend in ("cpu", "cuda") else reference
 
 
 def _checked(name: str, where: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from neurocuda.ops.triton.signals import coefficients_at, even, read, sum_at, write
-from neurocuda.ops.triton.update import (
+from neurocuda.ops.triton.addressing import coefficients_at, even, read, sum_at, write
+from neurocuda.ops.triton.neuron_update import (
     MANY,
     NEVER,
     NO_SYNAPSE,

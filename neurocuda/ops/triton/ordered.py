@@ -19,7 +19,7 @@ from neurocuda.errors import ArgumentError
 from neurocuda.ops import reference
 from neurocuda.ops.pointwise import weight_gradient
 from neurocuda.ops.reference import Pads
-from neurocuda.ops.triton.signals import READABLE, launch, plain, read
+from neurocuda.ops.triton.addressing import READABLE, launch, plain, read
 
 _ROWS, _COLUMNS = 16, 64
 _PIXELS, _CHANNELS = 64, 16

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from neurocuda.errors import ArgumentError
 from neurocuda.ops import reference
-from neurocuda.ops.triton.signals import READABLE, launch, plain, read
+from neurocuda.ops.triton.addressing import READABLE, launch, plain, read
 
 _BLOCK = 256
 

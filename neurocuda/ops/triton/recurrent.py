@@ -15,9 +15,9 @@ from neurocuda.errors import ArgumentError
 from neurocuda.ops import reference
 from neurocuda.ops.coefficients import NeuronCoefficients, NeuronState
 from neurocuda.ops.surrogate import Surrogate
-from neurocuda.ops.triton.population import ARGUMENTS, COEFFICIENTS, Population, population_of
-from neurocuda.ops.triton.signals import coefficients_at, even, launch, odd, order_of, read
-from neurocuda.ops.triton.update import NO_SYNAPSE, update_neuron
+from neurocuda.ops.triton.addressing import coefficients_at, even, launch, odd, order_of, read
+from neurocuda.ops.triton.neuron_args import ARGUMENTS, COEFFICIENTS, Population, population_of
+from neurocuda.ops.triton.neuron_update import NO_SYNAPSE, update_neuron
 
 _SIZES = ["neurons", "groups", "size", "steps"]
 

@@ -1,0 +1,5 @@
+"""The `neurocuda` command."""
+
+from neurocuda.cli.app import main
+
+__all__ = ["main"]

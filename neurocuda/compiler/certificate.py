@@ -1,0 +1,101 @@
+"""`Certificate`: what is proved of the sums of a graph (`exactness`), as data and as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from neurocuda.compiler.grids import InputGrid
+
+
+@dataclass(frozen=True)
+class Integers:
+    """A layer as a product of whole numbers: signal 0 .. 255 in steps of 2^signal_step, weights -127 .. 127.
+
+    Only where a signal rests on what inputs give in the same step, not on what a state kept of them: that may come from
+    a chunk whose inputs broke their promise.
+    """
+
+    signal_step: int
+    weight_steps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Of one layer or pool: whether its sum is the same in any order.
+
+    steps_used: the sum of magnitudes at most, in steps of the grid of the terms; 2^24 is the limit. signal_bits,
+    weight_bits: what holds either operand as a whole number, with its sign. inputs: those on whose promised grid it
+    rests. reason and remedy: why it is not exact, and what would make it so.
+    """
+
+    node: str
+    type: str
+    exact: bool
+    steps_used: float | None = None
+    signal_bits: int | None = None
+    weight_bits: int | None = None
+    inputs: frozenset[str] = frozenset()
+    integers: Integers | None = None
+    reason: str = ""
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        if not self.exact:
+            return f"node {self.node!r} ({self.type}): {self.reason}; {self.remedy}"
+        return f"node {self.node!r} ({self.type}): exact in any order"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The proofs of all layers and pools, in the order in which they run. Its text is a table.
+
+    Where `exact`, every order of summation, batch, chunk, backend and width that holds the operands gives the same
+    bits, as long as the inputs keep their promise (`inputs`) and, where membranes are summed, a run is no longer than
+    `steps`.
+    """
+
+    source: str
+    proofs: tuple[Proof, ...]
+    inputs: Mapping[str, InputGrid]
+    steps: int | None
+
+    @property
+    def exact(self) -> bool:
+        return self.first is None
+
+    @property
+    def first(self) -> Proof | None:
+        """The first node that is not exact."""
+        return next((proof for proof in self.proofs if not proof.exact), None)
+
+    def of(self, node: str) -> Proof | None:
+        """The proof of a node, if it is a layer or a pool."""
+        return next((proof for proof in self.proofs if proof.node == node), None)
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """One row for each layer and pool, under a first row of titles."""
+        rows: list[tuple[str, ...]] = [("node", "type", "exact", "steps of 2^24", "signal bits", "weight bits", "why")]
+        for p in self.proofs:
+            used = "" if p.steps_used is None else f"2^{math.log2(max(p.steps_used, 1)):.1f}"
+            bits = ("" if count is None else str(count) for count in (p.signal_bits, p.weight_bits))
+            rows.append((p.node, p.type, "yes" if p.exact else "no", used, *bits, p.reason))
+        return rows
+
+    def lines(self) -> list[str]:
+        """What it says, and what it rests on, in a few lines."""
+        exact = sum(proof.exact for proof in self.proofs)
+        lines = [f"{self.source}: {exact} of {len(self.proofs)} layers and pools are exact in any order"]
+        lines += [f"given that input {name!r} has {grid}" for name, grid in self.inputs.items()]
+        if self.steps is not None:
+            lines.append(f"given that a run has no more than {self.steps} steps")
+        if self.first is not None:
+            lines.append(f"not exact, first {self.first}")
+        return lines
+
+    def __str__(self) -> str:
+        rows = self.rows() if self.proofs else []
+        widths = [max(len(row[column]) for row in rows) for column in range(7)] if rows else []
+        table = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([*table, *self.lines()])

@@ -1,0 +1,41 @@
+"""From a graph to a lowered schedule, each pass once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from neurocuda.compiler.certificate import Certificate
+from neurocuda.compiler.exactness import InputGrids, certify
+from neurocuda.compiler.lowering import How, LoweredSchedule, lower
+from neurocuda.compiler.schedule import schedule
+from neurocuda.discretization.diagnostics import problems
+from neurocuda.discretization.settings import Discretization
+from neurocuda.errors import raise_problems
+from neurocuda.graph import Graph
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A graph under a discretization: the proof of its sums, and how its nodes run in which order."""
+
+    certificate: Certificate
+    schedule: LoweredSchedule
+
+
+def compile_graph(
+    graph: Graph,
+    discretization: Discretization,
+    *,
+    input_grid: InputGrids | None = None,
+    force: Mapping[str, How] | None = None,
+    ordered: bool = False,
+) -> Compiled:
+    """Check the graph, prove which sums are exact, and choose how each node is computed.
+
+    The arguments are those of `Executor`. Raises `GraphError`, `AlgebraicLoopError` or `ArgumentError`.
+    """
+    raise_problems(problems(graph, discretization), graph.source)
+    certificate = certify(graph, discretization, input_grid=input_grid)
+    lowered = lower(graph, schedule(graph, discretization), certificate, force, ordered)
+    return Compiled(certificate, lowered)

@@ -1,0 +1,169 @@
+"""When each node runs: Kahn's algorithm over strongly connected components, and where each delay of a step sits."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import networkx
+
+from neurocuda.discretization.coefficients import delay_steps
+from neurocuda.discretization.settings import Discretization
+from neurocuda.errors import AlgebraicLoopError, Problem, raise_problems
+from neurocuda.graph import NEURONS, SPIKE_PRODUCING, Graph
+
+_MEMBRANE_SOURCES = frozenset({"I", "LI", "CubaLI", "Delay"})
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An edge of the schedule; a delayed one carries its source's value of the step before, zero at first."""
+
+    source: str
+    target: str
+    delayed: bool
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Nodes that run together: a single one over a whole chunk of time, or a cycle step by step, in order."""
+
+    nodes: tuple[str, ...]
+    cyclic: bool
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The stages in order, the edges into each node in the order of its sum, and the Delay nodes of cycles.
+
+    A node of `breaking_delays` gives its output of a step before it takes its input of that step.
+    """
+
+    stages: tuple[Stage, ...]
+    edges: dict[str, tuple[Edge, ...]]
+    breaking_delays: frozenset[str]
+
+    @property
+    def delayed(self) -> tuple[Edge, ...]:
+        """The delayed edges, in order of target and source."""
+        return tuple(edge for into in self.edges.values() for edge in into if edge.delayed)
+
+
+def schedule(graph: Graph, d: Discretization) -> Schedule:
+    """The schedule of a graph. Raises `AlgebraicLoopError` naming the nodes of a cycle without state."""
+    pairs = sorted(set(graph.edges))
+    late = {(a, b) for a, b in pairs if d.output_delay and graph.nodes[a].type in SPIKE_PRODUCING}
+    breaking = frozenset(
+        name
+        for component in _cycles(graph.nodes, pairs)
+        for name in component
+        if graph.nodes[name].type == "Delay" and int(delay_steps(graph.nodes[name], d).min()) >= 1
+    )
+    cut = {(a, b) for a, b in pairs if b in breaking}
+    for sources, targets in _passes(d):
+        prompt = [pair for pair in pairs if pair not in late and pair not in cut]
+        home = _homes(_cycles(graph.nodes, prompt))
+        late.update(
+            (a, b)
+            for a, b in prompt
+            if a in home
+            and home[a] is home.get(b)
+            and (graph.nodes[a].type in sources or graph.nodes[b].type in targets)
+        )
+    prompt = [pair for pair in pairs if pair not in late and pair not in cut]
+    _refuse_loops(graph, _cycles(graph.nodes, prompt))
+
+    cycles = _cycles(graph.nodes, pairs)
+    inner: dict[frozenset[str], list[Pair]] = {component: [] for component in cycles}
+    home = _homes(cycles)
+    for a, b in prompt:
+        if a in home and home[a] is home.get(b):
+            inner[home[a]].append((a, b))
+    stages = tuple(
+        Stage(tuple(_kahn(group, inner.get(group, ()))), group in inner) for group in _stage_order(graph, home, pairs)
+    )
+    into: dict[str, list[Edge]] = {name: [] for name in graph.nodes}
+    for a, b in graph.edges:
+        into[b].append(Edge(a, b, (a, b) in late))
+    return Schedule(stages, {name: tuple(edges) for name, edges in into.items()}, breaking)
+
+
+def _passes(d: Discretization) -> Iterable[tuple[frozenset[str], frozenset[str]]]:
+    """For each pass after the first: node types whose outgoing, and whose incoming, edges are delayed."""
+    nothing: frozenset[str] = frozenset()
+    if d.feedback == "weight-output":
+        return ((nothing, NEURONS),)
+    return ((SPIKE_PRODUCING, nothing), (_MEMBRANE_SOURCES, nothing))
+
+
+def _cycles(nodes: Collection[str], pairs: Iterable[Pair]) -> list[frozenset[str]]:
+    """The strongly connected components that hold a cycle, in order of their first name."""
+    pairs = list(pairs)
+    graph = networkx.DiGraph(pairs)
+    graph.add_nodes_from(nodes)
+    loops = {a for a, b in pairs if a == b}
+    components = [frozenset(component) for component in networkx.strongly_connected_components(graph)]
+    return sorted((c for c in components if len(c) > 1 or c & loops), key=min)
+
+
+def _homes(components: list[frozenset[str]]) -> dict[str, frozenset[str]]:
+    """The component of each node that is in one."""
+    return {name: component for component in components for name in component}
+
+
+def _refuse_loops(graph: Graph, loops: list[frozenset[str]]) -> None:
+    problems = []
+    for loop in loops:
+        names = ", ".join(f"{name!r} ({graph.nodes[name].type})" for name in sorted(loop))
+        expected = "a neuron, or a delay of at least one step in every element, in each cycle"
+        problems.append(Problem(f"cycle of nodes {names}", None, expected, "a cycle without", AlgebraicLoopError))
+    raise_problems(problems, graph.source)
+
+
+def _stage_order(graph: Graph, home: Mapping[str, frozenset[str]], pairs: list[Pair]) -> Iterable[frozenset[str]]:
+    """The components in topological order; of those that are ready, the one with the first name."""
+    groups = {name: home.get(name, frozenset({name})) for name in graph.nodes}
+    first = {group: min(group) for group in groups.values()}
+    between = {(first[groups[a]], first[groups[b]]) for a, b in pairs if groups[a] != groups[b]}
+    by_first = {name: group for group, name in first.items()}
+    return [by_first[name] for name in _kahn(by_first, sorted(between))]
+
+
+def _kahn(names: Iterable[str], pairs: Iterable[Pair]) -> list[str]:
+    """Topological order by Kahn's algorithm; of the nodes that are ready, the first by name."""
+    missing = dict.fromkeys(names, 0)
+    targets: dict[str, list[str]] = {name: [] for name in missing}
+    for source, target in pairs:
+        if source in missing and target in missing:
+            missing[target] += 1
+            targets[source].append(target)
+    ready = [name for name, count in missing.items() if count == 0]
+    heapq.heapify(ready)
+    order = []
+    while ready:
+        name = heapq.heappop(ready)
+        order.append(name)
+        for target in targets[name]:
+            missing[target] -= 1
+            if missing[target] == 0:
+                heapq.heappush(ready, target)
+    return order
+
+
+def state_shapes(graph: Graph, stages: Schedule, delays: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """The entries of the state, in order, and their shapes for one sample; `delays` are the steps of Delays, rising."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    late_sources = {edge.source for edge in stages.delayed}
+    for name, node in graph.nodes.items():
+        if node.type in NEURONS:
+            shapes[f"{name}.v"] = node.input_shape
+        if "tau_syn" in node.parameters:
+            shapes[f"{name}.i"] = node.input_shape
+        if node.type == "Delay":
+            shapes[f"{name}.history"] = (delays[name][-1], *node.input_shape)
+        if name in late_sources:
+            shapes[f"{name}.previous"] = node.output_shape
+    return shapes

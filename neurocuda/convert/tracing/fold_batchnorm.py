@@ -1,0 +1,154 @@
+"""Takes what scales and shifts channels, a BatchNorm above all, into the weights before it, in float64."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from neurocuda.convert.tracing.symbolic import CHANNEL_AFFINE, Sketch
+from neurocuda.graph import WEIGHTED, Node, align
+from neurocuda.graph.primitives import Value
+
+_CONVOLUTIONS = frozenset({"Conv1d", "Conv2d"})
+_MATRICES = frozenset({"Affine", "Linear"})
+
+
+def fold(sketch: Sketch) -> None:
+    """Replace every ChannelAffine of a sketch.
+
+    It goes into the nodes before it, weights and Scales, if nothing else listens to them, the shift into one of
+    them. Otherwise, of a signal of one axis, into the matrices after it. Otherwise it becomes a Scale, or, where it
+    shifts, a depthwise convolution of size 1: a following convolution that pads could not take the shift in.
+    """
+    targets: dict[str, list[str]] = {name: [] for name in sketch.nodes}
+    for name, sources in sketch.into.items():
+        for source in sources:
+            targets[source].append(name)
+    for name in [name for name, node in sketch.nodes.items() if node.type == CHANNEL_AFFINE]:
+        node = sketch.nodes[name]
+        alone = all(targets[source] == [name] for source in sketch.into[name])
+        if alone and _goes_back(sketch, node):
+            _fold_back(sketch, node)
+            _bypass(sketch, targets, name)
+        elif _goes_forward(sketch, node, targets[name]):
+            _fold_forward(sketch, node, targets[name])
+            _bypass(sketch, targets, name)
+        else:
+            _write(sketch, node, targets)
+
+
+def _bypass(sketch: Sketch, targets: dict[str, list[str]], name: str) -> None:
+    """Take a node out: what it had as input goes to those who listened to it."""
+    sources = sketch.into.pop(name)
+    for target in dict.fromkeys(targets[name]):
+        before = sketch.into[target]
+        sketch.into[target] = [new for old in before for new in (sources if old == name else [old])]
+    for source in set(sources):
+        kept = [target for target in targets[source] if target != name]
+        targets[source] = kept + targets[name] * sources.count(source)
+    del sketch.nodes[name], targets[name]
+
+
+def _values(node: Node) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and shift, each of size 1 or with as many axes as the signal."""
+    rank = len(node.input_shape)
+    return align(node.array("scale"), rank), align(node.array("shift"), rank)
+
+
+def _channelwise(values: np.ndarray) -> bool:
+    return values.size == 1 or values.size == values.shape[0]
+
+
+def _takes_shift(node: Node, shift: np.ndarray) -> bool:
+    return node.type in _MATRICES or (node.type in _CONVOLUTIONS and _channelwise(shift))
+
+
+def _goes_back(sketch: Sketch, node: Node) -> bool:
+    scale, shift = _values(node)
+    sources = [sketch.nodes[source] for source in sketch.into[node.name]]
+    scaled = all(
+        source.type in WEIGHTED | {"Scale"} and (source.type not in _CONVOLUTIONS or _channelwise(scale))
+        for source in sources
+    )
+    return scaled and (not shift.any() or any(_takes_shift(source, shift) for source in sources))
+
+
+def _fold_back(sketch: Sketch, node: Node) -> None:
+    scale, shift = _values(node)
+    for source in sketch.into[node.name]:
+        before = sketch.nodes[source]
+        mine = shift if _takes_shift(before, shift) else np.zeros_like(shift)
+        sketch.nodes[source] = _folded(before, scale, mine)
+        shift = shift - mine
+
+
+def _folded(node: Node, scale: np.ndarray, shift: np.ndarray) -> Node:
+    parameters = dict(node.parameters)
+    kind = node.type
+    if kind == "Scale":
+        parameters["scale"] = align(node.array("scale"), len(node.input_shape)) * scale
+    elif kind in _CONVOLUTIONS:
+        weight = node.array("weight")
+        scale, shift = scale.reshape(-1), shift.reshape(-1)
+        parameters["weight"] = weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
+        parameters["bias"] = np.broadcast_to(node.array("bias") * scale + shift, weight.shape[:1]).copy()
+    else:
+        scale = np.broadcast_to(scale, node.output_shape)
+        parameters["weight"] = node.array("weight") * scale[..., None]
+        if kind == "Affine" or shift.any():
+            kind = "Affine"
+            bias = node.array("bias") if node.type == "Affine" else np.zeros(())
+            parameters["bias"] = np.broadcast_to(bias * scale + shift, node.output_shape).copy()
+    return replace(node, type=kind, parameters=parameters)
+
+
+def _goes_forward(sketch: Sketch, node: Node, targets: list[str]) -> bool:
+    matrices = all(sketch.nodes[target].type in _MATRICES and sketch.into[target] == [node.name] for target in targets)
+    return matrices and bool(targets) and len(node.input_shape) == 1 and bool(_values(node)[1].any())
+
+
+def _fold_forward(sketch: Sketch, node: Node, targets: list[str]) -> None:
+    scale, shift = (np.broadcast_to(values, node.output_shape) for values in _values(node))
+    for target in targets:
+        after = sketch.nodes[target]
+        weight = after.array("weight")
+        bias = after.array("bias") if after.type == "Affine" else np.zeros(weight.shape[0])
+        parameters = {"weight": weight * scale, "bias": bias + weight @ shift}
+        sketch.nodes[target] = replace(after, type="Affine", parameters=parameters)
+
+
+def _write(sketch: Sketch, node: Node, targets: dict[str, list[str]]) -> None:
+    """As a node of its own."""
+    scale, shift = _values(node)
+    shape = node.input_shape
+    if not shift.any():
+        sketch.nodes[node.name] = replace(node, type="Scale", parameters={"scale": scale})
+    elif len(shape) in (2, 3) and _channelwise(scale) and _channelwise(shift):
+        rank = len(shape) - 1
+        weight = np.broadcast_to(scale.reshape(-1), shape[:1]).reshape(-1, 1, *(1,) * rank).copy()
+        parameters: dict[str, Value] = {
+            "weight": weight,
+            "bias": np.broadcast_to(shift.reshape(-1), shape[:1]).copy(),
+            "stride": (1,) * rank,
+            "padding": (0,) * rank,
+            "dilation": (1,) * rank,
+            "groups": shape[0],
+        }
+        sketch.nodes[node.name] = replace(node, type=f"Conv{rank}d", parameters=parameters)
+    else:
+        _write_constant(sketch, node, targets)
+
+
+def _write_constant(sketch: Sketch, node: Node, targets: dict[str, list[str]]) -> None:
+    """A Scale, and beside it what is added: the bias of an Affine that has no input, and so receives zero."""
+    scale, shift = _values(node)
+    shape = node.input_shape
+    sketch.nodes[node.name] = replace(node, type="Scale", parameters={"scale": scale})
+    parameters = {"weight": np.zeros((*shape, 1)), "bias": np.broadcast_to(shift, shape).copy()}
+    constant = sketch.unused(f"{node.name}.shift")
+    sketch.put(Node(constant, "Affine", parameters, (*shape[:-1], 1), shape), ())
+    targets[constant] = list(targets[node.name])
+    for target in dict.fromkeys(targets[node.name]):
+        before = sketch.into[target]
+        sketch.into[target] = [new for old in before for new in ([old, constant] if old == node.name else [old])]

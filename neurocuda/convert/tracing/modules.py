@@ -1,0 +1,101 @@
+"""Which layers of torch the tracer knows, and what they do to Values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from neurocuda.convert.tracing import layer_rules, pool_rules
+from neurocuda.convert.tracing.functions import METHODS, Operation, clamp, softmax
+from neurocuda.convert.tracing.max_pool import adaptive_max_pool, max_pool
+from neurocuda.convert.tracing.symbolic import Call, Value
+
+
+def _batch_norm_layer(call: Call, m: Any, x: Value) -> Value:
+    rank = len(x.shape)
+    allowed = {nn.BatchNorm1d: (1, 2), nn.BatchNorm2d: (3,)}
+    for kind, ranks in allowed.items():
+        if isinstance(m, kind) and rank not in ranks:
+            call.refuse(f"it does not take axes {x.shape} behind the batch", "the layer for those axes")
+    return layer_rules.batch_norm(call, x, m.running_mean, m.running_var, m.weight, m.bias, m.training, 0.0, m.eps)
+
+
+def _conv_layer(call: Call, m: Any, x: Value) -> Value:
+    if m.padding_mode != "zeros":
+        call.refuse(f"it pads with {m.padding_mode!r}", "padding_mode='zeros'")
+    return layer_rules.conv(call, x, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups)
+
+
+def _max_pool_layer(rank: int) -> Operation:
+    def pool(call: Call, m: Any, x: Value) -> Value:
+        how = (m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices)
+        return max_pool(call, x, rank, *how)
+
+    return pool
+
+
+def _avg_pool_layer(rank: int) -> Operation:
+    def pool(call: Call, m: Any, x: Value) -> Value:
+        how = (m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad)
+        return pool_rules.avg_pool(call, x, rank, *how, getattr(m, "divisor_override", None))
+
+    return pool
+
+
+def _adaptive_max_layer(rank: int) -> Operation:
+    def pool(call: Call, m: Any, x: Value) -> Value:
+        if m.return_indices:
+            call.refuse("it returns indices", "return_indices=False")
+        return adaptive_max_pool(call, x, rank, m.output_size)
+
+    return pool
+
+
+def _softmax_layer(call: Call, m: nn.Module, x: Value) -> Value:
+    return softmax(call, x)
+
+
+def _dropped(call: Call, m: nn.Module, x: Value) -> Value:
+    return x
+
+
+LAYERS: tuple[tuple[type[nn.Module], Operation], ...] = (
+    (nn.Conv1d, _conv_layer),
+    (nn.Conv2d, _conv_layer),
+    (nn.Linear, lambda call, m, x: layer_rules.linear(call, x, m.weight, m.bias)),
+    (nn.BatchNorm1d, _batch_norm_layer),
+    (nn.BatchNorm2d, _batch_norm_layer),
+    (nn.SyncBatchNorm, _batch_norm_layer),
+    (nn.ReLU, lambda call, m, x: layer_rules.rectifier(call, x)),
+    (nn.ReLU6, lambda call, m, x: clamp(call, x, m.min_val, m.max_val)),
+    (nn.Hardtanh, lambda call, m, x: clamp(call, x, m.min_val, m.max_val)),
+    (nn.MaxPool1d, _max_pool_layer(1)),
+    (nn.MaxPool2d, _max_pool_layer(2)),
+    (nn.AdaptiveMaxPool1d, _adaptive_max_layer(1)),
+    (nn.AdaptiveMaxPool2d, _adaptive_max_layer(2)),
+    (nn.AvgPool1d, _avg_pool_layer(1)),
+    (nn.AvgPool2d, _avg_pool_layer(2)),
+    (nn.AdaptiveAvgPool1d, lambda call, m, x: pool_rules.adaptive_avg_pool(call, x, 1, m.output_size)),
+    (nn.AdaptiveAvgPool2d, lambda call, m, x: pool_rules.adaptive_avg_pool(call, x, 2, m.output_size)),
+    (nn.Flatten, lambda call, m, x: METHODS["flatten"](call, x, m.start_dim, m.end_dim)),
+    (nn.Unflatten, lambda call, m, x: METHODS["unflatten"](call, x, m.dim, m.unflattened_size)),
+    (nn.Identity, _dropped),
+    (nn.Dropout, _dropped),
+    (nn.Dropout1d, _dropped),
+    (nn.Dropout2d, _dropped),
+    (nn.Dropout3d, _dropped),
+    (nn.AlphaDropout, _dropped),
+    (nn.FeatureAlphaDropout, _dropped),
+    (nn.Softmax, _softmax_layer),
+    (nn.LogSoftmax, _softmax_layer),
+    (nn.Softmax2d, _softmax_layer),
+)
+
+
+def layer(module: nn.Module) -> Operation | None:
+    """What a layer does, if it is known and does what torch's own of that type does."""
+    for kind, operation in LAYERS:
+        if isinstance(module, kind) and type(module).forward is kind.forward and "forward" not in vars(module):
+            return operation
+    return None

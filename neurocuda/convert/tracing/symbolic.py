@@ -1,0 +1,239 @@
+"""What a tracer holds in place of tensors: which nodes of the graph to be make up a value, and the sketch of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neurocuda.errors import UnsupportedModuleError
+from neurocuda.graph import Graph, Node, Shape
+from neurocuda.graph.model import collapse
+from neurocuda.graph.primitives import Value as Parameter
+from neurocuda.graph.shape_inference import Typed, output_shape
+
+CHANNEL_AFFINE = "ChannelAffine"
+"""scale * x + shift: a node of the sketch alone, which folding replaces; not NIR."""
+
+# Sizes that no model has by accident: a batch that is merged with another axis, or written as a number, is noticed.
+STEPS, BATCH = 7907, 7919
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of a value's first axis: the sum of nodes that give signals of `shape`."""
+
+    sources: tuple[str, ...]
+    shape: Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A tensor [*lead, *shape] of the traced model.
+
+    `parts` are concatenated along the first axis of their shapes. Their elements are those of `shape` in the same
+    order, though the axes may be others: a view costs nothing until something asks for its axes. `storage` is the
+    same object for tensors that share memory, `view` the name for a Flatten that makes the axes true.
+    """
+
+    parts: tuple[Part, ...]
+    shape: Shape
+    lead: Shape
+    storage: object = field(default_factory=object)
+    view: str = ""
+
+    @property
+    def meta(self) -> Tensor:
+        """A tensor of this shape without content, of which torch tells shapes."""
+        return torch.empty((*self.lead, *self.shape), device="meta", dtype=torch.float64)
+
+    @property
+    def joined(self) -> Shape:
+        """The shape of the parts together."""
+        first = self.parts[0].shape
+        return (sum(part.shape[0] for part in self.parts), *first[1:]) if first else first
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of the model under way: the name of its nodes, the path of the module, what it is."""
+
+    sketch: Sketch
+    name: str
+    path: str
+    what: str
+
+    def refuse(self, reason: str, instead: str) -> NoReturn:
+        """Raise the error of what cannot be a part of a spiking network."""
+        raise unsupported(self.path, self.what, reason, instead)
+
+    def named(self, number: int, count: int) -> str:
+        """The name of one of `count` nodes."""
+        return self.name if count == 1 else f"{self.name}.{number}"
+
+    def true(self, x: Value) -> Value:
+        """The same value with parts of the axes that it has for the model."""
+        if x.joined == x.shape:
+            return x
+        merges = _merges(x.joined, x.shape)
+        if merges is None:
+            self.refuse(
+                f"it takes axes {x.shape} of what is {x.joined} in the graph",
+                "keep channels, rows and columns as they are, or flatten them",
+            )
+        name = x.view or f"{self.name}.flatten"
+        count = len(x.parts)
+        parts = []
+        for number, part in enumerate(x.parts):
+            for start, end in merges:
+                part = self.sketch.flatten(name if count == 1 else f"{name}.{number}", part, start, end)
+            parts.append(part)
+        return replace(x, parts=tuple(parts))
+
+    def whole(self, x: Value) -> Value:
+        """The same value in one part, true to its axes."""
+        x = self.true(x)
+        if len(x.parts) == 1:
+            return x
+        if len(x.shape) > 3:
+            self.refuse(f"it takes a concatenation of shape {x.shape}", "concatenate signals of at most three axes")
+        sources: list[str] = []
+        start = 0
+        for number, part in enumerate(x.parts):
+            place = np.zeros((x.shape[0], part.shape[0]))
+            place[start + np.arange(part.shape[0]), np.arange(part.shape[0])] = 1
+            start += part.shape[0]
+            sources += self.sketch.channels(f"{self.name}.place{number}", part, place).sources
+        return replace(x, parts=(Part(tuple(sources), x.shape),))
+
+
+def unsupported(path: str, what: str, reason: str, instead: str) -> UnsupportedModuleError:
+    """The error of what cannot be a part of a spiking network."""
+    where = f"module {path!r}" if path else "the model"
+    return UnsupportedModuleError(f"{where}, {what}: {reason}; instead: {instead}")
+
+
+def fresh(x: Value, parts: Iterable[Part], shape: Shape) -> Value:
+    """A new tensor over the same batch as x."""
+    return Value(tuple(parts), tuple(shape), x.lead)
+
+
+def true_parts(x: Value, parts: Sequence[Part]) -> Value:
+    """A new tensor over the same batch as x, of the axes of its parts."""
+    made = fresh(x, parts, ())
+    return replace(made, shape=made.joined)
+
+
+class Sketch:
+    """A graph that is being drawn, in an order in which signals can be computed."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+        self.into: dict[str, list[str]] = {}
+        self._flat: dict[tuple[tuple[str, ...], int, int], Part] = {}
+
+    def add(self, name: str, kind: str, parameters: Mapping[str, Any], source: Part) -> Part:
+        """A node whose input is the sum of the part's sources."""
+        own: dict[str, Parameter] = dict(parameters)
+        given = output_shape(Typed(name, kind, own, None), source.shape)
+        name = self.unused(name)
+        self.nodes[name] = Node(name, kind, own, source.shape, given)
+        self.into[name] = list(source.sources)
+        return Part((name,), given)
+
+    def put(self, node: Node, sources: Iterable[str]) -> Part:
+        """A node as it is, under a name of its own."""
+        self.nodes[node.name] = node
+        self.into[node.name] = list(sources)
+        return Part((node.name,), node.output_shape)
+
+    def unused(self, name: str) -> str:
+        """`name`, or with a number if there is a node of that name: a module that is called again."""
+        number, free = 1, name
+        while free in self.nodes:
+            number += 1
+            free = f"{name}#{number}"
+        return free
+
+    def flatten(self, name: str, part: Part, start: int, end: int) -> Part:
+        """A Flatten, the same one where the same is asked again."""
+        key = (part.sources, start, end)
+        if key not in self._flat:
+            self._flat[key] = self.add(name, "Flatten", {"start_dim": start, "end_dim": end}, part)
+        return self._flat[key]
+
+    def channels(self, name: str, part: Part, matrix: np.ndarray) -> Part:
+        """Each place's channels times a matrix [out, in]."""
+        rank = len(part.shape) - 1
+        if rank == 0:
+            return self.add(name, "Linear", {"weight": matrix}, part)
+        return self.convolution(name, part, matrix.reshape(*matrix.shape, *(1,) * rank))
+
+    def convolution(
+        self,
+        name: str,
+        part: Part,
+        weight: np.ndarray,
+        bias: np.ndarray | None = None,
+        *,
+        stride: tuple[int, ...] | None = None,
+        padding: tuple[int, ...] | str | None = None,
+        dilation: tuple[int, ...] | None = None,
+        groups: int = 1,
+    ) -> Part:
+        """A Conv1d or Conv2d, by the axes of the weight."""
+        rank = weight.ndim - 2
+        parameters = {
+            "weight": weight,
+            "bias": np.zeros(weight.shape[0]) if bias is None else bias,
+            "stride": stride or (1,) * rank,
+            "padding": (0,) * rank if padding is None else padding,
+            "dilation": dilation or (1,) * rank,
+            "groups": groups,
+        }
+        return self.add(name, f"Conv{rank}d", parameters, part)
+
+    def graph(self, source: str) -> Graph:
+        """The graph, without what no Output depends on."""
+        needed: set[str] = set()
+        waiting = [name for name, node in self.nodes.items() if node.type in ("Input", "Output")]
+        while waiting:
+            name = waiting.pop()
+            if name not in needed:
+                needed.add(name)
+                waiting += self.into[name]
+        nodes = {name: _finished(node) for name, node in self.nodes.items() if name in needed}
+        return Graph(nodes, tuple((a, b) for b in nodes for a in self.into[b]), source=source)
+
+
+def _finished(node: Node) -> Node:
+    if "scale" not in node.parameters:
+        return node
+    scale = collapse(node.array("scale"), len(node.input_shape))
+    return replace(node, parameters={**node.parameters, "scale": scale})
+
+
+def _merges(given: Shape, wanted: Shape) -> list[tuple[int, int]] | None:
+    """The Flattens, as (first, last) axes one after the other, that make the axes `wanted`; None if there are none."""
+    groups: list[tuple[int, int]] = []
+    axis = 0
+    for size in wanted:
+        if axis == len(given):
+            return None
+        first, product = axis, given[axis]
+        while product < size and axis + 1 < len(given):
+            axis += 1
+            product *= given[axis]
+        if product != size:
+            return None
+        groups.append((first, axis))
+        axis += 1
+    if math.prod(given[axis:]) != 1 or not groups:
+        return None
+    groups[-1] = (groups[-1][0], len(given) - 1)
+    return [(first, last) for first, last in reversed(groups) if last > first]

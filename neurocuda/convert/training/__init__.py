@@ -1,0 +1,1 @@
+"""Trains a converted network further, through its spikes."""

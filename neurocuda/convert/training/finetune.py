@@ -1,0 +1,306 @@
+"""`finetune`: a converted network is trained for a few steps.
+
+Two ways, one after the other, of the same weights and thresholds (`Trainable`): first, if asked for, with rectifiers
+that are quantised to as many levels as there are steps (QCFS, Bu et al. 2022), at the cost of training the original;
+then the spiking network itself, run by its neurons' kernels. Gradients of spikes are those of their rates, or go back
+through time by a surrogate. What it learns from is the original, and labels where there are some.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sized
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from neurocuda.convert.calibrate import convert
+from neurocuda.convert.calibration_data import take
+from neurocuda.convert.evaluate import is_classes, measure
+from neurocuda.convert.progress import progress
+from neurocuda.convert.snn import SNN, whole
+from neurocuda.convert.training.checkpoint import Checkpoint, Position, fingerprint
+from neurocuda.convert.training.seeding import generators_of, restored, seed_all
+from neurocuda.convert.training.trainable import Trainable
+from neurocuda.errors import ArgumentError
+from neurocuda.nn import Neuron
+from neurocuda.ops import Surrogate
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+_BATCH = 64
+_WARM_UP = 20
+"""Batches over which the rate rises."""
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """A way to train: `run` gives what the network returns for a batch."""
+
+    name: str
+    epochs: int
+    run: Callable[[Tensor], Tensor]
+
+
+def finetune(
+    network: nn.Module,
+    data: Any,
+    epochs: int = 1,
+    timesteps: int = 4,
+    *,
+    quantized_epochs: int = 0,
+    rate: float = 1e-2,
+    loss: Loss | None = None,
+    surrogate: Surrogate | None = None,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    samples: int | None = 400,
+    report: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 100,
+) -> SNN:
+    """A spiking network trained to do in `timesteps` steps, without a read-out delay, what the original does.
+
+    network: an `SNN`, or a model that `convert` takes, which is converted first. data: a loader with a length that can
+    be gone through anew in every epoch, or what `convert` takes, in batches of 64 in random order. epochs: how often
+    to train the spiking network with it; quantized_epochs: how often before that the network of quantised rectifiers.
+    rate: that of Adam, which rises over the first batches and falls to nothing (half a cosine), for each tensor in
+    units of its root mean square: with 1e-2 a batch changes a weight by a hundredth of what weights are, at most.
+    loss: of what the network returns and the labels of a batch; without one it learns the values that the original
+    gives, or its classes and in equal part the labels, where batches have them: whole numbers [B], by which the
+    original was trained.
+    surrogate: the derivative of a spike, of u in units of theta, by which gradients go back through time; without one
+    they are those of rates (`Trainable.rates`), in less than half of the time. dtype: the type that layers of weights
+    run in while they train (torch.bfloat16 is faster where the processor has it; weights stay in float32). samples,
+    report: as `convert` has them.
+
+    checkpoint: a file written after every `checkpoint_every` batches; if it is there, training goes on from it, to the
+    same bits as without a stop (the same data, machine and number of threads provided). Random numbers are drawn from
+    `seed`, and those of the caller left alone. The network given is not changed. Raises `ArgumentError`.
+    """
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ArgumentError(f"dtype: expected torch.float32, torch.bfloat16 or torch.float16, found {dtype!r}")
+    whole("epochs", epochs, 0)
+    whole("timesteps", timesteps, 1)
+    whole("quantized_epochs", quantized_epochs, 0)
+    whole("checkpoint_every", checkpoint_every, 1)
+    if not isinstance(rate, int | float) or isinstance(rate, bool) or not (math.isfinite(rate) and rate > 0):
+        raise ArgumentError(f"rate: expected a number > 0, found {rate!r}")
+    loader = _loader(data)
+    with restored():
+        seed_all(seed)
+        start = _start(network, data, timesteps, samples)
+        given = take(data, samples) if report else None
+        how = surrogate or Surrogate()
+        trained = Trainable(start.rectified, start.thresholds, how).to(_device(start))
+        original = Trainable(start.rectified, start.thresholds, how).to(_device(start)).requires_grad_(False)
+
+        def spiking(x: Tensor) -> Tensor:
+            return trained.rates(x, timesteps) if surrogate is None else trained.spikes(x, timesteps).mean(0)
+
+        phases = (
+            _Phase("levels", quantized_epochs, lambda x: trained.levels(x, timesteps)),
+            _Phase("spikes", epochs, spiking),
+        )
+        settings = (
+            epochs,
+            timesteps,
+            quantized_epochs,
+            rate,
+            repr(surrogate),
+            str(dtype),
+            seed,
+            len(loader),
+            loss is None,
+        )
+        kept = None if checkpoint is None else Checkpoint(checkpoint, fingerprint(settings, trained))
+        _train(trained, original, loader, phases, rate, loss, dtype, seed, kept, checkpoint_every)
+        d = start.network.discretization
+        snn = SNN(trained.graph(), trained.thresholds(), timesteps=timesteps, readout_delay=0, dt=d.dt)
+        snn.to(_device(start))
+        if given is not None:
+            with torch.no_grad():
+                snn.report = measure(snn, given, [original.rectified(x.to(_device(start))) for x in given.batches])
+    return snn
+
+
+def _start(network: nn.Module, data: Any, timesteps: int, samples: int | None) -> SNN:
+    if isinstance(network, SNN):
+        return network
+    if isinstance(network, nn.Module):
+        for name, module in network.named_modules():
+            if isinstance(module, Neuron):
+                raise ArgumentError(
+                    f"network, {name!r}: expected rectifiers, found a {type(module).__name__}; a model that spikes "
+                    "already is trained as any other module is"
+                )
+    return convert(network, data, timesteps=timesteps, readout_delay=0, samples=samples, report=False)
+
+
+def _loader(data: Any) -> Any:
+    """What is gone through in every epoch."""
+    if isinstance(data, Tensor) and data.ndim:
+        data = TensorDataset(data)
+    elif isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) and part.ndim for part in data):
+        if len(data[0]) != len(data[1]):
+            raise ArgumentError(f"data: expected a label for each of {len(data[0])} samples, found {len(data[1])}")
+        data = TensorDataset(*data)
+    if isinstance(data, Dataset) and not isinstance(data, Iterable) and len(data):  # type: ignore[arg-type]
+        return DataLoader(data, _BATCH, shuffle=True)
+    if not (isinstance(data, Sized) and isinstance(data, Iterable)) or isinstance(data, str | bytes | dict | Tensor):
+        expected = "a tensor, a pair (samples, labels), a dataset, or a loader or list of batches with a length"
+        raise ArgumentError(f"data: expected {expected}, found {'None' if data is None else type(data).__name__}")
+    if len(data) == 0:
+        raise ArgumentError("data: expected at least one batch, found none")
+    return data
+
+
+def _batch(item: Any, where: str) -> tuple[Tensor, Tensor | None]:
+    """The samples of a batch, and its labels or other targets if it has any."""
+    several = isinstance(item, tuple | list) and len(item) > 0
+    x = item[0] if several else item
+    labels = item[1] if several and len(item) > 1 else None
+    if not isinstance(x, Tensor) or not (labels is None or isinstance(labels, Tensor)):
+        raise ArgumentError(f"{where}: expected a tensor or a pair (samples, labels), found {type(item).__name__}")
+    return x, labels
+
+
+def _device(snn: SNN) -> torch.device:
+    return next((p.device for p in snn.parameters()), torch.device("cpu"))
+
+
+def _train(
+    trained: Trainable,
+    original: Trainable,
+    loader: Any,
+    phases: tuple[_Phase, ...],
+    rate: float,
+    loss: Loss | None,
+    dtype: torch.dtype,
+    seed: int,
+    kept: Checkpoint | None,
+    every: int,
+) -> None:
+    """Go through all phases and epochs, from where the checkpoint stands."""
+    position = Position(0, 0, 0)
+    optimizers = [_optimizer(trained, rate) for _ in phases]
+    found = None if kept is None else kept.read()
+    if found is not None:
+        position = found.position
+        trained.load_state_dict(found.parameters)
+        if position.phase < len(phases):
+            optimizers[position.phase].load_state_dict(found.optimizer)
+    with progress() as bar:
+        for number, phase in enumerate(phases):
+            optimizer, total = optimizers[number], phase.epochs * len(loader)
+            task = bar.add_task(f"training {phase.name}", total=total, visible=total > 0)
+            for epoch in range(phase.epochs):
+                done = position.done(number, epoch, len(loader))
+                if (number, epoch) < position[:2]:
+                    bar.advance(task, done)
+                    continue
+                seed_all(seed + 1 + epoch + phases[0].epochs * number)
+                generators = generators_of(loader)
+                if found is not None and done:
+                    for generator, state in zip(generators, found.generators, strict=True):
+                        generator.set_state(state)
+                states = [generator.get_state() for generator in generators]
+                for count, item in enumerate(_batches(loader), 1):
+                    bar.advance(task)
+                    if count <= done:
+                        continue
+                    step = epoch * len(loader) + count - 1
+                    _set_rate(optimizer, step, total)
+                    _step(phase, optimizer, original, item, loss, dtype, f"data, batch {count - 1}")
+                    if kept is not None and count % every == 0:
+                        kept.write(trained, optimizer, Position(number, epoch, count), states)
+        if kept is not None and (found is None or position.phase < len(phases)):
+            kept.write(trained, optimizers[-1], Position(len(phases), 0, 0), [])
+
+
+def _batches(loader: Any) -> Iterator[Any]:
+    """The batches of an epoch; as many as the loader has said."""
+    count = 0
+    for item in loader:
+        count += 1
+        if count <= len(loader):
+            yield item
+    if count != len(loader):
+        raise ArgumentError(f"data: expected {len(loader)} batches in every epoch, found {count}")
+
+
+def _optimizer(trained: Trainable, rate: float) -> torch.optim.Optimizer:
+    """Adam with a rate for each tensor, in units of its root mean square; thresholds move by a tenth, in octaves."""
+    groups: list[dict[str, Any]] = []
+    for parameter in trained.learned:
+        size = float(parameter.detach().square().mean().sqrt())
+        groups.append({"params": [parameter], "highest": rate * (size or 1.0)})
+    groups.append({"params": list(trained.log_thresholds), "highest": rate / 10})
+    return torch.optim.Adam(groups, rate, fused=True)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, step: int, total: int) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["highest"] * min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+def _step(
+    phase: _Phase,
+    optimizer: torch.optim.Optimizer,
+    original: Trainable,
+    item: Any,
+    loss: Loss | None,
+    dtype: torch.dtype,
+    where: str,
+) -> None:
+    x, labels = _batch(item, where)
+    graph, device = original.source, next(original.parameters()).device
+    shape = graph.nodes[graph.inputs[0]].output_shape
+    if tuple(x.shape[1:]) != shape or len(x) == 0:
+        raise ArgumentError(f"{where}: expected samples [B, {', '.join(map(str, shape))}], found {tuple(x.shape)}")
+    x = x.to(device).float()
+    answer = None
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        y = phase.run(x).float()
+        if loss is None:
+            with torch.no_grad():
+                answer = original.rectified(x).float()
+    if answer is not None:
+        value = _distance(y, answer, _classes(labels, answer, where))
+    elif loss is None or labels is None:
+        raise ArgumentError(f"{where}: expected labels, which the loss takes, found none")
+    else:
+        value = loss(y, labels.to(device))
+    if not bool(value.isfinite()):
+        raise ArgumentError(f"{where}: expected a finite loss, found {value.item()}; a lower rate may help")
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(value)
+    optimizer.step()
+
+
+def _classes(labels: Tensor | None, answer: Tensor, where: str) -> Tensor | None:
+    """Labels that are those of the classes scored; what else comes with a batch is left alone."""
+    if labels is None or labels.is_floating_point() or labels.ndim != 1 or not is_classes(answer):
+        return None
+    classes = answer.shape[1]
+    if len(labels) != len(answer) or bool(((labels < 0) | (labels >= classes)).any()):
+        found = f"{len(labels)} from {int(labels.min())} to {int(labels.max())}" if len(labels) else "none"
+        raise ArgumentError(f"{where}: expected {len(answer)} labels from 0 to {classes - 1}, found {found}")
+    return labels.to(answer.device).long()
+
+
+def _distance(y: Tensor, wanted: Tensor, labels: Tensor | None) -> Tensor:
+    """How far scores of classes, or values, are from the original's: divergence of the classes, or mean square.
+
+    With labels the half of that and of the cross entropy.
+    """
+    if not is_classes(wanted):
+        return functional.mse_loss(y, wanted)
+    logs = functional.log_softmax(y, 1), functional.log_softmax(wanted, 1)
+    divergence = functional.kl_div(*logs, reduction="batchmean", log_target=True)
+    return divergence if labels is None else (divergence + functional.cross_entropy(y, labels)) / 2

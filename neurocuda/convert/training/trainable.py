@@ -1,0 +1,335 @@
+"""`Trainable`: a rectified graph whose weights and thresholds are learned, as a network of levels or of spikes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from neurocuda.convert.relu_network import compute, convolve, in_order
+from neurocuda.convert.relu_to_spiking import initial_potential
+from neurocuda.errors import ArgumentError
+from neurocuda.graph import Graph, Node, align
+from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, reference
+from neurocuda.ops.backends import operators
+
+_LEARNED = ("weight", "bias", "scale")
+
+
+class Signal:
+    """Frames [N, *shape] that still are to be multiplied by `scale`, a value for each channel, if there is one.
+
+    Spikes and levels are small whole numbers; their thresholds go into the next weight, which is smaller than they.
+    `steady` ones are the same at each step, and there once: N = B, not T * B.
+    """
+
+    def __init__(self, frames: Tensor, scale: Tensor | None = None, steady: bool = False) -> None:
+        self.frames, self.scale, self.steady = frames, scale, steady
+
+    def whole(self) -> Tensor:
+        """The frames as they are meant."""
+        if self.scale is None:
+            return self.frames
+        return self.frames * _channels(self.scale.to(self.frames.dtype), self.frames.dim())
+
+
+class Trainable(nn.Module):
+    """A rectified graph as a torch module: `levels` is what it does with quantised rectifiers, `spikes` with neurons.
+
+    thresholds: for each ReLU of the graph a value > 0 for each channel [C], or one for all. They are kept as
+    logarithms to base 2, so that they stay positive. Weights, biases and scales are float32 parameters.
+    """
+
+    def __init__(self, graph: Graph, thresholds: Mapping[str, np.ndarray], surrogate: Surrogate) -> None:
+        super().__init__()
+        for kind, names in (("input", graph.inputs), ("output", graph.outputs)):
+            if len(names) != 1:
+                raise ArgumentError(f"network: expected one {kind}, found {len(names)}: {', '.join(names)}")
+        self.source = graph
+        self.surrogate = surrogate
+        self._sources: dict[str, list[str]] = {name: [] for name in graph.nodes}
+        for source, target in graph.edges:
+            self._sources[target].append(source)
+        self._order = in_order(graph)
+        self._last = _last_uses(self._order, self._sources)
+        self._places: dict[tuple[str, str], int] = {}
+        self.learned = nn.ParameterList()
+        self.log_thresholds = nn.ParameterList()  # to base 2
+        self._populations: dict[str, int] = {}
+        for name, node in graph.nodes.items():
+            for field in _LEARNED:
+                if field in node.parameters:
+                    self._places[name, field] = len(self.learned)
+                    self.learned.append(nn.Parameter(_weight(node, field)))
+            if node.type == "ReLU":
+                self._populations[name] = len(self.log_thresholds)
+                values = torch.from_numpy(np.asarray(thresholds[name], np.float64)).log2().float()
+                self.log_thresholds.append(nn.Parameter(values))
+
+    def rectified(self, x: Tensor) -> Tensor:
+        """The output [B, *shape] for frames x [B, *shape], with the rectifiers as they are."""
+
+        def rectify(node: Node, branches: list[Signal]) -> Signal:
+            cap = node.parameters.get("cap")
+            highest = float(cap) if isinstance(cap, np.ndarray) else None
+            return Signal(_total(branches).clamp(0, highest))
+
+        return self._output(Signal(x), rectify).whole()
+
+    def levels(self, x: Tensor, count: int) -> Tensor:
+        """The output [B, *shape] for frames x [B, *shape], each rectifier rounded to `count` levels up to its theta.
+
+        y = theta * clip(floor(x count / theta + 1/2) / count, 0, 1): clip, floor and shift (Bu et al. 2022, eq. 15),
+        which is the mean over `count` steps of a neuron with soft reset that starts at theta / 2.
+        """
+
+        def rectify(node: Node, branches: list[Signal]) -> Signal:
+            theta, total = self._theta(node), _total(branches)
+            gain = _channels(theta.reciprocal(), total.dim())
+            with torch.no_grad():
+                levels = (total * (gain * count)).add_(0.5).floor_().clamp_(0, count).div_(count)
+            return Signal(_rate(total, gain, levels), theta)
+
+        return self._output(Signal(x), rectify).whole()
+
+    def rates(self, x: Tensor, timesteps: int) -> Tensor:
+        """The mean [B, *shape] over T steps of `spikes`, whose gradient is that of means, at the cost of one step back.
+
+        Means go through the layers, which are linear, as signals do. The rate of a neuron, as it was counted, is taken
+        backwards for clip(mean of its input / theta, 0, 1), to which it tends with T (spike representation, Meng et al.
+        2022; rate-based backpropagation, Yu et al. 2024).
+        """
+        counted: dict[str, Tensor] = {}
+        with torch.no_grad():
+            self._spikes(x, timesteps, counted)
+
+        def rectify(node: Node, branches: list[Signal]) -> Signal:
+            theta, total = self._theta(node), _total(branches)
+            return Signal(_rate(total, _channels(theta.reciprocal(), total.dim()), counted.pop(node.name)), theta)
+
+        return self._output(Signal(x), rectify).whole()
+
+    def spikes(self, x: Tensor, timesteps: int) -> Tensor:
+        """The output [T, B, *shape] for frames x [B, *shape] shown at each of T steps.
+
+        The neurons are those of `spiking`: gain 1 / theta, threshold 1, reset by subtraction, and where they start.
+        Gradients go through each spike by its surrogate, back through time.
+        """
+        return self._spikes(x, timesteps, None)
+
+    def _spikes(self, x: Tensor, timesteps: int, counted: dict[str, Tensor] | None) -> Tensor:
+        """counted: takes the rate of each neuron, spikes a step."""
+        batch, ops, kind = x.shape[0], operators(x.device), x.device.type
+        # Under autocast in the type that the next layer takes: spikes are exact in it.
+        mixed = torch.is_autocast_enabled(kind) and ops is not reference
+        narrow = {"dtype": torch.get_autocast_dtype(kind)} if mixed else {}
+
+        def rectify(node: Node, branches: list[Signal]) -> Signal:
+            theta = self._theta(node)
+            rank = len(node.input_shape) + 1
+            one = torch.ones((1,) * rank, device=x.device)
+            zero = torch.zeros_like(one)
+            c = NeuronCoefficients(
+                decay_v=one,
+                gain_v=_channels(theta.reciprocal(), rank),
+                bias_v=zero,
+                threshold=one,
+                v_reset=zero,
+                reset="subtract",
+            )
+            over_time = [_over_time(branch, timesteps, batch) for branch in branches]
+            start = NeuronState((one * initial_potential(node)).expand(batch, *node.input_shape))
+            output, _, _ = ops.neuron(over_time, c, start, self.surrogate, **narrow)
+            frames = _channels_last(output.flatten(0, 1))
+            if counted is not None:
+                counted[node.name] = _mean(frames, timesteps)
+            return Signal(frames, theta)
+
+        return _over_time(self._output(Signal(x, steady=True), rectify), timesteps, batch)
+
+    def graph(self) -> Graph:
+        """The rectified graph with the weights as they are now."""
+        nodes = {}
+        for name, node in self.source.nodes.items():
+            own = {field: self.learned[place] for (owner, field), place in self._places.items() if owner == name}
+            arrays = {
+                field: value.detach().cpu().double().numpy().reshape(node.array(field).shape)
+                for field, value in own.items()
+            }
+            nodes[name] = replace(node, parameters={**node.parameters, **arrays})
+        return replace(self.source, nodes=nodes)
+
+    def thresholds(self) -> dict[str, np.ndarray]:
+        """The threshold of each rectifier as it is now, float64."""
+        return {
+            name: self.log_thresholds[place].detach().cpu().double().exp2().numpy()
+            for name, place in self._populations.items()
+        }
+
+    def _theta(self, node: Node) -> Tensor:
+        theta: Tensor = self.log_thresholds[self._populations[node.name]].exp2()
+        return theta
+
+    def _output(self, x: Signal, rectify: Callable[[Node, list[Signal]], Signal]) -> Signal:
+        signals: dict[str, Signal] = {}
+        for name in self._order:
+            node = self.source.nodes[name]
+            arriving = [signals[source] for source in self._sources[name]]
+            if node.type == "Input":
+                signals[name] = x
+            elif node.type == "ReLU":
+                signals[name] = rectify(node, arriving)
+            else:
+                signals[name] = self._layer(node, _sum(arriving))
+            for source in self._last.get(name, ()):
+                del signals[source]
+        return signals[self.source.outputs[0]]
+
+    def _layer(self, node: Node, x: Signal) -> Signal:
+        """A layer that is linear, over frames."""
+        own = {field: self.learned[self._places[node.name, field]] for field in _LEARNED if field in node.parameters}
+        if node.type in ("Output", "Identity"):
+            return x
+        if node.type in ("AvgPool2d", "SumPool2d"):
+            return Signal(compute(node, x.frames), x.scale, x.steady)
+        if node.type == "Flatten":
+            return _flatten(node, x)
+        if node.type == "Scale":
+            scale = own["scale"]
+            if x.scale is not None and scale.numel() in (1, node.input_shape[0]):
+                return Signal(x.frames, x.scale * scale.flatten(), x.steady)
+            return Signal(x.whole() * scale, None, x.steady)
+        weight, bias = own["weight"], own.get("bias")
+        if node.type in ("Conv1d", "Conv2d"):
+            if x.scale is not None:
+                groups = node.number("groups")
+                by_group = weight.reshape(groups, -1, *weight.shape[1:])  # [groups, out, in, *kernel]
+                scale = x.scale.expand(node.input_shape[0]).reshape(groups, 1, -1, *[1] * (weight.dim() - 2))
+                weight = (by_group * scale).flatten(0, 1)
+            return Signal(_convolution(node, x.frames, weight, own["bias"]), None, x.steady)
+        frames = x.frames if x.scale is None or len(node.input_shape) == 1 else x.whole()
+        if x.scale is not None and len(node.input_shape) == 1:
+            weight = weight * x.scale
+        if weight.dim() == 2:
+            return Signal(functional.linear(frames, weight, bias), None, x.steady)
+        y = torch.matmul(weight, frames.unsqueeze(-1)).squeeze(-1)
+        return Signal(y if bias is None else y + bias, None, x.steady)
+
+
+class _Rate(torch.autograd.Function):
+    """`rate`, whose gradient is that of clip(x * gain, 0, 1)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, rate: Tensor) -> Tensor:
+        ctx.save_for_backward(x, gain)
+        return rate.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, gain = ctx.saved_tensors
+        narrow = gain.to(x.dtype)
+        z = x * narrow
+        inside = torch.ops.aten.hardtanh_backward(gradients[0], z, 0, 1)
+        to_gain = z.copy_(x).mul_(inside).sum_to_size(gain.shape) if ctx.needs_input_grad[1] else None
+        return inside.mul_(narrow), to_gain, None
+
+
+def _rate(x: Tensor, gain: Tensor, rate: Tensor) -> Tensor:
+    apply: Callable[..., Tensor] = _Rate.apply
+    return apply(x, gain, rate)
+
+
+def _mean(frames: Tensor, timesteps: int) -> Tensor:
+    """Of spikes [T * B, *shape] over time, added up step by step, which is faster than a sum.
+
+    Counts up to 256 are exact in every type.
+    """
+    steps = frames.chunk(timesteps)
+    total = steps[0].clone() if timesteps <= 256 else steps[0].float()
+    for step in steps[1:]:
+        total.add_(step)
+    return total.div_(timesteps)
+
+
+def _total(branches: list[Signal]) -> Tensor:
+    total = branches[0].whole()
+    for branch in branches[1:]:
+        total = total + branch.whole()
+    return total
+
+
+def _last_uses(order: tuple[str, ...], sources: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """For each node, the sources that nothing after it reads."""
+    last: dict[str, str] = {}
+    for name in order:
+        for source in sources[name]:
+            last[source] = name
+    result: dict[str, list[str]] = {}
+    for source, name in last.items():
+        result.setdefault(name, []).append(source)
+    return result
+
+
+def _weight(node: Node, field: str) -> Tensor:
+    array = node.array(field)
+    if field == "scale":
+        array = align(array, len(node.input_shape))
+    value = torch.from_numpy(array.astype(np.float32))
+    if field == "weight" and node.type == "Conv2d":
+        value = value.contiguous(memory_format=torch.channels_last)
+    return value
+
+
+def _channels(value: Tensor, rank: int) -> Tensor:
+    """One value, or one for each channel, beside frames of `rank` axes, batch first."""
+    return value.reshape(1, -1, *[1] * (rank - 2)) if rank > 1 else value
+
+
+def _sum(parts: list[Signal]) -> Signal:
+    if len(parts) == 1:
+        return parts[0]
+    steady = all(part.steady for part in parts)
+    repeats = 1 if steady else max(part.frames.shape[0] for part in parts if not part.steady)
+    total: Tensor | None = None
+    for part in parts:
+        frames = part.whole()
+        if part.steady and not steady:
+            frames = frames.repeat(repeats // frames.shape[0], *[1] * (frames.dim() - 1))
+        total = frames if total is None else total + frames
+    assert total is not None
+    return Signal(total, None, steady)
+
+
+def _over_time(x: Signal, timesteps: int, batch: int) -> Tensor:
+    """The signal [T, B, *shape]; a steady one takes no memory for its steps."""
+    frames = x.whole()
+    if x.steady:
+        return frames.unsqueeze(0).expand(timesteps, *frames.shape)
+    return frames.reshape(timesteps, batch, *frames.shape[1:])
+
+
+def _flatten(node: Node, x: Signal) -> Signal:
+    scale = x.scale
+    frames = x.frames
+    if scale is not None and scale.numel() > 1:
+        if len(node.output_shape) == 1:
+            scale = scale.repeat_interleave(node.output_shape[0] // node.input_shape[0])
+        else:
+            scale, frames = None, x.whole()
+    return Signal(frames.reshape(frames.shape[0], *node.output_shape), scale, x.steady)
+
+
+def _convolution(node: Node, frames: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return _channels_last(convolve(node, _channels_last(frames), _channels_last(weight), bias))
+
+
+def _channels_last(frames: Tensor) -> Tensor:
+    """Images on the CPU with the channels last, which is the faster way to train by."""
+    if frames.dim() != 4 or frames.device.type != "cpu":
+        return frames
+    return frames.contiguous(memory_format=torch.channels_last)

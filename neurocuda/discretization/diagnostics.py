@@ -1,0 +1,116 @@
+"""What cannot be run under a discretization, and what is probably not meant: graphs that cannot fire as asked, steps
+longer than a time constant; the tool that most likely wrote a graph.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import fields
+
+import numpy as np
+from torch import Tensor
+
+from neurocuda.discretization.coefficients import coefficients, neuron_parameters
+from neurocuda.discretization.settings import Discretization
+from neurocuda.errors import Problem
+from neurocuda.graph import NEURONS, WEIGHTED, Graph, Node
+
+_MOST_HISTORY = 2**28
+"""Values that a Delay may have to keep for a sample: 1 GiB."""
+
+_HOPELESS = 1000.0
+"""Input spikes through the strongest weight, for one output spike, from which on an IF cannot plausibly fire."""
+
+
+def problems(graph: Graph, d: Discretization) -> tuple[Problem, ...]:
+    """What of a sound graph has no meaning in float32 under this discretization, in order of the nodes."""
+    found: list[Problem] = []
+    for node in graph.nodes.values():
+        where = f"node {node.name!r}"
+        if node.type == "Delay":
+            most = float(node.array("delay").max()) / d.dt
+            if most * math.prod(node.input_shape) > _MOST_HISTORY:
+                expected = f"at most {_MOST_HISTORY} values to keep for a sample, in steps of {d.dt:g} s"
+                size = math.prod(node.input_shape)
+                found.append(Problem(where, "delay", expected, f"{most:.6g} steps of {size} elements"))
+        if node.type not in NEURONS:
+            continue
+        c = coefficients(node, neuron_parameters(node), d)
+        for field in fields(c):
+            value = getattr(c, field.name)
+            if isinstance(value, Tensor) and not bool(value.isfinite().all()):
+                found.append(
+                    Problem(f"{where}, coefficient {field.name!r}", None, "finite float32 numbers", "overflow")
+                )
+        if c.threshold is not None and d.spikes_per_step == "many" and bool((c.threshold <= 0).any()):
+            expected = "values > 0 with spikes_per_step='many'"
+            found.append(Problem(where, "v_threshold", expected, f"{float(c.threshold.min()):.6g}"))
+    return tuple(found)
+
+
+def coarse_steps(graph: Graph, d: Discretization) -> list[str]:
+    """A line for each neuron whose time constants are shorter than a step under forward Euler."""
+    lines = []
+    for node in graph.nodes.values():
+        for name in ("tau", "tau_mem", "tau_syn"):
+            if d.integrator == "euler" and name in node.parameters and node.array(name).min() < d.dt:
+                shortest = float(node.array(name).min())
+                lines.append(
+                    f"node {node.name!r}: {name} = {shortest:.6g} s is shorter than dt = {d.dt:g} s; with "
+                    "integrator='euler' its decay is negative and it oscillates"
+                )
+    return lines
+
+
+def doubts(graph: Graph, d: Discretization) -> list[str]:
+    """A line for each doubt about running `graph` with `d`."""
+    lines = coarse_steps(graph, d)
+    own = np.asarray(graph.metadata.get("dt"))
+    if own.size == 1 and own.dtype.kind in "iuf" and np.float32(own.item()) != np.float32(d.dt):
+        lines.append(f"the graph was written for dt = {own.item():g} s, but is run with dt = {d.dt:g} s")
+    weak = [node for node in graph.nodes.values() if node.type == "IF" and _spikes_to_fire(graph, node, d) > _HOPELESS]
+    if weak:
+        names = ", ".join(repr(node.name) for node in weak[:3]) + (" ..." if len(weak) > 3 else "")
+        most = min(_spikes_to_fire(graph, node, d) for node in weak)
+        lines.append(
+            f"IF {names}: one output spike takes at least {most:.0f} input spikes through the strongest weight "
+            f"(r = {float(weak[0].array('r').max()):g}, dt = {d.dt:g} s); the exporter most likely meant "
+            f"{_meant(graph)}"
+        )
+    return lines
+
+
+def _spikes_to_fire(graph: Graph, node: Node, d: Discretization) -> float:
+    """How many input spikes, each through the strongest weight, take the easiest neuron to its threshold."""
+    gain = float(np.abs(node.array("r")).max()) * (d.dt if d.if_gain == "r*dt" else 1.0)
+    strongest = 0.0
+    for source, target in graph.edges:
+        if target == node.name:
+            origin = graph.nodes[source]
+            weighted = origin.type in WEIGHTED or origin.type == "Scale"
+            field = "weight" if origin.type in WEIGHTED else "scale"
+            strongest = max(strongest, float(np.abs(origin.array(field)).max()) if weighted else 1.0)
+    drive = gain * strongest
+    return float(np.abs(node.array("v_threshold")).min()) / drive if drive > 0 else 0.0
+
+
+def _meant(graph: Graph) -> str:
+    exporter = likely_exporter(graph)
+    if exporter in ("sinabs", "spikingjelly", "norse"):
+        return f"if_gain='r' (Discretization.{exporter}())"
+    return "if_gain='r': a spike adds r times its weight, whatever dt is"
+
+
+def likely_exporter(graph: Graph) -> str | None:
+    """The simulator that most likely wrote the graph, from the names and parameters it leaves; None if unclear."""
+    names = list(graph.nodes)
+    if any(re.fullmatch(r"\d+_\w+(Torch|Jax)", name) for name in names):
+        return "rockpool"
+    if any(name.endswith((".w_rec", ".lif")) for name in names):
+        return "snntorch"
+    fires = [node for node in graph.nodes.values() if node.type == "IF"]
+    counted = all(node.array("r").size == 1 and float(node.array("r").reshape(-1)[0]) == 1.0 for node in fires)
+    if fires and counted and any(node.type == "SumPool2d" for node in graph.nodes.values()):
+        return "sinabs"
+    return None

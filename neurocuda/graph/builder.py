@@ -1,0 +1,79 @@
+"""From the fields of a file, or a `nir.NIRGraph`, to a `Graph`: inline, check every field, infer every shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import nir
+import numpy as np
+
+from neurocuda.errors import ArgumentError, Problem, raise_problems
+from neurocuda.graph.flatten import FlatNode, Raw, inline
+from neurocuda.graph.model import Graph, Node, Shape, collapse
+from neurocuda.graph.primitives import SIGNAL_PARAMETERS, Value, check_declared_shape, check_fields
+from neurocuda.graph.shape_inference import Shapes, Typed, declared_mismatch, infer
+
+_TERMINALS = ("Input", "Output", "Identity")
+_DECLARING = {"Conv1d": "input_shape", "Conv2d": "input_shape", "Flatten": "input_type"} | dict.fromkeys(
+    _TERMINALS, "shape"
+)
+
+
+def from_nir(graph: nir.NIRGraph) -> Graph:
+    """The `Graph` of a `nir.NIRGraph` in memory.
+
+    Raises `GraphError` (or its `ShapeError`) with every problem, each naming its node and field.
+    """
+    if not isinstance(graph, nir.NIRGraph):
+        raise ArgumentError(f"graph: expected a nir.NIRGraph, found {type(graph).__name__}")
+    built, problems = build(graph.to_dict(), "graph", nir.version)
+    raise_problems(problems, "graph")
+    assert built is not None
+    return built
+
+
+def build(raw: Raw, source: str, version: str | None) -> tuple[Graph | None, tuple[Problem, ...]]:
+    """The graph of `raw`, the fields of a NIRGraph as they stand in a file, or None; and all that is wrong."""
+    flat = inline(raw)
+    problems = list(flat.problems)
+    typed: dict[str, Typed] = {}
+    broken = set(flat.severed)
+    for name, node in sorted(flat.nodes.items()):
+        parameters, declared, wrong = _check_node(node)
+        typed[name] = Typed(name, node.type, parameters, declared)
+        problems.extend(wrong)
+        if wrong:
+            broken.add(name)
+    shapes = infer(typed, flat.edges, frozenset(broken))
+    problems.extend(shapes.problems)
+    if problems:
+        return None, tuple(problems)
+    nodes = {name: _node(typed[name], shapes, flat.nodes[name].fields) for name in typed}
+    warnings = [text for text in (declared_mismatch(node, shapes) for node in typed.values()) if text]
+    graph = Graph(nodes, tuple(flat.edges), _metadata(raw), tuple(warnings), source, version)
+    return graph, ()
+
+
+def _check_node(node: FlatNode) -> tuple[dict[str, Value], Shape | None, list[Problem]]:
+    parameters, problems = check_fields(node.name, node.type, node.fields)
+    declared: Shape | None = None
+    if node.type in _DECLARING:
+        owed = node.type in _TERMINALS and not node.invented
+        declared, wrong = check_declared_shape(node.name, _DECLARING[node.type], node.fields, owed)
+        problems.extend(wrong)
+    return parameters, declared, problems
+
+
+def _node(node: Typed, shapes: Shapes, fields: Raw) -> Node:
+    taken, given = shapes.inputs[node.name], shapes.outputs[node.name]
+    parameters = {
+        name: collapse(value, len(taken)) if name in SIGNAL_PARAMETERS and isinstance(value, np.ndarray) else value
+        for name, value in node.parameters.items()
+    }
+    return Node(node.name, node.type, parameters, taken, given, _metadata(fields))
+
+
+def _metadata(fields: Raw) -> Mapping[str, Any]:
+    metadata = fields.get("metadata")
+    return metadata if isinstance(metadata, Mapping) else {}

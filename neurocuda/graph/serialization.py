@@ -1,0 +1,205 @@
+"""NIR files in and out. Broken or hostile files are refused by name; a failed write leaves the old file whole."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import nir
+import numpy as np
+
+from neurocuda.errors import FileError, Problem, raise_problems
+from neurocuda.graph import Graph, Node, build, expand
+from neurocuda.graph.primitives import SIGNAL_PARAMETERS, Value
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_DEEPEST = 200
+# deflate, the strongest filter of HDF5, cannot shrink data by more than about 1030 to 1
+_MOST_COMPRESSION = 1100
+_UNCHECKED_BYTES = 2**20
+
+
+def read(path: str | os.PathLike[str]) -> Graph:
+    """Read a NIR file.
+
+    Reads what §2 of the design lists, also where the nir package's own checks refuse it. Raises `FileError`
+    for a file that is not NIR, and `GraphError` with every problem of the graph, each naming node and field.
+    """
+    graph, problems = check(path)
+    raise_problems(problems, os.fspath(path))
+    assert graph is not None
+    return graph
+
+
+def check(path: str | os.PathLike[str]) -> tuple[Graph | None, tuple[Problem, ...]]:
+    """The graph of a NIR file, or None and everything that is wrong with it. Raises `FileError` as `read`."""
+    name = os.fspath(path)
+    try:
+        with open(path, "rb") as start:
+            hdf5 = start.read(len(_SIGNATURE)) == _SIGNATURE
+    except OSError as error:
+        found = {FileNotFoundError: "no such file", IsADirectoryError: "a folder"}.get(type(error), str(error.strerror))
+        raise FileError(f"{name}: expected a NIR file, found {found}") from error
+    if not hdf5:
+        raise FileError(f"{name}: expected an HDF5 file (NIR), found another kind of file")
+    try:
+        with h5py.File(path, "r") as file:
+            raw, version = _read_root(file, name)
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:  # what h5py raises on damage
+        found = f"an HDF5 file that is truncated or damaged ({error})"
+        raise FileError(f"{name}: expected an HDF5 file (NIR), found {found}") from error
+    return build(raw, name, version)
+
+
+def _read_root(file: h5py.File, name: str) -> tuple[Mapping[str, Any], str | None]:
+    root = _read_group(file, name, "", 0, set())
+    version = root.get("version")
+    node = root.get("node")
+    if not isinstance(node, Mapping):
+        expected = "a NIR graph (a group 'node')"
+        raise FileError(f"{name}: expected {expected}, found {', '.join(sorted(root)) or 'an empty file'}")
+    if node.get("type") != "NIRGraph":
+        raise FileError(f"{name}: expected a graph (type 'NIRGraph'), found a node of type {node.get('type')!r}")
+    return node, version if isinstance(version, str) else None
+
+
+def _read_group(group: h5py.Group, name: str, path: str, depth: int, seen: set[int]) -> dict[str, Any]:
+    if depth > _DEEPEST:
+        raise FileError(f"{name}: expected at most {_DEEPEST} groups inside each other, found more at {path!r}")
+    content: dict[str, Any] = {}
+    for key in group:
+        here = f"{path}/{key}"
+        link = group.get(key, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            raise FileError(f"{name}: expected data at {here!r}, found a link elsewhere")
+        item = group[key]
+        address = h5py.h5o.get_info(item.id).addr
+        if address in seen:
+            raise FileError(f"{name}: expected data at {here!r}, found a link to what stands elsewhere in the file")
+        seen.add(address)
+        if isinstance(item, h5py.Group):
+            content[key] = _read_group(item, name, here, depth + 1, seen)
+        elif isinstance(item, h5py.Dataset):
+            content[key] = _read_dataset(item, name, here)
+        else:
+            raise FileError(f"{name}: expected a group or a dataset at {here!r}, found {type(item).__name__}")
+    return content
+
+
+def _read_dataset(dataset: h5py.Dataset, name: str, path: str) -> Any:
+    if dataset.external or dataset.is_virtual:
+        raise FileError(f"{name}: expected data at {path!r}, found a reference to another file")
+    stored = dataset.id.get_storage_size()
+    if dataset.nbytes > _UNCHECKED_BYTES and dataset.nbytes > stored * _MOST_COMPRESSION:
+        raise FileError(
+            f"{name}: expected data at {path!r}, found {dataset.nbytes} bytes announced and {stored} stored"
+        )
+    if isinstance(dataset[()], h5py.Empty):
+        return None
+    return _plain(dataset[()])
+
+
+def _plain(value: Any) -> Any:
+    """HDF5 strings as str, everything else as numpy has it."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OS":
+        return np.vectorize(_plain, otypes=[object])(value) if value.size else value.astype(object)
+    return value
+
+
+def write(graph: Graph, path: str | os.PathLike[str]) -> None:
+    """Write a graph as a NIR file that the nir package and every importer can read.
+
+    The file is flat. Parameters stand at the full shape of their signal; the Input and Output nodes of inlined
+    graphs are written as `Scale` by one, which changes nothing. The file appears whole or not at all: an
+    existing one is replaced only after everything was written. Raises `FileError`.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise FileError(f"{target}: expected a file to write, found {'a folder' if target.is_dir() else 'a device'}")
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    except OSError as error:
+        raise FileError(f"{target}: expected a folder that can be written, found {error.strerror or error}") from error
+    try:
+        os.close(handle)
+        with h5py.File(temporary, "w") as file:
+            file.create_dataset("version", data=nir.version, dtype=h5py.string_dtype())
+            _write_fields(file.create_group("node"), _graph_fields(graph))
+        with open(temporary, "rb+") as written:
+            os.fsync(written.fileno())
+        os.chmod(temporary, target.stat().st_mode if target.exists() else 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except (OSError, TypeError, ValueError) as error:
+        raise FileError(f"{target}: expected to write {graph.source!r}, found {error}") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _graph_fields(graph: Graph) -> dict[str, Any]:
+    nodes = {name: dict(_node_fields(node)) for name, node in graph.nodes.items()}
+    return {"type": "NIRGraph", "nodes": nodes, "edges": list(graph.edges), "metadata": dict(graph.metadata)}
+
+
+def _node_fields(node: Node) -> Iterator[tuple[str, Any]]:
+    yield "metadata", dict(node.metadata)
+    if node.type == "Identity":
+        yield "type", "Scale"
+        yield "scale", np.ones(node.input_shape, np.float32)
+        return
+    yield "type", node.type
+    if node.type in ("Input", "Output"):
+        yield "shape", np.array(node.input_shape, np.int64)
+    elif node.type == "Conv1d":
+        yield "input_shape", node.input_shape[1]
+    elif node.type == "Conv2d":
+        yield "input_shape", np.array(node.input_shape[1:], np.int64)
+    elif node.type == "Flatten":
+        yield "input_type", np.array(node.input_shape, np.int64)
+    for name, value in node.parameters.items():
+        yield name, expand(node, name) if name in SIGNAL_PARAMETERS else _stored(value)
+
+
+def _stored(value: Value) -> Any:
+    if isinstance(value, tuple):
+        return value[0] if len(value) == 1 else np.array(value, np.int64)
+    return value
+
+
+def _write_fields(group: h5py.Group, fields: Mapping[str, Any]) -> None:
+    for key, value in fields.items():
+        if not isinstance(key, str) or not key or key == "." or "/" in key or "\0" in key:
+            raise ValueError(f"the name {key!r} in {group.name!r}; HDF5 holds names that are not empty, without '/'")
+        if isinstance(value, Mapping):
+            if value or key != "metadata":
+                _write_fields(group.create_group(key), value)
+            continue
+        try:
+            _write_value(group, key, value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{value!r} as {key!r} in {group.name!r}, which HDF5 cannot hold ({error})") from error
+
+
+def _write_value(group: h5py.Group, key: str, value: Any) -> None:
+    if value is None:
+        raise TypeError("no value")
+    if key == "edges" and isinstance(value, list):
+        edges = np.array(value, dtype=object).reshape(-1, 2)
+        group.create_dataset(key, data=edges, dtype=h5py.string_dtype())
+    elif isinstance(value, str):
+        group.create_dataset(key, data=value, dtype=h5py.string_dtype())
+    elif isinstance(value, np.ndarray) and value.ndim and value.dtype.kind in "biuf":
+        group.create_dataset(key, data=value, compression="gzip")
+    else:
+        group.create_dataset(key, data=value)

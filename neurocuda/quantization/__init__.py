@@ -1,0 +1,1 @@
+"""Graphs whose weights have few bits."""

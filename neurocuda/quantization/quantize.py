@@ -1,0 +1,367 @@
+"""`quantize`: weights of few bits on grids of powers of two, so that the sums of a graph are exact in any order.
+
+Each output channel has its own step, so that a weight is a small whole number times a power of two (DESIGN §3). What
+is added to such sums, biases and what a soft reset takes off, is put on grids that fit them. Average pools become sums,
+with the division in the weights behind them. The result is NIR like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import nir
+import numpy as np
+
+from neurocuda.compiler import grids
+from neurocuda.compiler.certificate import Certificate
+from neurocuda.compiler.exactness import InputGrids, Search, certify, promised
+from neurocuda.compiler.grids import HIGHEST, LEAST, MOST, Grid, InputGrid, Sum
+from neurocuda.discretization.coefficients import coefficients, neuron_parameters
+from neurocuda.discretization.settings import Discretization
+from neurocuda.errors import ArgumentError
+from neurocuda.graph import WEIGHTED, Graph, Node, SoftReset, align, from_nir, soft_resets
+from neurocuda.graph.model import collapse
+from neurocuda.graph.primitives import SIGNAL_PARAMETERS
+from neurocuda.quantization.fold_pools import with_sums
+from neurocuda.quantization.rounding import near, on_grid, on_step, steps_of
+
+BITS = range(2, 9)
+"""Bits that a weight can have, with its sign: at most what an int8 unit takes."""
+
+QUANTIZED = "quantized"
+"""Where a graph's metadata say its bits, and of each input the step and the bounds."""
+
+_ROUNDED = WEIGHTED | {"Scale"}
+_LEFT = (8, 24)
+"""Bits of a sum's 24 that a bias leaves free, for sums over branches and steps and for the next weights; the second,
+which makes no step finer than that of the sum, if the first is not enough.
+"""
+
+_FINER = 8
+"""Bits by which the step of a bias is finer than that of the weights at most."""
+
+
+_INPUT_BITS = 10
+"""Bits of samples that are on a grid of their own, up to which that is kept."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of an array of a node: its steps, and how far its values moved.
+
+    low, high: exponents to base 2 of the finest and the coarsest step of its channels. largest: the largest change of
+    a value; relative: the root mean square of all changes over that of the values.
+    """
+
+    node: str
+    field: str
+    low: int
+    high: int
+    largest: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantised graph, and what was done to it. Its text is a table.
+
+    inputs: the grid that each Input must be on, which nothing in a graph can see to. certificate: what is exact, and
+    what is not. notes: what became of pools.
+    """
+
+    graph: Graph
+    bits: int
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...]
+    inputs: Mapping[str, InputGrid]
+    certificate: Certificate
+
+    def __str__(self) -> str:
+        rows = [("node", "field", "steps", "largest change", "relative")]
+        for c in self.changes:
+            steps = f"2^{c.low}" if c.low == c.high else f"2^{c.low} .. 2^{c.high}"
+            rows.append((c.node, c.field, steps, f"{c.largest:.3g}", f"{100 * c.relative:.2g} %"))
+        widths = [max(len(row[column]) for row in rows) for column in range(5)]
+        lines = [f"{self.graph.source}: weights of {self.bits} bits"]
+        lines += [f"  input {name!r} has to be {grid}" for name, grid in self.inputs.items()]
+        lines += [
+            "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        lines += [f"  {note}" for note in self.notes]
+        first, proofs = self.certificate.first, self.certificate.proofs
+        exact = sum(proof.exact for proof in proofs)
+        lines.append(f"{exact} of {len(proofs)} layers and pools are exact in any order")
+        return "\n".join(lines if first is None else [*lines, f"not exact, first {first}"])
+
+
+def quantize(
+    graph: Graph | nir.NIRGraph,
+    bits: int = 8,
+    *,
+    input_grid: InputGrids | None = None,
+    discretization: Discretization | None = None,
+    steps: int | None = None,
+) -> Quantized:
+    """The graph with weights of `bits` bits, which stands for it as closely as they allow.
+
+    Weights of layers and scales become k * 2^e, |k| < 2^(bits - 1), with an e for each output channel, that of the
+    least squared error; where a sum would pass 2^24 steps, k has fewer bits. Biases, and what resets of IF and of
+    I, Threshold and Scale in a cycle take off, become multiples of steps that keep sums and potentials exact.
+    AvgPool2d becomes SumPool2d where what it feeds can take the division. All else stays what it is, and the graph
+    given is not changed.
+
+    input_grid: what the inputs will be, one for all or by name; whole numbers 0 .. 255 without. discretization, steps:
+    how, and at most how long, it will run (see `certify`). Raises `ArgumentError`, and `GraphError` for a
+    nir.NIRGraph that has no meaning.
+    """
+    checked_bits("bits", bits)
+    if not isinstance(graph, Graph | nir.NIRGraph):
+        raise ArgumentError(f"graph: expected a Graph or a nir.NIRGraph, found {type(graph).__name__}")
+    graph = from_nir(graph) if isinstance(graph, nir.NIRGraph) else graph
+    d = Discretization() if discretization is None else discretization
+    inputs = promised(graph, input_grid)
+    _check_finite(graph)
+    summed, notes = with_sums(graph)
+    about = {"bits": bits, "inputs": {name: [grid.step, grid.low, grid.high] for name, grid in inputs.items()}}
+    found: list[Quantized] = []
+    for left in _LEFT:
+        nodes = _Rounder(summed, d, inputs, steps, bits, left).nodes()
+        result = replace(graph, nodes=nodes, metadata={**graph.metadata, QUANTIZED: about})
+        certificate = certify(result, d, input_grid=inputs, steps=steps)
+        found.append(Quantized(result, bits, _changes(summed, result), notes, inputs, certificate))
+        if certificate.exact:
+            return found[-1]
+    return max(found, key=lambda quantized: sum(proof.exact for proof in quantized.certificate.proofs))
+
+
+def input_grid(samples: Sequence[np.ndarray], bits: int = 8) -> InputGrid:
+    """A grid for what an input is like: that of the samples, if they are on one, or one of `bits` bits and a sign.
+
+    The step is a 2^bits-th of the power of two that no sample exceeds, and the bounds reach up to that.
+    """
+    arrays = [np.asarray(array, np.float32) for array in samples]
+    low = min((float(array.min()) for array in arrays if array.size), default=0.0)
+    high = max((float(array.max()) for array in arrays if array.size), default=0.0)
+    most = max(abs(low), abs(high))
+    if most == 0:
+        return InputGrid()
+    mantissa, exponent = np.frexp(most)
+    whole = int(exponent) - int(mantissa == 0.5)  # the least 2^whole >= most
+    own = min(int(grids.lowest_bits(array).min()) for array in arrays if array.size)
+    step = own if own >= whole - _INPUT_BITS else max(whole - bits, LEAST)
+    most = max(most, 2.0**whole - 2.0**step)
+    return InputGrid(2.0**step, -most if low < 0 else 0.0, most if high > 0 else 0.0)
+
+
+def checked_bits(name: str, bits: object) -> int:
+    """The argument, a number of bits that weights can have. Raises `ArgumentError`."""
+    if not isinstance(bits, int) or isinstance(bits, bool) or bits not in BITS:
+        raise ArgumentError(f"{name}: expected a whole number from {BITS[0]} to {BITS[-1]}, found {bits!r}")
+    return bits
+
+
+def _check_finite(graph: Graph) -> None:
+    for node in graph.nodes.values():
+        for field, value in node.parameters.items():
+            if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+                continue
+            with np.errstate(over="ignore"):
+                single = value.astype(np.float32) if node.type in _ROUNDED else value
+            if not np.isfinite(single).all():
+                found = value[~np.isfinite(single)].flat[0]
+                raise ArgumentError(
+                    f"graph, node {node.name!r}, field {field!r}: expected finite float32 numbers, found {found}"
+                )
+
+
+class _Rounder:
+    """Rounds each layer when the grid of what it sums is known."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        d: Discretization,
+        inputs: Mapping[str, InputGrid],
+        steps: int | None,
+        bits: int,
+        left: int,
+    ) -> None:
+        self.graph, self.d, self.bits, self.left = graph, d, bits, left
+        self.search = Search(graph, d, inputs, steps, self._replaced)
+        self.loops = soft_resets(graph)
+        self.resets = {loop.scale for loop in self.loops}
+        self.rounded: dict[str, Node] = {}
+
+    def nodes(self) -> dict[str, Node]:
+        """All nodes, rounded."""
+        self.search.certificate()
+        for name, node in self.graph.nodes.items():
+            if node.type in _ROUNDED and name not in self.rounded and name not in self.resets:
+                self.rounded[name] = _rounded(node, self.bits, self.left, None)
+        for loop in self.loops:
+            self.rounded |= self._loop(loop)
+        for name, node in self.graph.nodes.items():
+            if node.type == "IF":
+                self.rounded[name] = self._fire(node)
+        return {**self.graph.nodes, **self.rounded}
+
+    def _replaced(self, node: Node, x: Grid) -> Node:
+        if node.type in _ROUNDED and node.name not in self.resets:
+            node = self.rounded[node.name] = _rounded(node, self.bits, self.left, x)
+        return node
+
+    def _arriving(self, name: str, without: str | None = None) -> Grid | None:
+        """The grid of the sum into a node, None where a part of it is on none."""
+        signals = [self.search.signals.get(a) for a, b in self.graph.edges if b == name and a != without]
+        parts = [signal for signal in signals if isinstance(signal, Grid)]
+        shape = self.graph.nodes[name].input_shape
+        return grids.add(parts, shape[0] if shape else 1).grid if len(parts) == len(signals) else None
+
+    def _potential(self, node: Node, x: Grid | None) -> np.ndarray | None:
+        """The exponent of the step of an integrator's potential, by channel, None where a product is rounded."""
+        if x is None:
+            return None
+        gained = grids.scaled(x, coefficients(node, neuron_parameters(node), self.d).gain_v.numpy())
+        return gained.step if gained.exact else None
+
+    def _loop(self, loop: SoftReset) -> dict[str, Node]:
+        """What a soft reset takes off on the grid of what is added, and the level where it makes no difference."""
+        node, back, level = (self.graph.nodes[name] for name in (loop.integrator, loop.scale, loop.threshold))
+        x = self._arriving(loop.integrator, without=loop.scale)
+        off = near(back.array("scale"), len(back.input_shape), self.bits, None if x is None else x.step)
+        nodes = {loop.scale: _with(back, "scale", off.astype(np.float32))}
+        if x is not None:
+            x = replace(x, step=np.minimum(x.step, steps_of(off, x.step.size)))
+        step = self._potential(node, x)
+        if step is not None:
+            nodes[loop.threshold] = self._level(level, "threshold", step)
+        return nodes
+
+    def _fire(self, node: Node) -> Node:
+        """An IF whose potential stays on the grid of its input when it is reset."""
+        step = self._potential(node, self._arriving(node.name))
+        if step is None:
+            return node
+        for field in ("v_reset",) if self.d.reset == "to-value" else ("v_threshold",):
+            values = near(node.array(field), len(node.input_shape), self.bits, step)
+            node = _with(node, field, values)
+            step = np.minimum(step, steps_of(values, step.size))
+        return self._level(node, "v_threshold", step)
+
+    def _level(self, node: Node, field: str, step: np.ndarray) -> Node:
+        """A threshold moved to the multiple of the potential's step that decides in the same way."""
+        rank = len(node.input_shape)
+        level = align(node.array(field), rank).astype(np.float32).astype(np.float64)
+        spread = step.reshape(-1, *(1,) * (rank - 1)) if rank else step.reshape(())
+        usual = np.floor if self.d.spike_when == "above" else np.ceil
+        with np.errstate(over="ignore", invalid="ignore"):
+            moved = np.ldexp(usual(np.ldexp(level, -spread)), spread)
+            fits = (np.abs(np.ldexp(level, -spread)) <= MOST) & (spread >= LEAST)
+        return _with(node, field, np.where(fits, moved, level))
+
+
+def _with(node: Node, field: str, value: np.ndarray) -> Node:
+    """A node with another parameter; the same node where it is equal."""
+    value = collapse(value, len(node.input_shape))
+    old = node.array(field)
+    if old.shape == value.shape and (old == value).all():
+        return node
+    value = value.astype(np.result_type(old.dtype, np.float32))  # which holds what is on a grid
+    return replace(node, parameters={**node.parameters, field: value})
+
+
+def _rounded(node: Node, bits: int, left: int, x: Grid | None) -> Node:
+    """A layer or a Scale with weights of at most so many bits, for a signal on the grid x if it is on one.
+
+    left: bits of the sum that its bias leaves free.
+    """
+    field = "scale" if node.type == "Scale" else "weight"
+    array = node.array(field).astype(np.float64)
+    if field == "scale":
+        array = align(array, len(node.input_shape))
+        array = np.broadcast_to(array, (*node.input_shape[:1], *array.shape[1:]))
+    rows = array.reshape(array.shape[0] if array.ndim else 1, -1)
+    bias = _bias_rows(node, len(rows))
+    largest = np.abs(bias).max(1)
+    found = on_grid(rows, bits)
+    for fewer in range(bits - 1, BITS[0] - 1, -1):
+        over = _over(_sum(node, found.reshape(array.shape), x), largest)
+        if not over.any():
+            break
+        found = np.where(over[:, None], on_grid(rows, fewer), found)
+    total = _sum(node, found.reshape(array.shape), x)
+    if total is not None and not _over(total, largest).any():
+        bias = on_step(bias, _bias_steps(total, largest, left))
+    else:  # no number of bits helps
+        found = on_grid(rows, bits)
+    fresh: dict[str, np.ndarray] = {field: found.reshape(array.shape)}
+    if field == "scale":
+        fresh[field] = collapse(fresh[field], len(node.input_shape))
+    if "bias" in node.parameters:
+        shape = node.output_shape[:1] if node.type.startswith("Conv") else node.output_shape
+        single = node.array("bias").size == 1 and bool((bias == bias[0, 0]).all())
+        fresh["bias"] = bias[:1, :1].reshape(node.array("bias").shape) if single else bias.reshape(shape)
+    return replace(node, parameters={**node.parameters, **{name: v.astype(np.float32) for name, v in fresh.items()}})
+
+
+def _bias_rows(node: Node, rows: int) -> np.ndarray:
+    """The biases beside the rows of the weights, zero where there is none."""
+    if "bias" not in node.parameters:
+        return np.zeros((rows, 1))
+    bias = node.array("bias").astype(np.float64)
+    shape = node.output_shape[:1] if node.type.startswith("Conv") else node.output_shape
+    return np.broadcast_to(bias.reshape(()) if bias.size == 1 else bias, shape).reshape(rows, -1)
+
+
+def _sum(node: Node, array: np.ndarray, x: Grid | None) -> Sum | None:
+    """The sum of a layer with other weights and without its bias."""
+    if x is None:
+        return None
+    if node.type == "Scale":
+        return grids.scaled(x, array)
+    if node.type in ("Affine", "Linear"):
+        return grids.matrices(array, None, x) if array.ndim > 2 else grids.layer(array[:, :, None], None, x)
+    return grids.layer(array.reshape(*array.shape[:2], -1), None, x, node.number("groups"))
+
+
+def _over(total: Sum | None, largest: np.ndarray) -> np.ndarray:
+    """Which rows may pass 2^24 steps of their sum, with biases of at most `largest`."""
+    if total is None:
+        return np.zeros(len(largest), bool)
+    with np.errstate(over="ignore"):
+        step = np.ldexp(1.0, total.step)
+    over: np.ndarray = total.magnitude + np.where(largest > 0, largest + step, 0) > MOST * step
+    return over
+
+
+def _bias_steps(total: Sum, largest: np.ndarray, left: int) -> np.ndarray:
+    """The exponent of the step of each row's biases: that of the sum, or as much finer as leaves so many bits."""
+    whole = np.frexp(total.magnitude + largest)[1].astype(np.int64)  # no magnitude passes 2^whole
+    finest = np.maximum(whole - (24 - left), total.step - _FINER)
+    finest = np.where(total.step > HIGHEST, whole - 16, finest)  # a row of zeros
+    steps: np.ndarray = np.maximum(np.minimum(total.step, finest), LEAST)
+    return steps
+
+
+def _changes(before: Graph, after: Graph) -> tuple[Change, ...]:
+    """What rounding did to each array of a layer, and to those of other nodes that it changed."""
+    found = []
+    for name, node in after.nodes.items():
+        for field, value in node.parameters.items():
+            if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+                continue
+            old = before.nodes[name].array(field).astype(np.float64)
+            new = value.astype(np.float64)
+            if field in SIGNAL_PARAMETERS:
+                old, new = (align(array, len(node.input_shape)) for array in (old, new))
+            if node.type not in WEIGHTED and old.shape == new.shape and (old == new).all():
+                continue
+            moved, size = np.abs(new - old), np.broadcast_to(old, np.broadcast_shapes(old.shape, new.shape))
+            scale = float(np.sqrt((size**2).mean()))
+            relative = float(np.sqrt((moved**2).mean())) / scale if scale else 0.0
+            steps = steps_of(new.astype(np.float32), new.shape[0] if new.ndim else 1)
+            steps = steps[steps <= HIGHEST] if (steps <= HIGHEST).any() else np.zeros(1, np.int64)
+            found.append(Change(name, field, int(steps.min()), int(steps.max()), float(moved.max()), relative))
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""The executor: arguments, operands, the walk through a schedule, guards, state."""

@@ -1,0 +1,79 @@
+"""What a network carries from one call to the next."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from neurocuda.errors import ArgumentError
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """The state of a network after a step. Every tensor has the batch as its first axis.
+
+    `tensors` holds, by `node.quantity`: "v" and "i" of neurons, "history" of delays [B, steps, *shape], and
+    "previous", the last output of nodes with a delayed edge. `state[a:b]` is the state of part of a batch;
+    `torch.save` writes it, `torch.load(..., weights_only=True)` reads it back.
+    """
+
+    tensors: dict[str, Tensor]
+
+    def __getitem__(self, batch: slice) -> State:
+        if not isinstance(batch, slice):
+            raise ArgumentError(f"state: expected a slice of the batch, such as state[0:4], found {batch!r}")
+        return self._map(lambda tensor: tensor[batch])
+
+    def to(self, device: torch.device | str) -> State:
+        """The state on another device."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def detach(self) -> State:
+        """The state without its history of gradients, as for truncated backpropagation through time."""
+        return self._map(lambda tensor: tensor.detach())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> State:
+        return State({name: function(tensor) for name, tensor in self.tensors.items()})
+
+    @staticmethod
+    def cat(parts: Sequence[State]) -> State:
+        """The state of a batch from the states of its parts, in order."""
+        if not parts:
+            raise ArgumentError("state: expected at least one part, found none")
+        for part in parts:
+            if not isinstance(part, State):
+                raise ArgumentError(f"state: expected parts that are a State, found {type(part).__name__}")
+            strange = sorted(set(part.tensors) ^ set(parts[0].tensors))
+            if strange:
+                raise ArgumentError(f"state: expected parts with the same entries, found a difference in {strange}")
+            for name, tensor in part.tensors.items():
+                shape, first = tuple(tensor.shape[1:]), tuple(parts[0].tensors[name].shape[1:])
+                if shape != first:
+                    raise ArgumentError(
+                        f"state, entry {name!r}: expected parts of shape {first}, found {tuple(tensor.shape)}"
+                    )
+        return State({name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors})
+
+
+# The name in files, those of version 0.1 and those to come: `torch.load` looks for the class there.
+State.__module__ = "neurocuda.state"
+sys.modules[State.__module__] = sys.modules[__name__]
+torch.serialization.add_safe_globals([State])
+
+
+def check_state(state: State, owed: Mapping[str, tuple[int, ...]], device: torch.device) -> None:
+    """Refuse a state that is not one of this network for this batch; `owed` are the shapes by name."""
+    if not isinstance(state, State):
+        raise ArgumentError(f"state: expected the State that a call returned, found {type(state).__name__}")
+    if state.tensors.keys() != owed.keys():
+        strange = sorted(set(state.tensors) ^ set(owed))
+        raise ArgumentError(f"state: expected entries {sorted(owed)}, found a difference in {strange}")
+    for name, shape in owed.items():
+        tensor = state.tensors[name]
+        if tensor.shape != shape or tensor.dtype != torch.float32 or tensor.device != device:
+            found = f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}"
+            raise ArgumentError(f"state, entry {name!r}: expected {shape} torch.float32 on {device}, found {found}")
