@@ -9,15 +9,13 @@
 #include <tuple>
 #include <vector>
 
-#include "captured.h"
+#include "cpu/memory_pool.h"
 #include "cpu/multiversion.h"
-#include "cpu/pool.h"
-#include "kinds.h"
+#include "ops/checks.h"
 #include "ops/integer_conv.h"
-#include "program.h"
-#include "repeated.h"
-#include "replay.h"
-#include "values.h"
+#include "runtime/cuda_graph.h"
+#include "runtime/guarded_call.h"
+#include "runtime/program.h"
 
 #if defined(NEUROCUDA_EMULATED)
 #include "cuda/emulation/block.h"  // last: it takes names that others use
@@ -98,9 +96,9 @@ void add(neurocuda::Program& program, const std::string& name, const std::string
 }
 
 // From what `together` makes of the looks of a call.
-neurocuda::Looks looks_from(const py::tuple& given) {
+neurocuda::Guards guards_from(const py::tuple& given) {
   const auto tensors = [&](std::size_t place) { return given[place].cast<std::vector<at::Tensor>>(); };
-  neurocuda::Looks looks{tensors(0), tensors(1), tensors(2), tensors(3), tensors(4), {}};
+  neurocuda::Guards looks{tensors(0), tensors(1), tensors(2), tensors(3), tensors(4), {}};
   for (const auto& [step, low, high] : given[5].cast<std::vector<std::tuple<double, double, double>>>()) {
     looks.grids.push_back({step, low, high});
   }
@@ -217,7 +215,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def(py::init([](std::shared_ptr<neurocuda::Program> program, const std::vector<at::Tensor>& inputs,
                        std::vector<py::str> names, std::vector<py::object> sources, const py::tuple& looks) {
         return neurocuda::Replay(std::move(program), inputs, std::move(names),
-                                 {std::move(sources), looks_from(looks)});
+                                 {std::move(sources), guards_from(looks)});
       }))
       .def("__call__", &neurocuda::Replay::operator());
 
@@ -235,7 +233,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
                        "A call on a GPU, made again in one call if it is the same kind of call.")
       .def(py::init([](const py::bytes& kind, std::vector<py::str> names, const py::tuple& looks,
                        const py::object& run) {
-        return Repeated(kind, std::move(names), looks_from(looks), run_of(run));
+        return Repeated(kind, std::move(names), guards_from(looks), run_of(run));
       }))
       .def("__call__", &Repeated::operator());
 }

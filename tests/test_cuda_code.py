@@ -127,7 +127,7 @@ LAUNCH = """
 #include "cuda/kernels.h"
 
 int main() {
-  neurocuda::PackCall call{};
+  neurocuda::PackParams call{};
   call.steps = 1;
   call.neurons = 8;
   try {

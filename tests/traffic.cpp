@@ -24,7 +24,7 @@ Signal signal(std::vector<std::uint64_t>& memory, Element type, std::int64_t ste
 double moved(Element input, Element output, bool packed, int branches) {
   std::vector<std::uint64_t> inputs[2], out, state;
   float coefficients[kCoefficients] = {0.9f, 0.1f, 0.0f, 0.0f, 0.0f, 1.0f, 0.0f};
-  NeuronCall call{};
+  NeuronParams call{};
   call.kind = {Synapse::kNone, Fires::kAbove, Reset::kToValue};
   call.steps = kSteps;
   call.neurons = kNeurons;

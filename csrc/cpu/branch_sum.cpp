@@ -7,7 +7,7 @@
 
 namespace neurocuda::cpu {
 
-void branch_sum(const BranchSumCall& call, std::int64_t first, std::int64_t last) {
+void branch_sum(const BranchSumParams& call, std::int64_t first, std::int64_t last) {
   const KeepSubnormals guard;
   alignas(64) float sum[kBlock];
   for (std::int64_t step = 0; step < call.steps; ++step) {

@@ -3,11 +3,11 @@
 
 #include <cstdint>
 
-#include "calls/branch_sum.h"
+#include "params/branch_sum.h"
 
 namespace neurocuda::cpu {
 
 // Sums neurons first .. last - 1 of all steps.
-void branch_sum(const BranchSumCall& call, std::int64_t first, std::int64_t last);
+void branch_sum(const BranchSumParams& call, std::int64_t first, std::int64_t last);
 
 }  // namespace neurocuda::cpu

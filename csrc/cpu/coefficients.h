@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "calls/coefficients.h"
 #include "cpu/signal.h"
 #include "neuron_update.h"
+#include "params/coefficients.h"
 
 namespace neurocuda::cpu {
 

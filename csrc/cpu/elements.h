@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "calls/elements.h"
+#include "params/elements.h"
 
 namespace neurocuda::cpu {
 

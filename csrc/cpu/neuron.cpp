@@ -4,12 +4,12 @@
 #include <type_traits>
 #include <vector>
 
+#include "cpu/checks.h"
 #include "cpu/coefficients.h"
 #include "cpu/denormals.h"
 #include "cpu/multiversion.h"
 #include "cpu/signal.h"
 #include "cpu/stream.h"
-#include "cpu/values.h"
 
 namespace neurocuda::cpu {
 namespace {
@@ -131,7 +131,7 @@ class TileState {
   std::vector<float> copy_;
 };
 
-void emit(const NeuronCall& call, bool streamed, std::int64_t step, std::int64_t first, std::int64_t count,
+void emit(const NeuronParams& call, bool streamed, std::int64_t step, std::int64_t first, std::int64_t count,
           const float* from) {
   if (call.packed) {
     char* row = call.output.data + step * call.output.time_stride + first / 8;
@@ -144,14 +144,14 @@ void emit(const NeuronCall& call, bool streamed, std::int64_t step, std::int64_t
 }
 
 // Neurons that are run over all steps before the next ones.
-std::int64_t neurons_of_tile(const NeuronCall& call) {
+std::int64_t neurons_of_tile(const NeuronParams& call) {
   std::int64_t rows = call.i.data == nullptr ? 1 : 2;
   for (const Coefficient& c : call.coefficients) rows += c.values != nullptr && c.count > 1 ? 1 : 0;
   return kKept / rows;
 }
 
 // Whether the output goes past the caches: it does not fit them, and would push out what is read.
-bool past_caches(const NeuronCall& call) {
+bool past_caches(const NeuronParams& call) {
   if (call.packed || !call.output.direct() || call.output.time_stride == 0) return false;
   if (call.steps * call.output.time_stride < kCaches) return false;
   for (int branch = 0; branch < call.branch_count; ++branch) {
@@ -162,7 +162,7 @@ bool past_caches(const NeuronCall& call) {
 
 }  // namespace
 
-void neuron(const NeuronCall& call, std::int64_t first, std::int64_t last, std::atomic<bool>* finite) {
+void neuron(const NeuronParams& call, std::int64_t first, std::int64_t last, std::atomic<bool>* finite) {
   const KeepSubnormals guard;
   const bool direct_in = call.branch_count == 1 && call.branches[0].direct();
   const bool streamed = past_caches(call);

@@ -251,7 +251,7 @@ void retreat_row(const NeuronKind& kind, bool sums, const BackwardRow& row, cons
 // The gradients of one tile: what the forward pass went through, and the gradients under way.
 class Tile {
  public:
-  Tile(const NeuronBackwardCall& call, std::int64_t size)
+  Tile(const NeuronBackwardParams& call, std::int64_t size)
       : call_(call),
         size_(size),
         fires_(call.kind.fires != Fires::kNever),
@@ -268,7 +268,7 @@ class Tile {
         totals_(sums_ ? kCoefficients * size : 0) {}
 
   // The size of a tile whose past stays in the cache.
-  static std::int64_t size_for(const NeuronBackwardCall& call, std::int64_t neurons) {
+  static std::int64_t size_for(const NeuronBackwardParams& call, std::int64_t neurons) {
     const std::int64_t fit = kHistory / (4 * std::max<std::int64_t>(call.steps, 1)) / 64 * 64;
     return std::min(neurons, std::clamp<std::int64_t>(fit, 64, 2048));
   }
@@ -397,7 +397,7 @@ class Tile {
     }
   }
 
-  const NeuronBackwardCall& call_;
+  const NeuronBackwardParams& call_;
   const std::int64_t size_;
   const bool fires_, synapse_, sums_;
   TileCoefficients coefficients_;
@@ -409,7 +409,7 @@ class Tile {
 
 }  // namespace
 
-void neuron_backward(const NeuronBackwardCall& call, std::int64_t first, std::int64_t last) {
+void neuron_backward(const NeuronBackwardParams& call, std::int64_t first, std::int64_t last) {
   const KeepSubnormals guard;
   const std::int64_t size = Tile::size_for(call, last - first);
   Tile tile(call, size);

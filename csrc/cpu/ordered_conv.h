@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "calls/ordered_conv.h"
+#include "params/ordered_conv.h"
 
 namespace neurocuda::cpu {
 

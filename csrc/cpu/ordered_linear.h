@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "calls/ordered_linear.h"
+#include "params/ordered_linear.h"
 
 namespace neurocuda::cpu {
 

@@ -8,7 +8,7 @@
 
 namespace neurocuda::cpu {
 
-void pack_spikes(const PackCall& call, std::int64_t first, std::int64_t last) {
+void pack_spikes(const PackParams& call, std::int64_t first, std::int64_t last) {
   const KeepSubnormals guard;
   alignas(64) float row[kBlock];
   for (std::int64_t step = first; step < last; ++step) {
@@ -20,7 +20,7 @@ void pack_spikes(const PackCall& call, std::int64_t first, std::int64_t last) {
   }
 }
 
-void unpack_spikes(const PackCall& call, std::int64_t first, std::int64_t last) {
+void unpack_spikes(const PackParams& call, std::int64_t first, std::int64_t last) {
   const KeepSubnormals guard;
   alignas(64) float row[kBlock];
   for (std::int64_t step = first; step < last; ++step) {

@@ -3,12 +3,12 @@
 
 #include <cstdint>
 
-#include "calls/pack.h"
+#include "params/pack.h"
 
 namespace neurocuda::cpu {
 
 // Steps first .. last - 1.
-void pack_spikes(const PackCall& call, std::int64_t first, std::int64_t last);
-void unpack_spikes(const PackCall& call, std::int64_t first, std::int64_t last);
+void pack_spikes(const PackParams& call, std::int64_t first, std::int64_t last);
+void unpack_spikes(const PackParams& call, std::int64_t first, std::int64_t last);
 
 }  // namespace neurocuda::cpu

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "calls/pool2d.h"
+#include "params/pool2d.h"
 
 namespace neurocuda::cpu {
 

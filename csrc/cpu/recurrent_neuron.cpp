@@ -145,7 +145,7 @@ void write(const Signal& signal, std::int64_t step, std::int64_t first, std::int
 // copy.
 class Branch {
  public:
-  Branch(const Signal& signal, const RecurrentCall& call, std::int64_t padded, float* copy)
+  Branch(const Signal& signal, const RecurrentParams& call, std::int64_t padded, float* copy)
       : signal_(signal), neurons_(call.neurons), padded_(padded), copy_(copy) {
     if (signal.direct() && signal.time_stride >= 0)
       end_ = signal.row(call.steps - 1, call.samples * call.neurons);
@@ -175,7 +175,7 @@ void list_events(Sample& sample, float* values, bool ones) {
 }
 
 // The coefficients of the neurons from `first`, one row each.
-void expand(const RecurrentCall& call, std::int64_t first, const Sample& sample, float* to,
+void expand(const RecurrentParams& call, std::int64_t first, const Sample& sample, float* to,
             CoefficientRows& rows) {
   for (int name = 0; name < kCoefficients; ++name, to += sample.padded) {
     const Coefficient& c = call.coefficients[name];
@@ -192,7 +192,7 @@ void expand(const RecurrentCall& call, std::int64_t first, const Sample& sample,
 
 }  // namespace
 
-void recurrent_neuron(const RecurrentCall& call, std::int64_t first, std::int64_t last) {
+void recurrent_neuron(const RecurrentParams& call, std::int64_t first, std::int64_t last) {
   const KeepSubnormals guard;
   const std::int64_t padded = padded_features(call.neurons);
   constexpr int kRows = 7;

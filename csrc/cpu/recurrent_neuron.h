@@ -3,11 +3,11 @@
 
 #include <cstdint>
 
-#include "calls/recurrent_neuron.h"
+#include "params/recurrent_neuron.h"
 
 namespace neurocuda::cpu {
 
 // Runs samples first .. last - 1 over all steps.
-void recurrent_neuron(const RecurrentCall& call, std::int64_t first, std::int64_t last);
+void recurrent_neuron(const RecurrentParams& call, std::int64_t first, std::int64_t last);
 
 }  // namespace neurocuda::cpu

@@ -6,7 +6,7 @@
 
 namespace neurocuda::cpu {
 
-void shared_sum(const SharedSumCall& call) {
+void shared_sum(const SharedSumParams& call) {
   const KeepSubnormals guard;
   std::int64_t member_strides[kMaxAxes], index[kMaxAxes] = {}, neurons = 1, stride = 1;
   for (int axis = call.axes - 1; axis >= 0; --axis) {

@@ -1,9 +1,9 @@
 #pragma once
 
-#include "calls/shared_sum.h"
+#include "params/shared_sum.h"
 
 namespace neurocuda::cpu {
 
-void shared_sum(const SharedSumCall& call);
+void shared_sum(const SharedSumParams& call);
 
 }  // namespace neurocuda::cpu

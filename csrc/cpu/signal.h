@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "calls/signal.h"
 #include "cpu/elements.h"
+#include "params/signal.h"
 
 namespace neurocuda::cpu {
 

@@ -2,6 +2,6 @@
 
 namespace neurocuda::cuda {
 
-void branch_sum(const BranchSumCall& call, Stream stream) { launch_branch_sum(call, stream); }
+void branch_sum(const BranchSumParams& call, Stream stream) { launch_branch_sum(call, stream); }
 
 }  // namespace neurocuda::cuda

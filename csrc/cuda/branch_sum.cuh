@@ -1,16 +1,16 @@
 // The sum of branches: nothing is carried through time, so blocks share the steps as well as the neurons.
 #pragma once
 
-#include "calls/branch_sum.h"
-#include "cuda/plan.cuh"
+#include "cuda/launch_config.cuh"
 #include "cuda/signal.cuh"
+#include "params/branch_sum.h"
 
 namespace neurocuda::cuda {
 
 constexpr int kSumSteps = 16;  // of a block, in its turn; as many as keep its accesses under way
 
 template <int width>
-__global__ __launch_bounds__(kWideThreads) void branch_sum_wide(const __grid_constant__ BranchSumCall call,
+__global__ __launch_bounds__(kWideThreads) void branch_sum_wide(const __grid_constant__ BranchSumParams call,
                                                                 std::int64_t first, std::int64_t last) {
   const std::int64_t neuron = first + (std::int64_t{blockIdx.x} * kWideThreads + threadIdx.x) * width;
   if (neuron >= last) return;
@@ -27,7 +27,7 @@ __global__ __launch_bounds__(kWideThreads) void branch_sum_wide(const __grid_con
 }
 
 __global__ __launch_bounds__(kStagedThreads) static void branch_sum_staged(
-    const __grid_constant__ BranchSumCall call, std::int64_t first, std::int64_t last) {
+    const __grid_constant__ BranchSumParams call, std::int64_t first, std::int64_t last) {
   const std::int64_t neuron = first + std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (neuron >= last) return;
   NEUROCUDA_DYNAMIC_SHARED(std::int64_t, places);
@@ -42,7 +42,7 @@ __global__ __launch_bounds__(kStagedThreads) static void branch_sum_staged(
   }
 }
 
-inline void launch_branch_sum(const BranchSumCall& call, Stream stream) {
+inline void launch_branch_sum(const BranchSumParams& call, Stream stream) {
   if (call.steps == 0 || call.neurons == 0) return;
   const int width = width_of(call.branches, call.branch_count, call.steps);
   const bool wide = width > 1 && allows(call.output, width, call.steps);

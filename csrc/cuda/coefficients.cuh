@@ -1,8 +1,8 @@
 // The coefficients of neighbouring neurons, in registers.
 #pragma once
 
-#include "calls/coefficients.h"
 #include "cuda/device.cuh"
+#include "params/coefficients.h"
 
 namespace neurocuda::cuda {
 

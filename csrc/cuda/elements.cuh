@@ -1,8 +1,8 @@
 // Elements of signals in device memory as float32, one or several neighbours in one access.
 #pragma once
 
-#include "calls/elements.h"
 #include "cuda/device.cuh"
+#include "params/elements.h"
 
 namespace neurocuda::cuda {
 

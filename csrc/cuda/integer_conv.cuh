@@ -4,9 +4,9 @@
 // computes. Tensor cores multiply and add; sums are of 32 bits, so that their order does not matter.
 #pragma once
 
-#include "calls/integer_conv.h"
 #include "cuda/async_copy.cuh"
 #include "cuda/elements.cuh"
+#include "params/integer_conv.h"
 
 namespace neurocuda::cuda {
 

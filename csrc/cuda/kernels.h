@@ -3,17 +3,17 @@
 
 #include <cstddef>
 
-#include "calls/branch_sum.h"
-#include "calls/integer_conv.h"
-#include "calls/neuron.h"
-#include "calls/neuron_backward.h"
-#include "calls/ordered_conv.h"
-#include "calls/ordered_linear.h"
-#include "calls/pack.h"
-#include "calls/pool2d.h"
-#include "calls/recurrent_neuron.h"
-#include "calls/shared_sum.h"
-#include "calls/values.h"
+#include "params/branch_sum.h"
+#include "params/checks.h"
+#include "params/integer_conv.h"
+#include "params/neuron.h"
+#include "params/neuron_backward.h"
+#include "params/ordered_conv.h"
+#include "params/ordered_linear.h"
+#include "params/pack.h"
+#include "params/pool2d.h"
+#include "params/recurrent_neuron.h"
+#include "params/shared_sum.h"
 
 struct CUstream_st;
 
@@ -23,23 +23,23 @@ using Stream = CUstream_st*;
 
 // None of them waits, allocates, or reads what is in device memory, so they may be captured in a graph. All
 // memory in a call is the device's. A launch that fails throws std::runtime_error with the kernel's name.
-void neuron(const NeuronCall& call, Stream stream);
+void neuron(const NeuronParams& call, Stream stream);
 // Whether there is a kernel for that form of call, threads of which take `width` neurons; then it runs first
 // .. last - 1.
-bool neuron_plain(const NeuronCall& call, int width, std::int64_t first, std::int64_t last, Stream stream);
-void neuron_backward(const NeuronBackwardCall& call, Stream stream);
-void shared_sum(const SharedSumCall& call, Stream stream);
-void recurrent_neuron(const RecurrentCall& call, Stream stream);
-std::size_t recurrent_scratch(const RecurrentCall& call);  // bytes of the call's scratch memory
-void branch_sum(const BranchSumCall& call, Stream stream);
-void pack_spikes(const PackCall& call, Stream stream);
-void unpack_spikes(const PackCall& call, Stream stream);
+bool neuron_plain(const NeuronParams& call, int width, std::int64_t first, std::int64_t last, Stream stream);
+void neuron_backward(const NeuronBackwardParams& call, Stream stream);
+void shared_sum(const SharedSumParams& call, Stream stream);
+void recurrent_neuron(const RecurrentParams& call, Stream stream);
+std::size_t recurrent_scratch(const RecurrentParams& call);  // bytes of the call's scratch memory
+void branch_sum(const BranchSumParams& call, Stream stream);
+void pack_spikes(const PackParams& call, Stream stream);
+void unpack_spikes(const PackParams& call, Stream stream);
 void ordered_linear(const OrderedLinear& layer, Stream stream);
 void ordered_conv(const OrderedConv& layer, Stream stream);
 void integer_conv(const IntegerConv& call, Stream stream);
 void pool2d(const Pool2d& job, Stream stream);
-void all_finite(const FiniteCall& call, Stream stream);
-void on_grid(const OnGridCall& call, Stream stream);
-void same_bits(const SameBitsCall& call, Stream stream);
+void all_finite(const FiniteParams& call, Stream stream);
+void on_grid(const OnGridParams& call, Stream stream);
+void same_bits(const SameBitsParams& call, Stream stream);
 
 }  // namespace neurocuda::cuda

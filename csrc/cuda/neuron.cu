@@ -2,6 +2,6 @@
 
 namespace neurocuda::cuda {
 
-void neuron(const NeuronCall& call, Stream stream) { launch_neuron(call, stream); }
+void neuron(const NeuronParams& call, Stream stream) { launch_neuron(call, stream); }
 
 }  // namespace neurocuda::cuda

@@ -5,19 +5,19 @@
 //   under way staged  one neuron a thread, 16 accesses under way; any strides, any alignment
 #pragma once
 
-#include "calls/neuron.h"
 #include "cuda/coefficients.cuh"
-#include "cuda/kinds.cuh"
+#include "cuda/dispatch.cuh"
+#include "cuda/launch_config.cuh"
 #include "cuda/neuron_traits.h"
-#include "cuda/plan.cuh"
 #include "cuda/signal.cuh"
+#include "params/neuron.h"
 
 namespace neurocuda::cuda {
 
 // What one thread does. row(signal) is where its neurons lie in a step of a signal, and branch_row(signal,
 // number) where they lie in one of a branch.
 template <class Kind, int width, bool uniform, class Row, class BranchRow>
-__device__ __forceinline__ void run_neurons(const NeuronCall& call, std::int64_t neuron, bool there,
+__device__ __forceinline__ void run_neurons(const NeuronParams& call, std::int64_t neuron, bool there,
                                             const Row& row, const BranchRow& branch_row) {
   constexpr Synapse synapse = Kind::synapse;
   constexpr Fires fires = Kind::fires;
@@ -68,7 +68,7 @@ constexpr int kWideBlocks = width == 8 && !uniform ? 3 : kResidentThreads / kWid
 // help to put them together: they repeat its neurons, and store nothing.
 template <class Kind, int width, bool uniform>
 __global__ __launch_bounds__(kWideThreads, (kWideBlocks<width, uniform>)) void neuron_wide(
-    const __grid_constant__ NeuronCall call, std::int64_t first, std::int64_t last) {
+    const __grid_constant__ NeuronParams call, std::int64_t first, std::int64_t last) {
   std::int64_t neuron = first + (std::int64_t{blockIdx.x} * kWideThreads + threadIdx.x) * width;
   const bool there = neuron < last;
   if (!there) {
@@ -82,7 +82,7 @@ __global__ __launch_bounds__(kWideThreads, (kWideBlocks<width, uniform>)) void n
 
 template <class Kind>
 __global__ __launch_bounds__(kStagedThreads, kResidentThreads / kStagedThreads) void neuron_staged(
-    const __grid_constant__ NeuronCall call, std::int64_t first, std::int64_t last) {
+    const __grid_constant__ NeuronParams call, std::int64_t first, std::int64_t last) {
   std::int64_t neuron = first + std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   const bool there = neuron < last;
   if (!there) {
@@ -96,7 +96,7 @@ __global__ __launch_bounds__(kStagedThreads, kResidentThreads / kStagedThreads) 
 }
 
 // The neurons of a thread: more than one where memory allows it and there are enough of them.
-inline int width_of(const NeuronCall& call) {
+inline int width_of(const NeuronParams& call) {
   const int width = width_of(call.branches, call.branch_count, call.steps);
   const bool possible = allows(call.v, width, 1) && allows(call.i, width, 1) &&
                         (call.packed || allows(call.output, width, call.steps)) &&
@@ -115,7 +115,7 @@ inline bool shares(const Coefficient* coefficients, int width) {
 }
 
 template <class Kind, int width>
-void launch_wide(const NeuronCall& call, std::int64_t neurons, Stream stream) {
+void launch_wide(const NeuronParams& call, std::int64_t neurons, Stream stream) {
   const unsigned blocks = blocks_for(neurons / width, kWideThreads);
   if (shares(call.coefficients, width)) {
     NEUROCUDA_LAUNCH((neuron_wide<Kind, width, true>), blocks, kWideThreads, 0, stream, call, 0, neurons);
@@ -125,7 +125,7 @@ void launch_wide(const NeuronCall& call, std::int64_t neurons, Stream stream) {
 }
 
 template <class Kind>
-void launch_staged(const NeuronCall& call, std::int64_t first, Stream stream) {
+void launch_staged(const NeuronParams& call, std::int64_t first, Stream stream) {
   const std::int64_t neurons = call.neurons - first;
   const int threads = staged_threads(neurons);
   const std::size_t shared = BranchRows::bytes(call.branches, call.branch_count, threads);
@@ -133,7 +133,7 @@ void launch_staged(const NeuronCall& call, std::int64_t first, Stream stream) {
   NEUROCUDA_LAUNCH((neuron_staged<Kind>), blocks, threads, shared, stream, call, first, call.neurons);
 }
 
-inline void launch_neuron(const NeuronCall& call, Stream stream) {
+inline void launch_neuron(const NeuronParams& call, Stream stream) {
   if (call.steps == 0 || call.neurons == 0) return;
   const int width = width_of(call);
   // Those that are left over in a row that is no multiple of the width; bits are shared by eight.

@@ -2,6 +2,8 @@
 
 namespace neurocuda::cuda {
 
-void neuron_backward(const NeuronBackwardCall& call, Stream stream) { launch_neuron_backward(call, stream); }
+void neuron_backward(const NeuronBackwardParams& call, Stream stream) {
+  launch_neuron_backward(call, stream);
+}
 
 }  // namespace neurocuda::cuda

@@ -18,11 +18,11 @@
 
 #include <cstdint>
 
-#include "calls/neuron_backward.h"
 #include "cuda/coefficients.cuh"
 #include "cuda/device.cuh"
 #include "cuda/signal.cuh"
 #include "neuron_update.h"
+#include "params/neuron_backward.h"
 
 namespace neurocuda::cuda {
 
@@ -76,7 +76,7 @@ __device__ __forceinline__ float derivative(Surrogate surrogate, float distance,
 
 // The derivative of the spikes of u.
 template <Emits emits>
-__device__ __forceinline__ float slope_of(const NeuronBackwardCall& call, float u, float threshold) {
+__device__ __forceinline__ float slope_of(const NeuronBackwardParams& call, float u, float threshold) {
   float nearest = threshold;
   if (emits == Emits::kMany) {
     const float multiple = nearbyintf(divide(u, threshold));
@@ -103,7 +103,7 @@ struct Gradients {
 // One step backwards, the reverse of `advance`; returns the gradient of the input. Sums stand in the order in
 // which autograd adds them.
 template <Synapse synapse, Emits emits, bool sums>
-__device__ __forceinline__ float retreat(const NeuronBackwardCall& call, const NeuronCoefficients& c,
+__device__ __forceinline__ float retreat(const NeuronBackwardParams& call, const NeuronCoefficients& c,
                                          const PastStep& at, Gradients<sums>& to) {
   float du;  // of the potential before the reset
   if (emits == Emits::kNone) {
@@ -197,7 +197,7 @@ __device__ __forceinline__ void read_column(const Signal& signal, const char* fr
 // instruction caches.
 template <Synapse synapse, Emits emits, bool sums>
 __global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
-    neuron_backward_kernel(const __grid_constant__ NeuronBackwardCall call) {
+    neuron_backward_kernel(const __grid_constant__ NeuronBackwardParams call) {
   constexpr bool kForwards = emits != Emits::kNone || sums, kSynapse = synapse != Synapse::kNone;
   constexpr int kSteps = kBackwardSegment, kParts = kSynapse ? 2 : 1;  // of the state
   // The rows of a column; u takes the place of x where that is not needed any more.
@@ -286,7 +286,7 @@ __global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
 }
 
 template <Synapse synapse, Emits emits>
-void launch_neuron_backward(const NeuronBackwardCall& call, bool sums, Stream stream) {
+void launch_neuron_backward(const NeuronBackwardParams& call, bool sums, Stream stream) {
   const auto blocks = static_cast<unsigned>((call.neurons + kBackwardThreads - 1) / kBackwardThreads);
   if (sums) {
     NEUROCUDA_LAUNCH((neuron_backward_kernel<synapse, emits, true>), blocks, kBackwardThreads, 0, stream,
@@ -298,7 +298,7 @@ void launch_neuron_backward(const NeuronBackwardCall& call, bool sums, Stream st
 }
 
 template <Synapse synapse>
-void launch_neuron_backward(const NeuronBackwardCall& call, bool sums, Stream stream) {
+void launch_neuron_backward(const NeuronBackwardParams& call, bool sums, Stream stream) {
   switch (call.kind.fires) {
     case Fires::kNever:
       return launch_neuron_backward<synapse, Emits::kNone>(call, sums, stream);
@@ -309,7 +309,7 @@ void launch_neuron_backward(const NeuronBackwardCall& call, bool sums, Stream st
   }
 }
 
-inline void launch_neuron_backward(const NeuronBackwardCall& call, Stream stream) {
+inline void launch_neuron_backward(const NeuronBackwardParams& call, Stream stream) {
   if (call.neurons == 0) return;
   bool sums = false;
   for (const Signal& signal : call.to_coefficients) sums = sums || signal.data != nullptr;

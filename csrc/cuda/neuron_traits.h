@@ -2,7 +2,7 @@
 // share.
 #pragma once
 
-#include "calls/elements.h"
+#include "params/elements.h"
 
 namespace neurocuda::cuda {
 

@@ -5,10 +5,10 @@
 // counts them, and the kernel goes one way or the other, so that nobody waits.
 #pragma once
 
-#include "calls/ordered_conv.h"
 #include "cuda/event_tiles.cuh"
 #include "cuda/ordered_sum.cuh"
 #include "cuda/spike_bits.cuh"
+#include "params/ordered_conv.h"
 
 namespace neurocuda::cuda {
 

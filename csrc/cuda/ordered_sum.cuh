@@ -18,11 +18,11 @@
 
 #include <cstdint>
 
-#include "calls/ordered_linear.h"
 #include "cuda/device.cuh"
 #include "cuda/limits.cuh"
 #include "cuda/spike_list.cuh"
 #include "neuron_update.h"
+#include "params/ordered_linear.h"
 
 namespace neurocuda::cuda {
 

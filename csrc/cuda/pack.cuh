@@ -1,9 +1,9 @@
 // Spikes as bits, eight neurons a byte, and back.
 #pragma once
 
-#include "calls/pack.h"
-#include "cuda/plan.cuh"
+#include "cuda/launch_config.cuh"
 #include "cuda/signal.cuh"
+#include "params/pack.h"
 
 namespace neurocuda::cuda {
 
@@ -15,7 +15,7 @@ __device__ __forceinline__ std::int64_t pack_place() {
 }
 
 // Eight neighbours a thread, as they lie: two accesses of float32, one of anything smaller.
-__global__ __launch_bounds__(kPackThreads) static void pack_wide(const __grid_constant__ PackCall call) {
+__global__ __launch_bounds__(kPackThreads) static void pack_wide(const __grid_constant__ PackParams call) {
   const std::int64_t place = pack_place();
   if (place * 8 >= call.neurons) return;
   for (std::int64_t step = blockIdx.y; step < call.steps; step += gridDim.y) {
@@ -34,7 +34,7 @@ __global__ __launch_bounds__(kPackThreads) static void pack_wide(const __grid_co
 }
 
 // One neuron a thread, wherever it lies.
-__global__ __launch_bounds__(kPackThreads) static void pack_any(const __grid_constant__ PackCall call) {
+__global__ __launch_bounds__(kPackThreads) static void pack_any(const __grid_constant__ PackParams call) {
   const std::int64_t place = pack_place();
   const bool there = place < call.neurons;  // the others help to put the last bytes together
   const std::int64_t offset = there ? offset_of(call.spikes, place) : 0;
@@ -49,7 +49,7 @@ __global__ __launch_bounds__(kPackThreads) static void pack_any(const __grid_con
   }
 }
 
-__global__ __launch_bounds__(kPackThreads) static void unpack_wide(const __grid_constant__ PackCall call) {
+__global__ __launch_bounds__(kPackThreads) static void unpack_wide(const __grid_constant__ PackParams call) {
   const std::int64_t place = pack_place();
   if (place * 8 >= call.neurons) return;
   for (std::int64_t step = blockIdx.y; step < call.steps; step += gridDim.y) {
@@ -62,7 +62,7 @@ __global__ __launch_bounds__(kPackThreads) static void unpack_wide(const __grid_
   }
 }
 
-__global__ __launch_bounds__(kPackThreads) static void unpack_any(const __grid_constant__ PackCall call) {
+__global__ __launch_bounds__(kPackThreads) static void unpack_any(const __grid_constant__ PackParams call) {
   const std::int64_t place = pack_place();
   if (place >= call.neurons) return;
   const std::int64_t offset = offset_of(call.spikes, place);
@@ -73,11 +73,11 @@ __global__ __launch_bounds__(kPackThreads) static void unpack_any(const __grid_c
   }
 }
 
-inline bool packs_wide(const PackCall& call) {
+inline bool packs_wide(const PackParams& call) {
   return call.neurons % 8 == 0 && allows(call.spikes, 8, call.steps);
 }
 
-inline void launch_pack_spikes(const PackCall& call, Stream stream) {
+inline void launch_pack_spikes(const PackParams& call, Stream stream) {
   if (call.steps == 0 || call.neurons == 0) return;
   const unsigned steps = blocks_for(call.steps, 1, kMostRows);
   if (packs_wide(call)) {
@@ -89,7 +89,7 @@ inline void launch_pack_spikes(const PackCall& call, Stream stream) {
   }
 }
 
-inline void launch_unpack_spikes(const PackCall& call, Stream stream) {
+inline void launch_unpack_spikes(const PackParams& call, Stream stream) {
   if (call.steps == 0 || call.neurons == 0) return;
   const unsigned steps = blocks_for(call.steps, 1, kMostRows);
   if (packs_wide(call)) {

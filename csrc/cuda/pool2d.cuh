@@ -3,11 +3,11 @@
 
 #include <cstdint>
 
-#include "calls/pool2d.h"
 #include "cuda/device.cuh"
 #include "cuda/elements.cuh"
 #include "cuda/limits.cuh"
 #include "neuron_update.h"
+#include "params/pool2d.h"
 
 namespace neurocuda::cuda {
 

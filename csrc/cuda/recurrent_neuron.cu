@@ -3,8 +3,8 @@
 
 namespace neurocuda::cuda {
 
-void recurrent_neuron(const RecurrentCall& call, Stream stream) { launch_recurrent_neuron(call, stream); }
+void recurrent_neuron(const RecurrentParams& call, Stream stream) { launch_recurrent_neuron(call, stream); }
 
-std::size_t recurrent_scratch(const RecurrentCall& call) { return scratch_of(plan_of(call), call); }
+std::size_t recurrent_scratch(const RecurrentParams& call) { return scratch_of(plan_of(call), call); }
 
 }  // namespace neurocuda::cuda

@@ -11,7 +11,7 @@
 namespace neurocuda::cuda {
 
 template <class Kind, int branches, bool shared>
-void launch_resident(const RecurrentCall& call, const RecurrentPlan& plan, Stream stream) {
+void launch_resident(const RecurrentParams& call, const RecurrentPlan& plan, Stream stream) {
   const std::int64_t rows = call.samples / call.matrices;
   const std::int64_t blocks = call.matrices * ((rows + plan.samples - 1) / plan.samples);
   allow_shared(recurrent_resident<Kind, branches, shared>, plan.shared);
@@ -20,14 +20,14 @@ void launch_resident(const RecurrentCall& call, const RecurrentPlan& plan, Strea
 }
 
 template <Synapse synapse>
-void launch_fixed(const RecurrentCall& call, const RecurrentPlan& plan, Stream stream) {
+void launch_fixed(const RecurrentParams& call, const RecurrentPlan& plan, Stream stream) {
   if (call.kind.reset == Reset::kToValue)
     return launch_resident<KindOf<synapse, Fires::kAbove, Reset::kToValue>, 1, true>(call, plan, stream);
   return launch_resident<KindOf<synapse, Fires::kAbove, Reset::kSubtract>, 1, true>(call, plan, stream);
 }
 
 // With one branch and the weight at hand steps are short: the usual kinds are not looked up in each of them.
-inline void launch_shared(const RecurrentCall& call, const RecurrentPlan& plan, Stream stream) {
+inline void launch_shared(const RecurrentParams& call, const RecurrentPlan& plan, Stream stream) {
   if (call.branch_count > 1) return launch_resident<AnyKind, kMaxBranches, true>(call, plan, stream);
   const bool usual = call.kind.fires == Fires::kAbove;
   if (usual && call.kind.synapse == Synapse::kNone) return launch_fixed<Synapse::kNone>(call, plan, stream);
@@ -36,12 +36,12 @@ inline void launch_shared(const RecurrentCall& call, const RecurrentPlan& plan, 
   return launch_resident<AnyKind, 1, true>(call, plan, stream);
 }
 
-inline void launch_global(const RecurrentCall& call, const RecurrentPlan& plan, Stream stream) {
+inline void launch_global(const RecurrentParams& call, const RecurrentPlan& plan, Stream stream) {
   if (call.branch_count > 1) return launch_resident<AnyKind, kMaxBranches, false>(call, plan, stream);
   return launch_resident<AnyKind, 1, false>(call, plan, stream);
 }
 
-inline void launch_spread(const RecurrentCall& call, const RecurrentPlan& plan, Stream stream) {
+inline void launch_spread(const RecurrentParams& call, const RecurrentPlan& plan, Stream stream) {
   const SpreadSpikes all(call, plan);
   const std::int64_t units = call.samples * plan.words;
   const unsigned blocks = grid_of((units + kSpreadWarps - 1) / kSpreadWarps);
@@ -59,7 +59,7 @@ inline void launch_spread(const RecurrentCall& call, const RecurrentPlan& plan, 
     NEUROCUDA_LAUNCH(recurrent_grid, grid, threads, plan.shared, stream, call, all, plan, step, step + 1);
 #else
   std::int64_t first = 0;
-  void* arguments[] = {const_cast<RecurrentCall*>(&call), const_cast<SpreadSpikes*>(&all),
+  void* arguments[] = {const_cast<RecurrentParams*>(&call), const_cast<SpreadSpikes*>(&all),
                        const_cast<RecurrentPlan*>(&plan), &first, const_cast<std::int64_t*>(&call.steps)};
   check(
       cudaLaunchCooperativeKernel(recurrent_grid, dim3(grid), dim3(threads), arguments, plan.shared, stream),
@@ -67,11 +67,11 @@ inline void launch_spread(const RecurrentCall& call, const RecurrentPlan& plan, 
 #endif
 }
 
-inline RecurrentPlan plan_of(const RecurrentCall& call) {
+inline RecurrentPlan plan_of(const RecurrentParams& call) {
   return recurrent_plan(call.samples, call.neurons, call.matrices, device_limits());
 }
 
-inline void launch_recurrent_neuron(const RecurrentCall& call, Stream stream) {
+inline void launch_recurrent_neuron(const RecurrentParams& call, Stream stream) {
   const RecurrentPlan plan = plan_of(call);
   switch (plan.way) {
     case RecurrentWay::kShared:

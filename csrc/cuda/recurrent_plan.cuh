@@ -5,9 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "calls/ordered_linear.h"
-#include "calls/recurrent_neuron.h"
 #include "cuda/limits.cuh"
+#include "params/ordered_linear.h"
+#include "params/recurrent_neuron.h"
 
 namespace neurocuda::cuda {
 
@@ -85,7 +85,7 @@ inline RecurrentPlan recurrent_plan(std::int64_t samples, std::int64_t neurons, 
 
 // Memory that a launch needs besides: of every sample the spikes of a step and of the next, as masks and as
 // values, and the count of blocks at the barrier.
-inline std::size_t scratch_of(const RecurrentPlan& plan, const RecurrentCall& call) {
+inline std::size_t scratch_of(const RecurrentPlan& plan, const RecurrentParams& call) {
   if (plan.way == RecurrentWay::kShared || plan.way == RecurrentWay::kGlobal) return 0;
   const std::int64_t masks = 2 * call.samples * plan.words, values = 2 * call.samples * call.neurons;
   return static_cast<std::size_t>(16 + 4 * (masks + values));

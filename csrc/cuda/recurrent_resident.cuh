@@ -103,7 +103,7 @@ constexpr int kStepsAhead = branches == 1 ? 4 : 1;
 
 template <class Kind, int branches, bool shared>
 __global__ void __launch_bounds__(kMostThreads, 1)
-    recurrent_resident(const RecurrentCall call, const RecurrentPlan plan) {
+    recurrent_resident(const RecurrentParams call, const RecurrentPlan plan) {
   NEUROCUDA_DYNAMIC_SHARED(unsigned char, memory);
   unsigned char* own = memory;  // for spikes
   constexpr int kAhead = kStepsAhead<branches>;

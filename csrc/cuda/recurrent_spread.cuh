@@ -18,7 +18,7 @@ struct SpreadSpikes {
   float* values;      // [2, samples, neurons]
   std::int64_t samples, neurons, words;
 
-  SpreadSpikes(const RecurrentCall& call, const RecurrentPlan& plan)
+  SpreadSpikes(const RecurrentParams& call, const RecurrentPlan& plan)
       : arrived(static_cast<unsigned*>(call.scratch)),
         masks(arrived + 4),
         values(reinterpret_cast<float*>(masks + 2 * call.samples * plan.words)),
@@ -57,7 +57,7 @@ __device__ __forceinline__ void publish(const SpreadSpikes& all, std::int64_t st
 
 // The spikes of the step before the first.
 __global__ void __launch_bounds__(kSpreadWarps* kWarp, 2)
-    recurrent_first_spikes(const RecurrentCall call, const SpreadSpikes all) {
+    recurrent_first_spikes(const RecurrentParams call, const SpreadSpikes all) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const std::int64_t warps = static_cast<std::int64_t>(gridDim.x) * kSpreadWarps;
   if (blockIdx.x == 0 && threadIdx.x == 0) *all.arrived = 0;
@@ -101,7 +101,7 @@ __device__ __forceinline__ float sum_spread(const SpreadSpikes& all, std::int64_
 }
 
 // One step of the neurons of a warp; `weight` as above. For all of the warp.
-__device__ __forceinline__ void spread_step(const RecurrentCall& call, const SpreadSpikes& all,
+__device__ __forceinline__ void spread_step(const RecurrentParams& call, const SpreadSpikes& all,
                                             std::int64_t step, std::int64_t sample, std::int64_t word,
                                             const float* weight, std::int64_t pitch) {
   const std::int64_t neuron = word * kWarp + threadIdx.x % kWarp;
@@ -136,7 +136,7 @@ __device__ __forceinline__ void spread_step(const RecurrentCall& call, const Spr
 
 // A step of all samples: warps go on from unit to unit.
 __global__ void __launch_bounds__(kSpreadWarps* kWarp, 2)
-    recurrent_one_step(const RecurrentCall call, const SpreadSpikes all, std::int64_t step) {
+    recurrent_one_step(const RecurrentParams call, const SpreadSpikes all, std::int64_t step) {
   const std::int64_t padded = padded_features(all.neurons);
   const std::int64_t warps = static_cast<std::int64_t>(gridDim.x) * kSpreadWarps;
   for (std::int64_t unit = static_cast<std::int64_t>(blockIdx.x) * kSpreadWarps + threadIdx.x / kWarp;
@@ -167,7 +167,7 @@ __device__ __forceinline__ void grid_barrier(unsigned* arrived, unsigned expecte
 // Steps first .. last - 1: each block has 32 columns of one matrix, whose weights it keeps in shared memory,
 // and the samples of one group, a warp for each. Blocks are numbered by matrix, word and group.
 __global__ void __launch_bounds__(kMostThreads, 1)
-    recurrent_grid(const RecurrentCall call, const SpreadSpikes all, const RecurrentPlan plan,
+    recurrent_grid(const RecurrentParams call, const SpreadSpikes all, const RecurrentPlan plan,
                    std::int64_t first, std::int64_t last) {
   NEUROCUDA_DYNAMIC_SHARED(float, weight);
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;

@@ -3,12 +3,12 @@
 
 #include <cstdint>
 
-#include "calls/recurrent_neuron.h"
 #include "cuda/coefficients.cuh"
 #include "cuda/device.cuh"
-#include "cuda/kinds.cuh"
+#include "cuda/dispatch.cuh"
 #include "cuda/signal.cuh"
 #include "neuron_update.h"
+#include "params/recurrent_neuron.h"
 
 namespace neurocuda::cuda {
 
@@ -107,12 +107,12 @@ struct Inputs {
   const char* from[most];
   Raw<1> raw[most] = {};
 
-  __device__ __forceinline__ void find(const RecurrentCall& call, std::int64_t n) {
+  __device__ __forceinline__ void find(const RecurrentParams& call, std::int64_t n) {
 #pragma unroll
     for (int branch = 0; branch < most; ++branch)
       from[branch] = branch < call.branch_count ? place_of(call.branches[branch], n) : nullptr;
   }
-  __device__ __forceinline__ void bring(const RecurrentCall& call, std::int64_t step) {
+  __device__ __forceinline__ void bring(const RecurrentParams& call, std::int64_t step) {
 #pragma unroll
     for (int branch = 0; branch < most; ++branch) {
       if (branch >= call.branch_count) break;
@@ -121,7 +121,7 @@ struct Inputs {
     }
   }
   // Their sum with the recurrent current in its place, left fold.
-  __device__ __forceinline__ float sum(const RecurrentCall& call, float current) const {
+  __device__ __forceinline__ float sum(const RecurrentParams& call, float current) const {
     float total[1] = {current};
     if (call.place > 0) {
 #pragma unroll

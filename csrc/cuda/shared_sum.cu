@@ -2,6 +2,6 @@
 
 namespace neurocuda::cuda {
 
-void shared_sum(const SharedSumCall& call, Stream stream) { launch_shared_sum(call, stream); }
+void shared_sum(const SharedSumParams& call, Stream stream) { launch_shared_sum(call, stream); }
 
 }  // namespace neurocuda::cuda

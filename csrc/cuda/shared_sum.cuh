@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "calls/shared_sum.h"
 #include "cuda/device.cuh"
+#include "params/shared_sum.h"
 
 namespace neurocuda::cuda {
 
@@ -71,7 +71,7 @@ __global__ void shared_sum_kernel(const __grid_constant__ SumLevel level) {
   }
 }
 
-inline void launch_shared_sum(const SharedSumCall& call, Stream stream) {
+inline void launch_shared_sum(const SharedSumParams& call, Stream stream) {
   constexpr int kThreads = 128;
   if (call.elements == 0 || call.members == 0) return;
   SumLevel level{};

@@ -3,9 +3,9 @@
 
 #include <algorithm>
 
-#include "calls/neuron.h"
 #include "cuda/elements.cuh"
 #include "cuda/neuron_traits.h"
+#include "params/neuron.h"
 
 namespace neurocuda::cuda {
 

@@ -5,9 +5,9 @@
 
 #include <cstdint>
 
-#include "calls/ordered_conv.h"
 #include "cuda/elements.cuh"
 #include "cuda/limits.cuh"
+#include "params/ordered_conv.h"
 
 namespace neurocuda::cuda {
 

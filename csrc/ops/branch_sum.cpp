@@ -29,7 +29,7 @@ void branch_sum_out(at::TensorList branches, const Tensor& out) {
   at::assert_no_internal_overlap(out);
   for (const Tensor& branch : branches) at::assert_no_partial_overlap(out, branch);
   const Order order = order_of(out.sizes().slice(1), out.strides().slice(1));
-  BranchSumCall call;
+  BranchSumParams call;
   call.steps = out.size(0);
   call.neurons = order.neurons;
   call.branch_count = static_cast<int>(branches.size());

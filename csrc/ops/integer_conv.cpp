@@ -4,9 +4,9 @@
 
 #include <limits>
 
-#include "calls/integer_conv.h"
 #include "ops/layout.h"
 #include "ops/on_device.h"
+#include "params/integer_conv.h"
 
 namespace neurocuda {
 

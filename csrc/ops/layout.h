@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "calls/coefficients.h"
-#include "calls/signal.h"
+#include "params/coefficients.h"
+#include "params/signal.h"
 
 namespace neurocuda {
 

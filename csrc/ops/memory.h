@@ -3,7 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "cpu/pool.h"
+#include "cpu/memory_pool.h"
 
 namespace neurocuda {
 

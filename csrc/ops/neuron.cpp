@@ -11,8 +11,8 @@
 #include <tuple>
 
 #include "cpu/neuron.h"
+#include "ops/checks.h"
 #include "ops/on_device.h"
-#include "values.h"
 
 namespace neurocuda {
 
@@ -153,7 +153,7 @@ NeuronOutputs allocate(at::TensorList branches, const Population& population, at
 // What the kernels are asked, and the tensors that it points into.
 struct Job {
   Order order;
-  NeuronCall call;
+  NeuronParams call;
   Copies copies;
 };
 
@@ -162,7 +162,7 @@ Job job_of(at::TensorList branches, const Population& population, bool packed, c
   const auto sizes = v.sizes();
   Job job{packed ? order_of(sizes) : order_of(sizes, output.strides().slice(1)), {}, {}};
   const Order& order = job.order;
-  NeuronCall& call = job.call;
+  NeuronParams& call = job.call;
   describe(branches, population, order, call, job.copies);
   call.neurons = order.neurons;
   call.v = signal_of(v, false, order);
@@ -190,7 +190,7 @@ void each_signal(Call& call, Function function) {
 
 // How many neurons one sample has where samples lie one after the other, each over all steps, as they are
 // then run; all of them where they do not.
-std::int64_t neurons_of_sample(const NeuronCall& call) {
+std::int64_t neurons_of_sample(const NeuronParams& call) {
   std::int64_t found = call.neurons;
   each_signal(call, [&](const Signal& signal) {
     if (!signal.dense && signal.axes == 2) found = std::min(found, signal.sizes[1]);
@@ -207,8 +207,8 @@ std::int64_t neurons_of_sample(const NeuronCall& call) {
   return possible ? found : call.neurons;
 }
 
-NeuronCall of_sample(const NeuronCall& call, std::int64_t sample, std::int64_t neurons) {
-  NeuronCall own = call;
+NeuronParams of_sample(const NeuronParams& call, std::int64_t sample, std::int64_t neurons) {
+  NeuronParams own = call;
   own.neurons = neurons;
   each_signal(own, [&](Signal& signal) {
     signal.data += sample * (signal.dense ? neurons * size_of(signal.type) : signal.strides[0]);
@@ -217,7 +217,7 @@ NeuronCall of_sample(const NeuronCall& call, std::int64_t sample, std::int64_t n
   return own;
 }
 
-void run_on_cpu(const NeuronCall& call, std::atomic<bool>* finite) {
+void run_on_cpu(const NeuronParams& call, std::atomic<bool>* finite) {
   const std::int64_t neurons = neurons_of_sample(call);
   const std::int64_t units = (neurons + cpu::kNeuronGrain - 1) / cpu::kNeuronGrain;
   const auto all = units * (call.neurons / neurons);
@@ -225,7 +225,7 @@ void run_on_cpu(const NeuronCall& call, std::atomic<bool>* finite) {
     while (first < last) {
       const std::int64_t sample = first / units, from = first % units,
                          to = std::min(units, from + last - first);
-      const auto run = [&](const NeuronCall& own) {
+      const auto run = [&](const NeuronParams& own) {
         cpu::neuron(own, from * cpu::kNeuronGrain, std::min(to * cpu::kNeuronGrain, neurons), finite);
       };
       if (neurons == call.neurons) {
@@ -257,7 +257,7 @@ void run(at::TensorList branches, const Population& population, bool packed, con
          const Tensor& v, const Tensor* i, const Tensor* trace_v, const Tensor* trace_i,
          std::atomic<bool>* finite = nullptr) {
   Job job = job_of(branches, population, packed, output, v, i, trace_v, trace_i);
-  NeuronCall& call = job.call;
+  NeuronParams& call = job.call;
   call.v_before = before(population.v, v, job.order, call.steps);
   if (i != nullptr) call.i_before = before(*population.i, *i, job.order, call.steps);
   if (call.steps == 0 || call.neurons == 0) return;
@@ -324,7 +324,7 @@ std::optional<ReadyNeuron> ReadyNeuron::of(at::TensorList branches, const Popula
 
 void ReadyNeuron::operator()(const std::vector<const Tensor*>& branches, const Tensor& output,
                              const Tensor& v, const Tensor* i, std::atomic<bool>* finite) const {
-  NeuronCall call = call_;
+  NeuronParams call = call_;
   for (std::size_t branch = 0; branch < branches.size(); ++branch)
     call.branches[branch].data = place_of(*branches[branch]);
   call.output.data = place_of(output);

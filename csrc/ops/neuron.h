@@ -11,11 +11,11 @@
 #include <utility>
 #include <vector>
 
-#include "calls/coefficients.h"
-#include "calls/neuron.h"
-#include "calls/neuron_backward.h"
 #include "neuron_update.h"
 #include "ops/layout.h"
+#include "params/coefficients.h"
+#include "params/neuron.h"
+#include "params/neuron_backward.h"
 
 namespace neurocuda {
 
@@ -119,7 +119,7 @@ class ReadyNeuron {
                   const at::Tensor& v, const at::Tensor* i, std::atomic<bool>* finite) const;
 
  private:
-  NeuronCall call_;
+  NeuronParams call_;
 };
 
 NeuronGradients neuron_backward(at::TensorList branches, const at::Tensor& v, const MaybeTensor& i,

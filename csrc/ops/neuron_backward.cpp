@@ -40,7 +40,7 @@ namespace {
 Tensor reduce(const Tensor& sums, const Tensor& coefficient, const Order& order) {
   const std::int64_t missing = sums.dim() - coefficient.dim();
   const Tensor result = at::empty(coefficient.sizes(), sums.options());
-  SharedSumCall call;
+  SharedSumParams call;
   call.values = sums.const_data_ptr<float>();
   call.axes = order.axes;
   call.members = order.neurons;
@@ -98,7 +98,7 @@ void run(at::TensorList branches, const Population& population, std::pair<Surrog
          std::array<Tensor, kGradients>& results) {
   const Tensor& v = population.v;
   const Order order = order_of(v.sizes(), C10_AS_INTARRAYREF_SLOW(layout));
-  NeuronBackwardCall call;
+  NeuronBackwardParams call;
   Copies copies;
   describe(branches, population, order, call, copies);
   call.surrogate = surrogate.first;

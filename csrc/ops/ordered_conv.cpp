@@ -14,9 +14,9 @@
 #include <string>
 #include <vector>
 
+#include "ops/bound_layer.h"
 #include "ops/layout.h"
 #include "ops/on_device.h"
-#include "ops/ready.h"
 #include "ops/route.h"
 
 namespace neurocuda {
@@ -279,12 +279,12 @@ Tensor with_gradient(const Tensor& x, const Tensor& weight, const OptionalTensor
 
 }  // namespace
 
-ReadyLayer ready_conv(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Numbers stride,
+BoundLayer bound_conv(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Numbers stride,
                       Numbers pads, Numbers dilation, std::int64_t groups, const OptionalTensor& packed,
                       c10::string_view route) {
   const Tensor out = fresh(output_shape(x, weight, stride, pads, dilation, groups), {}, weight.options());
   if (out.numel() == 0) return nullptr;
-  return ready_of(job_of(x, weight, bias, stride, pads, dilation, groups, packed, route, out), x, bias,
+  return bound_of(job_of(x, weight, bias, stride, pads, dilation, groups, packed, route, out), x, bias,
                   packed, out, run_on_cpu);
 }
 

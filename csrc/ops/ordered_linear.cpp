@@ -11,9 +11,9 @@
 #include <algorithm>
 #include <string>
 
+#include "ops/bound_layer.h"
 #include "ops/layout.h"
 #include "ops/on_device.h"
-#include "ops/ready.h"
 #include "ops/route.h"
 
 namespace neurocuda {
@@ -186,10 +186,10 @@ Tensor with_gradient(const Tensor& x, const Tensor& weight, const OptionalTensor
 
 }  // namespace
 
-ReadyLayer ready_linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+BoundLayer bound_linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
                         const OptionalTensor& packed, c10::string_view route) {
   const Tensor out = fresh(output_shape(x, weight), {}, weight.options());
-  return ready_of(job_of(x, weight, bias, packed, route, out), x, bias, packed, out, run_on_cpu);
+  return bound_of(job_of(x, weight, bias, packed, route, out), x, bias, packed, out, run_on_cpu);
 }
 
 namespace {

@@ -47,8 +47,8 @@ void pack_spikes_out(const Tensor& spikes, const Tensor& out) {
   if (spikes.is_meta() || out.numel() == 0) return;
   at::assert_no_overlap(out, spikes);
   const Order order = order_of(spikes.sizes().slice(1));
-  const PackCall call{spikes.size(0), order.neurons, out.size(1), signal_of(spikes, true, order),
-                      out.mutable_data_ptr<std::uint8_t>()};
+  const PackParams call{spikes.size(0), order.neurons, out.size(1), signal_of(spikes, true, order),
+                        out.mutable_data_ptr<std::uint8_t>()};
   on_device(
       out, [&](cuda::Stream stream) { cuda::pack_spikes(call, stream); },
       [&] {
@@ -72,8 +72,8 @@ void unpack_spikes_out(const Tensor& bits, const Tensor& out) {
   at::assert_no_internal_overlap(out);
   at::assert_no_overlap(out, bits);
   const Order order = order_of(out.sizes().slice(1));
-  const PackCall call{out.size(0), order.neurons, bits.stride(0), signal_of(out, true, order),
-                      const_cast<std::uint8_t*>(bits.const_data_ptr<std::uint8_t>())};
+  const PackParams call{out.size(0), order.neurons, bits.stride(0), signal_of(out, true, order),
+                        const_cast<std::uint8_t*>(bits.const_data_ptr<std::uint8_t>())};
   on_device(
       out, [&](cuda::Stream stream) { cuda::unpack_spikes(call, stream); },
       [&] {

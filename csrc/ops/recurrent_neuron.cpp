@@ -68,7 +68,7 @@ struct Results {
 
 // What the kernels are asked, and the tensors that it points into.
 struct Job {
-  RecurrentCall call;
+  RecurrentParams call;
   Tensor weights, bias;
   Copies copies;
 };
@@ -92,7 +92,7 @@ Job job_of(const Recurrence& r, const MaybeTensor& packed, const Results& result
   const auto widths = r.weight.sizes().slice(0, r.weight.dim() - 1);
   if (r.bias) job.bias = r.bias->expand(widths).contiguous();
 
-  RecurrentCall& call = job.call;
+  RecurrentParams& call = job.call;
   describe(r.branches, r.population, order, call, job.copies);
   call.samples = order.neurons / neurons;
   call.neurons = neurons;
@@ -111,7 +111,7 @@ Job job_of(const Recurrence& r, const MaybeTensor& packed, const Results& result
   return job;
 }
 
-void run_on_cpu(const RecurrentCall& call) {
+void run_on_cpu(const RecurrentParams& call) {
   constexpr std::int64_t kWorthAThread = 1 << 14;  // updates of a neuron
   const std::int64_t grain = std::max<std::int64_t>(1, kWorthAThread / (call.steps * call.neurons));
   at::parallel_for(0, call.samples, grain,
@@ -185,7 +185,7 @@ std::optional<ReadyRecurrence> ReadyRecurrence::of(const Recurrence& r, const Ma
 
 void ReadyRecurrence::operator()(const std::vector<const Tensor*>& branches, const Tensor& output,
                                  const Tensor& v, const Tensor* i, const Tensor& spikes) const {
-  RecurrentCall call = call_;
+  RecurrentParams call = call_;
   for (std::size_t branch = 0; branch < branches.size(); ++branch) {
     call.branches[branch].data = place_of(*branches[branch]);
   }

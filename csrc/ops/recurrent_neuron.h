@@ -9,8 +9,8 @@
 #include <tuple>
 #include <vector>
 
-#include "calls/recurrent_neuron.h"
 #include "ops/neuron.h"
+#include "params/recurrent_neuron.h"
 
 namespace neurocuda {
 
@@ -41,7 +41,7 @@ class ReadyRecurrence {
                   const at::Tensor& v, const at::Tensor* i, const at::Tensor& spikes) const;
 
  private:
-  RecurrentCall call_;
+  RecurrentParams call_;
 };
 
 // The operator, as its schema has it.

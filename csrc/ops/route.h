@@ -6,9 +6,9 @@
 
 #include <initializer_list>
 
-#include "calls/ordered_linear.h"
 #include "cpu/ordered_linear.h"
 #include "ops/on_device.h"
+#include "params/ordered_linear.h"
 
 namespace neurocuda {
 

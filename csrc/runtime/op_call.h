@@ -1,0 +1,46 @@
+// One recorded call of an operator, and the same bound to memory of fixed sizes.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/ivalue.h>
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+namespace neurocuda {
+
+// An argument of a call: the tensor in a slot, the tensors in several, or a value.
+struct Argument {
+  enum class Kind { kSlot, kSlots, kValue } kind = Kind::kValue;
+  std::vector<int> slots;
+  c10::IValue value;
+};
+
+struct Call {
+  c10::OperatorHandle op;
+  std::vector<Argument> arguments;
+  std::vector<int> outputs;  // a slot for each tensor it returns
+  std::vector<int> spent;    // slots that nothing reads after it
+  enum class Way {
+    kDispatcher,
+    kView,    // aten::view of a slot, of `sizes`: not worth a way through the dispatcher
+    kNeuron,  // neurocuda::neuron, which may write what is spent
+  } way = Way::kDispatcher;
+  std::vector<std::int64_t> sizes;
+  bool checks = false;  // a kNeuron finds out whether its only branch is finite
+};
+
+// A call of one of our operators whose sizes do not change: no argument is looked at again. Runs where the
+// tensors in `contiguous` are so, as they were.
+struct BoundCall {
+  std::vector<int> contiguous;
+  std::function<void(std::vector<at::Tensor>& slots, std::atomic<bool>& finite)> run;
+};
+
+// A tensor that the call is the last to read and that only its slot holds, or none.
+at::Tensor spare(const Call& call, const Argument& argument, const std::vector<at::Tensor>& slots);
+
+}  // namespace neurocuda
