@@ -16,18 +16,18 @@ BUILT := .venv/.built
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
 
 SANITIZED := build/sanitize
-SANITIZED_TESTS := operators ordered_operators recurrent_operator pools subnormals opcheck recording replay memory
 SANITIZERS = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-name=libubsan.so)
 
 EMULATED := build/emulate
-EMULATED_TESTS := operators ordered_operators recurrent_operator pools values gradients subnormals opcheck cycles kernel_ways neuron_forms integer_conv integers_on_gpu
 
-.PHONY: help demo test test-full memcheck sanitize emulate emulate-sanitize cuda-check cuda-build bench bench-gpu bench-convert bench-sweeps bench-env lint format clean
+.PHONY: help demo test test-full test-1000 instructions memcheck sanitize emulate emulate-sanitize cuda-check cuda-build bench bench-gpu bench-convert bench-sweeps bench-env lint format clean
 
 help:
 	@echo "demo       run the held-out digits through examples/digits/digits.nir, and draw the spikes"
-	@echo "test       a seeded subset of the tests, in minutes, with 'emulate', half of it in either order"
-	@echo "test-full  all tests, with ten times as many random graphs"
+	@echo "test       the tests, but for those that take long and rarely fail"
+	@echo "test-full  all tests; those of kernels once more on fewer instructions, and emulated, half of them in either order"
+	@echo "test-1000  all tests, with ten times as many random graphs"
+	@echo "instructions  the tests of kernels and libraries as on a processor with AVX2 and no more; of kernels, without that"
 	@echo "sanitize   the tests of the operators, built with AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "memcheck   gradients of residual networks under valgrind: no write outside its memory"
 	@echo "emulate    the tests of the operators on the source of the CUDA kernels, compiled as C++, in both orders of threads"
@@ -58,12 +58,26 @@ demo: $(BUILT)
 	$(BIN)/python -m examples.digits.demo
 
 # One thread for each worker: more would only compete for the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
 test: $(BUILT)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
-	$(if $(filter none,$(NEUROCUDA_BUILD)),,$(MAKE) emulate HALVES=1)
+	$(PYTEST) -m "not slow"
 
 test-full: $(BUILT)
-	NEUROCUDA_FULL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(PYTEST)
+	$(if $(filter none,$(NEUROCUDA_BUILD)),,$(MAKE) instructions emulate HALVES=1)
+
+test-1000: $(BUILT)
+	NEUROCUDA_FULL=1 $(PYTEST)
+
+AT := $(BIN)/python tests/support/instructions.py
+OPERATORS := tests/ops --ignore=tests/ops/test_triton.py --ignore=tests/ops/test_triton_code.py --ignore=tests/ops/test_cuda_code.py
+
+instructions: $(BUILT)
+	OMP_NUM_THREADS=1 $(AT) avx2 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" -p no:cacheprovider \
+	  $(OPERATORS) tests/runtime tests/convert/training tests/test_nn.py
+	OMP_NUM_THREADS=1 $(AT) baseline $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" -p no:cacheprovider \
+	  $(OPERATORS)
 
 # In a copy of its own, whose objects stay there: gcc, as the runtimes come with it.
 sanitize: $(INSTALLED)
@@ -75,7 +89,7 @@ sanitize: $(INSTALLED)
 	  $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
 	cd $(SANITIZED) && LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0 \
 	  UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 OMP_NUM_THREADS=1 \
-	  $(CURDIR)/$(BIN)/python -m pytest -n $(WORKERS) -p no:cacheprovider $(SANITIZED_TESTS:%=tests/test_%.py)
+	  $(CURDIR)/$(BIN)/python -m pytest -n $(WORKERS) -m "sanitized and not cuda" -p no:cacheprovider tests/ops tests/runtime
 
 # In a copy of its own: there the CPU stands for a CUDA device.
 define build_emulated
@@ -89,8 +103,7 @@ endef
 
 define run_emulated
 	cd $(EMULATED) && NEUROCUDA_EMULATION_ORDER=$(1) NEUROCUDA_HALF=$(if $(HALVES),$(2)) OMP_NUM_THREADS=1 \
-	  $(CURDIR)/$(BIN)/python -m pytest -n $(WORKERS) -m "not cuda" -k "not instruction" -p no:cacheprovider \
-	  $(EMULATED_TESTS:%=tests/test_%.py)
+	  $(CURDIR)/$(BIN)/python -m pytest -n $(WORKERS) -m "emulated and not cuda" -p no:cacheprovider tests/ops tests/runtime
 endef
 
 # HALVES=1: half of the tests in one order of threads, the other half in the other.
@@ -103,24 +116,24 @@ emulate-sanitize: $(INSTALLED)
 	$(call build_emulated,$(EMULATED)-sanitize,CC=gcc CXX=g++ NEUROCUDA_SANITIZE=1)
 	cd $(EMULATED)-sanitize && LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0 \
 	  UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 OMP_NUM_THREADS=1 \
-	  $(CURDIR)/$(BIN)/python -m pytest -n $(WORKERS) -m "not cuda" -k "not instruction" -p no:cacheprovider $(EMULATED_TESTS:%=tests/test_%.py)
+	  $(CURDIR)/$(BIN)/python -m pytest -n $(WORKERS) -m "emulated and not cuda" -p no:cacheprovider tests/ops tests/runtime
 
 # Gradients of residual networks under valgrind, from Debian, which has AVX2 and no AVX-512: nothing may write outside its
 # memory. Reads are not counted: the loader's own, and those of Python's strings, go over in whole words.
 memcheck: $(BUILT)
 	mkdir -p build
-	cd tests && PYTHONPATH=.. PYTHONMALLOC=malloc OMP_NUM_THREADS=1 valgrind --undef-value-errors=no --smc-check=all-non-file \
-	  --log-file=../build/memcheck.log ../$(BIN)/python residual_gradients.py
+	PYTHONPATH=. PYTHONMALLOC=malloc OMP_NUM_THREADS=1 valgrind --undef-value-errors=no --smc-check=all-non-file \
+	  --log-file=build/memcheck.log $(BIN)/python tests/support/residual_gradients.py
 	@echo "invalid writes: $$(grep -c 'Invalid write' build/memcheck.log)"
 	! grep -q 'Invalid write' build/memcheck.log
 
 # It needs nvcc; the disassembler comes with Triton.
 cuda-check: $(INSTALLED)
-	$(BIN)/python tests/cuda_code.py
+	$(BIN)/python tests/support/cuda_code.py
 
 # It needs nvcc, and 5.5 GB for an environment that outlives the clone.
 cuda-build:
-	$(PYTHON) tests/cuda_build.py
+	$(PYTHON) tests/support/cuda_build.py
 
 bench: $(BENCH_INSTALLED)
 	$(BENCH_BIN)/python -m benchmarks.peers $(BENCH)

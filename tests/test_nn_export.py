@@ -9,7 +9,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from test_finetune import hand_written
+from neuron_models import hand_written
 from torch import Tensor, nn
 
 import neurocuda

@@ -179,7 +179,7 @@ def _two_axes(
 
 
 _CHANNELS, _TERMS = 16, 64
-"""What channels, and the terms of a sum, are multiples of on a GPU (csrc/calls/integer_conv.h)."""
+"""What channels, and the terms of a sum, are multiples of on a GPU (csrc/params/integer_conv.h)."""
 
 
 def laid_out(weight: IntegerWeight, step: float, device: torch.device) -> None:

@@ -5,7 +5,7 @@ slowly. No kernel of these has run on a GPU yet.
 """
 
 from neurocuda.ops.reference import all_finite, ask_finite, empty
-from neurocuda.ops.triton.neuron import branch_sum, neuron
+from neurocuda.ops.triton.neurons import branch_sum, neuron
 from neurocuda.ops.triton.ordered import ordered_conv, ordered_linear
 from neurocuda.ops.triton.pool2d import avg_pool2d, sum_pool2d
 from neurocuda.ops.triton.recurrent import recurrent_neuron

@@ -1,0 +1,34 @@
+"""The switch that holds the kernels to fewer instructions than the processor has, for tests of all versions."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from neurocuda.ops import backends
+
+pytestmark = pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
+LEVELS = ["baseline", "avx2", "avx512"]
+
+
+def found(asked: str | None) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "NEUROCUDA_INSTRUCTIONS"}
+    program = "import torch, neurocuda._C; print(neurocuda._C.instructions)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment | ({} if asked is None else {"NEUROCUDA_INSTRUCTIONS": asked}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("asked", [*LEVELS, "unheard-of"])
+def test_it_asks_for_less_and_never_for_more(asked: str) -> None:
+    best = found(None)
+    owed = asked if asked in LEVELS[: LEVELS.index(best)] else best
+    assert found(asked) == owed

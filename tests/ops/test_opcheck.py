@@ -1,0 +1,179 @@
+"""What torch asks of an operator, asked of every operator that is registered."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from drawn import inputs, leaves, normal
+from make_nir import numbers
+from test_neuron import LAYOUTS, Kind, leaves_of, some
+from test_recurrent_neuron import Population, compiled_arguments
+from torch import Tensor
+
+from neurocuda.ops import NeuronState, backends
+
+OPS = torch.ops.neurocuda
+Sample = tuple[Any, tuple[Any, ...], dict[str, Any]]
+
+pytestmark = [
+    pytest.mark.emulated,
+    pytest.mark.sanitized,
+    pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there"),
+]
+
+
+def neurons() -> Iterator[Sample]:
+    plain = {"reaching": False, "subtract": False, "previous": False, "many": False}
+    for kind in (Kind("LIF"), Kind("LI"), Kind("CubaLIF", "reaching", "subtract", "previous")):
+        for layout, gradients in itertools.product(("plain", "channels last", "constant"), (False, True)):
+            case = some(kind, shape=(3, 2, 4), layout=layout)
+            branches, c, state = leaves_of(case)
+            coefficients = [c.decay_v, c.gain_v, c.bias_v, c.decay_i, c.gain_i, c.threshold, c.v_reset]
+            fields = {"reaching": kind.when == "reaching", "subtract": kind.reset == "subtract"}
+            flags = plain | fields | {"previous": kind.synapse == "previous"}
+            if not gradients:
+                branches = [b.detach() for b in branches]
+                state = NeuronState(*[None if s is None else s.detach() for s in state])
+                coefficients = [None if value is None else value.detach() for value in coefficients]
+            args = (branches, state.v, state.i, *coefficients)
+            traces = {"trace_v": True, "trace_i": kind.has_synapse}
+            yield OPS.neuron.default, args, flags | traces | {"dtype": torch.float32}
+            if gradients:
+                continue
+            yield OPS.neuron.default, args, flags
+            out = torch.empty(branches[0].shape)
+            yield OPS.neuron.out, args, flags | {"out": out, "trace_v": torch.empty_like(out)}
+            wanted = [True] * 10
+            yield OPS.neuron_backward.default, args, flags | {"of_output": torch.ones_like(out), "wanted": wanted}
+            yield OPS.neuron_backward.default, args, flags | {"of_v": state.v, "wanted": [True, *[False] * 9]}
+            if kind.fires:
+                yield OPS.neuron.default, args, flags | {"packed": True}
+                yield OPS.neuron.default, args, flags | {"dtype": torch.uint8}
+                bits = torch.empty(5, 6, dtype=torch.uint8)
+                yield OPS.neuron.out, args, flags | {"packed": True, "out": bits}
+
+
+def recurrent_neurons() -> Iterator[Sample]:
+    draw = numbers("opcheck")
+    for synapse, fires, mode in (
+        ("updated", "above", "neuron"),
+        (None, "many", "scalar"),
+        ("previous", "never", "sample"),
+    ):
+        c = Population((5,), synapse, fires, "to-value", mode).coefficients(draw, 2)
+        tensors, kind = compiled_arguments(c)
+        branches = [normal(draw, 3, 2, 5), normal(draw, 3, 2, 5)]
+        weight, v, i, spikes = normal(draw, 5, 5), normal(draw, 2, 5), normal(draw, 2, 5), torch.zeros(2, 5)
+        still = (branches, 1, weight, None, v, i if synapse else None, spikes, *tensors)
+        moving = (leaves(*branches), 1, *leaves(weight, normal(draw, 5), v, i if synapse else None, spikes, *tensors))
+        traced = {"trace_v": True, "trace_i": synapse is not None, "trace_recurrent": True}
+        yield OPS.recurrent_neuron.default, moving, kind
+        yield OPS.recurrent_neuron.default, moving, kind | traced
+        yield OPS.recurrent_neuron.default, still, kind | traced | {"packed": OPS.ordered_linear_pack(weight)}
+        if fires != "never":
+            yield OPS.recurrent_neuron.default, still, kind | {"dtype": torch.uint8}
+        out = {name: torch.empty(3, 2, 5) for name, wanted in traced.items() if wanted} | {"out": torch.empty(3, 2, 5)}
+        yield OPS.recurrent_neuron.out, still, kind | out
+        arriving = {"of_output": normal(draw, 3, 2, 5), "wanted": [True] * 13}
+        yield OPS.recurrent_neuron_backward.default, still, kind | arriving
+
+
+def branch_sums() -> Iterator[Sample]:
+    for layout, gradients in itertools.product(LAYOUTS, (False, True)):
+        branches, _, _ = leaves_of(some(Kind("LI"), shape=(3, 2, 4), layout=layout, branches=3))
+        branches = branches if gradients else [b.detach() for b in branches]
+        yield OPS.branch_sum.default, (branches,), {}
+        if not gradients:
+            yield OPS.branch_sum.out, (branches,), {"out": torch.empty(branches[0].shape)}
+
+
+def ordered_layers() -> Iterator[Sample]:
+    draw = numbers("opcheck")
+    for batch in ((), (2,)):
+        values = (inputs(draw, 0.3, torch.float32, 4, *batch, 6), normal(draw, *batch, 5, 6), normal(draw, 5))
+        yield OPS.ordered_linear.default, tuple(leaves(*values)), {}
+        yield OPS.ordered_linear.default, (values[0].bool(), values[1]), {"packed": OPS.ordered_linear_pack(values[1])}
+        yield OPS.ordered_linear.out, values, {"out": torch.empty(4, *batch, 5)}
+        yield OPS.ordered_linear_pack.default, (values[1],), {}
+    planar = ((4, 5, 6), (6, 2, 3, 2), ([1, 2], [1, 0, 2, 1], [2, 1], 2), (6, 2, 4))
+    for frame, kernel, how, size in (planar, ((4, 9), (6, 4, 3), ([2], [1, 0], [2], 1), (6, 3))):
+        values = (inputs(draw, 0.3, torch.float32, 2, *frame), normal(draw, *kernel), normal(draw, 6))
+        yield OPS.ordered_conv.default, (*leaves(*values), *how), {}
+        yield OPS.ordered_conv.default, (values[0].bool(), values[1], None, *how), {}
+        yield OPS.ordered_conv.out, (*values, *how), {"out": torch.empty(2, *size)}
+        yield OPS.ordered_conv_pack.default, (values[1], how[-1]), {}
+
+
+def bits_and_spikes() -> Iterator[Sample]:
+    spikes = torch.rand(3, 2, 5) > 0.5
+    bits = OPS.pack_spikes(spikes)
+    yield OPS.pack_spikes.default, (spikes,), {}
+    yield OPS.pack_spikes.out, (spikes,), {"out": torch.empty_like(bits)}
+    yield OPS.unpack_spikes.default, (bits, [2, 5]), {"dtype": torch.float16}
+    yield OPS.unpack_spikes.out, (bits,), {"out": torch.empty(3, 2, 5)}
+
+
+def pools() -> Iterator[Sample]:
+    x = normal(numbers("opcheck"), 2, 3, 6, 7)
+    window = ([2, 3], [2, 1], [1, 0])
+    for pool in (OPS.sum_pool2d, OPS.avg_pool2d):
+        yield pool.default, (*leaves(x), *window), {}
+        yield pool.default, (x.bool(), *window), {}
+        yield pool.out, (x, *window), {"out": torch.empty(2, 3, 4, 5)}
+
+
+def memory() -> Iterator[Sample]:
+    yield OPS.empty.default, ([0, 3],), {}  # what else it holds is not defined
+
+
+SAMPLES = (
+    [*neurons(), *recurrent_neurons(), *branch_sums(), *ordered_layers(), *bits_and_spikes(), *pools(), *memory()]
+    if backends.serves(backends.backends()["cpu"])
+    else []
+)
+NAMES = [f"{sample[0]}-{number}" for number, sample in enumerate(SAMPLES)]
+
+
+def test_every_operator_has_a_sample() -> None:
+    registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("neurocuda::")}
+    assert {operator.name() for operator, _, _ in SAMPLES} == registered
+
+
+def test_every_operator_that_gives_gradients_is_asked_for_them() -> None:
+    asked = {op for op, args, _ in SAMPLES if any(t.requires_grad for t in tensors_of(args))}
+    assert asked == {OPS.neuron.default, OPS.recurrent_neuron.default, OPS.branch_sum.default} | {
+        OPS.ordered_linear.default,
+        OPS.ordered_conv.default,
+        OPS.sum_pool2d.default,
+        OPS.avg_pool2d.default,
+    }
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=NAMES)
+def test_opcheck(sample: Sample) -> None:
+    torch.library.opcheck(*sample)
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=NAMES)
+def test_what_is_written_is_known_to_autograd(sample: Sample) -> None:
+    """Each argument that the schema calls written gets a new version, so that what saved it refuses to go back."""
+    operator, args, named = sample
+    arguments = {a.name: (a, value) for a, value in zip(operator._schema.arguments, args, strict=False)}
+    arguments |= {a.name: (a, named[a.name]) for a in operator._schema.arguments if a.name in named}
+    given = {name: (a, value, value._version) for name, (a, value) in arguments.items() if isinstance(value, Tensor)}
+    assert operator._overloadname != "out" or any(a.is_write for a, _, _ in given.values())
+    operator(*args, **named)
+    for name, (argument, value, before) in given.items():
+        assert (value._version > before) == bool(argument.is_write), f"{operator}: {name}"
+
+
+def tensors_of(values: Any) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from tensors_of(value)

@@ -1,0 +1,342 @@
+"""A recorded function gives what the function gives, whatever has changed since."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, native
+from neurocuda.runtime.capture import tape
+from neurocuda.runtime.capture.call_cache import Recorder
+from neurocuda.runtime.guards import recordable
+
+pytestmark = [
+    pytest.mark.sanitized,
+    pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there"),
+]
+
+WEIGHT = torch.nn.Parameter(torch.arange(12.0).reshape(3, 4))
+SCALE = torch.tensor([0.5])
+
+
+def matrix(given: list[Tensor]) -> list[Tensor]:
+    x, state = given
+    y = torch.nn.functional.linear(x * (SCALE * 2 + 1), WEIGHT) + state
+    return [y, y[-1:].expand_as(state)]
+
+
+def view_of_a_constant(given: list[Tensor]) -> list[Tensor]:
+    return [given[0] @ WEIGHT.t(), given[1] + WEIGHT.flatten()[5]]
+
+
+def computed_from_constants(given: list[Tensor]) -> list[Tensor]:
+    total = torch.zeros(3)
+    total += WEIGHT.sum(1) / SCALE
+    return [given[1] + total, given[0] * 4.0]
+
+
+def results_that_share(given: list[Tensor]) -> list[Tensor]:
+    y = given[0] * 2
+    return [given[0], y, y, y[:1], y.t(), torch.zeros(()), torch.zeros(()).expand(2, 3)]
+
+
+def in_place(given: list[Tensor]) -> list[Tensor]:
+    y = given[0].clone()
+    y += given[0]
+    y[0] = 7
+    y[1].mul_(SCALE)
+    return [y, torch.cat([y, given[0]]), torch.stack(given[0].unbind(0), dim=1)]
+
+
+def several_results(given: list[Tensor]) -> list[Tensor]:
+    return [*given[0].aminmax(dim=0), *given[0].split(1), given[0].to(torch.bool), given[0].double() * 1e-3]
+
+
+def reads_a_constant(given: list[Tensor]) -> list[Tensor]:
+    return [given[0] * SCALE.item(), given[1] * float(SCALE)]
+
+
+def populations(given: list[Tensor]) -> list[Tensor]:
+    """Neurons may write over what nobody reads again: here some of it is read again, returned, or a view."""
+    fires = NeuronCoefficients(*[torch.tensor(c) for c in (0.5, 1.0, 0.125)], threshold=SCALE, v_reset=SCALE * 0)
+    membrane = NeuronCoefficients(*[torch.tensor(c) for c in (0.5, 1.0, 0.0)])
+
+    def run(branches: list[Tensor], c: NeuronCoefficients, v: Tensor) -> tuple[Tensor, Tensor]:
+        output, state, _ = native.neuron(branches, c, NeuronState(v), Surrogate())
+        return output, state.v
+
+    x = given[0].reshape(2, 1, 4)
+    spent, again, returned, viewed = x * 2.0, x * 3.0, x * 4.0, x * 5.0
+    view = viewed.reshape(2, 4)
+    a, v = run([spent], fires, given[1][:1, :1] + torch.zeros(1, 4))
+    b, v = run([again, a], fires, v)
+    c, v = run([again, again], membrane, v)
+    d, kept = run([returned, c], membrane, v)
+    e, w = run([viewed], membrane, kept)
+    f, w = run([e * SCALE], membrane, w)
+    return [a, b, d, f, returned, view + 1.0, again, kept, w]
+
+
+def depends_on_values(given: list[Tensor]) -> list[Tensor]:
+    return [given[0] if given[0].sum().item() > 0 else -given[0]]
+
+
+def writes_a_constant(given: list[Tensor]) -> list[Tensor]:
+    total = torch.zeros(3)
+    total += given[1].sum(0)
+    return [total + given[1]]
+
+
+FUNCTIONS = [
+    matrix,
+    populations,
+    view_of_a_constant,
+    computed_from_constants,
+    results_that_share,
+    in_place,
+    several_results,
+    reads_a_constant,
+    depends_on_values,
+    writes_a_constant,
+]
+
+
+def draw(seed: int, layout: str = "contiguous") -> list[Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    x, state = torch.randn(2, 4, generator=g), torch.randn(2, 3, generator=g)
+    return [x.t().contiguous().t() if layout == "transposed" else x, state]
+
+
+def call(recorder: Recorder, function: Callable[[list[Tensor]], list[Tensor]], given: list[Tensor]) -> list[Tensor]:
+    with torch.no_grad():
+        recorder.refresh([WEIGHT, SCALE])
+        return recorder.run((), function, given)
+
+
+def assert_same(found: list[Tensor], function: Callable[[list[Tensor]], list[Tensor]], given: list[Tensor]) -> None:
+    with torch.no_grad():
+        expected = function(given)
+    assert len(found) == len(expected)
+    for place, (a, b) in enumerate(zip(found, expected, strict=True)):
+        assert a.dtype == b.dtype, f"result {place}"
+        assert torch.equal(a, b), f"result {place}: found {a}, expected {b}"
+
+
+@pytest.fixture(autouse=True)
+def _constants_as_before() -> object:
+    kept = WEIGHT.detach().clone(), SCALE.clone()
+    yield
+    WEIGHT.data = kept[0]
+    SCALE.copy_(kept[1])
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_calls_of_any_kind_give_what_the_function_gives(function: Callable[[list[Tensor]], list[Tensor]]) -> None:
+    recorder = Recorder()
+    for seed in range(5):
+        for layout in ("contiguous", "transposed"):
+            given = draw(seed, layout)
+            assert_same(call(recorder, function, given), function, given)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS[:8])
+def test_most_functions_are_recorded(function: Callable[[list[Tensor]], list[Tensor]]) -> None:
+    recorder, calls = Recorder(), []
+
+    def counted(given: list[Tensor]) -> list[Tensor]:
+        calls.append(1)
+        return function(given)
+
+    for seed in range(6):
+        call(recorder, counted, draw(seed))
+    assert len(calls) == 2  # the first, and the one that is recorded
+
+
+EDITS: dict[str, Callable[[], object]] = {
+    "in place": lambda: WEIGHT.data.add_(1),
+    "new data": lambda: setattr(WEIGHT, "data", WEIGHT.detach() * 3),
+    "numpy": lambda: WEIGHT.detach().numpy().__setitem__((1, 2), 50),
+    "another": lambda: SCALE.detach().numpy().__setitem__(0, -3),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_an_edit_is_seen(function: Callable[[list[Tensor]], list[Tensor]], edit: str) -> None:
+    recorder = Recorder()
+    for seed in range(3):
+        call(recorder, function, draw(seed))
+    EDITS[edit]()
+    for seed in range(3):
+        given = draw(seed)
+        assert_same(call(recorder, function, given), function, given)
+
+
+def test_what_one_recording_keeps_another_may_use_as_it_is() -> None:
+    recorder = Recorder()
+
+    def check(key: str, function: Callable[[list[Tensor]], list[Tensor]]) -> None:
+        with torch.no_grad():
+            recorder.refresh([WEIGHT])
+            found = recorder.run(key, function, [torch.ones(3, 4)])
+        assert_same(found, function, [torch.ones(3, 4)])
+
+    for _ in range(2):
+        check("kept", lambda given: [given[0] * (WEIGHT * 2)])
+    for _ in range(2):
+        check("as it is", lambda given: [given[0] * WEIGHT])
+    WEIGHT.data.add_(1)
+    check("kept", lambda given: [given[0] * (WEIGHT * 2)])
+
+
+def test_another_source_is_seen() -> None:
+    weights = [torch.ones(3), torch.full((3,), 2.0)]
+    recorder = Recorder()
+    for weight in (*weights, *weights):
+        for seed in range(4):
+            recorder.refresh([weight])
+            given = draw(seed)
+            with torch.no_grad():
+                (found,) = recorder.run((), lambda g, w=weight: [g[1] * w], given)
+            assert torch.equal(found, given[1] * weight)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_results_are_nobodys(function: Callable[[list[Tensor]], list[Tensor]]) -> None:
+    recorder = Recorder()
+    for seed in range(5):
+        given = draw(seed)
+        before = [t.clone() for t in given]
+        for result in call(recorder, function, given):
+            result.zero_()
+        assert all(torch.equal(a, b) for a, b in zip(given, before, strict=True))
+        assert WEIGHT.detach().sum() == 66
+        fresh = draw(seed)
+        assert_same(call(recorder, function, fresh), function, fresh)
+
+
+def test_one_tensor_may_stand_for_two_inputs() -> None:
+    recorder = Recorder()
+    same = torch.ones(2)
+    for _ in range(3):
+        recorder.run((), lambda g: [g[0] - g[1]], [same, same])
+    (found,) = recorder.run((), lambda g: [g[0] - g[1]], [torch.full((2,), 5.0), torch.full((2,), 3.0)])
+    assert torch.equal(found, torch.full((2,), 2.0))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda r: pickle.loads(pickle.dumps(r))])
+def test_a_copy_records_anew(copied: Callable[[Recorder], Recorder]) -> None:
+    recorder = Recorder()
+    for seed in range(3):
+        call(recorder, matrix, draw(seed))
+    again = copied(recorder)
+    for seed in range(3):
+        assert_same(call(again, matrix, draw(seed)), matrix, draw(seed))
+
+
+def test_an_error_leaves_it_usable() -> None:
+    recorder = Recorder()
+
+    def fails(given: list[Tensor]) -> list[Tensor]:
+        raise RuntimeError("asked for")
+
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="asked for"):
+            recorder.run((), fails, draw(0))
+    for seed in range(3):
+        assert_same(recorder.run((), in_place, draw(seed)), in_place, draw(seed))
+
+
+def test_threads_share_a_recorder() -> None:
+    recorder, wrong = Recorder(), []
+
+    def work(seed: int) -> None:
+        for turn in range(200):
+            given = draw(seed * 1000 + turn)
+            with torch.no_grad():
+                found = recorder.run((), matrix, given)
+                expected = matrix(given)
+            wrong.extend(place for place in range(2) if not torch.equal(found[place], expected[place]))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_what_others_watch_is_not_recorded() -> None:
+    x = torch.ones(2)
+    with torch.no_grad():
+        assert recordable([x])
+        with torch.autocast("cpu"):
+            assert not recordable([x])
+        with torch._subclasses.FakeTensorMode():
+            assert not recordable([x])
+        assert not torch.vmap(lambda t: t * 0 + recordable([t]))(x).any()
+    assert not recordable([x])
+
+
+def test_a_recording_imports_nothing() -> None:
+    """Torch would import its compiler for a mode like ours: seconds, and as much memory as many networks take."""
+    program = (
+        "import sys, nir, numpy, torch, neurocuda\n"
+        "one = numpy.ones(3)\n"
+        "nodes = {'input': nir.Input(numpy.array([3])), 'output': nir.Output(numpy.array([3])),\n"
+        "         'lif': nir.LIF(tau=one, r=one, v_leak=one, v_threshold=one)}\n"
+        "net = neurocuda.load(nir.NIRGraph(nodes, [('input', 'lif'), ('lif', 'output')]))\n"
+        "before = set(sys.modules)\n"
+        "with torch.no_grad():\n"
+        "    for _ in range(3): net(torch.ones(2, 1, 3))\n"
+        "assert any(net._recorder._programs.values())\n"
+        "print(*sorted(set(sys.modules) - before))\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_a_recording_keeps_no_tensor_for_longer_than_the_function() -> None:
+    alive: list[int] = []
+
+    def chain(given: list[Tensor]) -> list[Tensor]:
+        x, references = given[0], []
+        for factor in range(2, 22):
+            x = x * float(factor) + WEIGHT.sum() * float(factor)
+            references.append(weakref.ref(x))
+        alive.append(sum(reference() is not None for reference in references))
+        return [x]
+
+    recorder = Recorder()
+    with torch.no_grad():
+        for seed in range(4):
+            given = torch.randn(3, 4, generator=torch.Generator().manual_seed(seed))
+            found = recorder.run("chain", chain, [given])
+            assert found is not None
+            assert torch.equal(found[0], chain([given])[0])
+    assert alive[0] == 1
+    assert alive[2] == 1, "that which is recorded"
+
+
+def test_a_recording_leaves_nothing_to_the_collector_of_cycles() -> None:
+    """Which may come late, and in the middle of whatever else is measured."""
+    gc.collect()
+    gc.disable()
+    try:
+        recorder = Recorder()
+        with torch.no_grad():
+            for _ in range(4):
+                recorder.run("matrix", matrix, [torch.randn(3, 4), torch.randn(3, 3)])
+        assert not [held for held in gc.get_objects() if type(held) is tape._Recording]
+    finally:
+        gc.enable()
