@@ -3,5 +3,7 @@
 import sys
 
 from neurocuda.runtime import nir_executor
+from neurocuda.runtime.nir_executor import Executor as Executor
+from neurocuda.runtime.nir_executor import RunResult as RunResult
 
 sys.modules[__name__] = nir_executor

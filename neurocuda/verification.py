@@ -3,5 +3,6 @@
 import sys
 
 from neurocuda import verify
+from neurocuda.verify import Report as Report
 
 sys.modules[__name__] = verify
