@@ -27,7 +27,7 @@ from neurocuda.runtime.capture.cuda_graphs import CudaGraphs, capturable, into
 from neurocuda.runtime.capture.tape import on_their_own, recorded
 from neurocuda.runtime.guards import alone_on, certain, recordable
 from neurocuda.runtime.int8_layers import IntegerLayers
-from neurocuda.runtime.interpreter import Chunk, run_chunk
+from neurocuda.runtime.interpreter import run_chunks, run_steps
 from neurocuda.runtime.operands import Derived, Held, Kept, Origins, Tensors, computed_with, origins
 from neurocuda.runtime.parameters import Constants, all_tensors, keep_types, register
 from neurocuda.runtime.state import State, check_state
@@ -297,38 +297,28 @@ class Executor(nn.Module):
         tensors = None if recording else self._tensors(inputs[0].device, kept, lasting)
         count = len(self.graph.outputs) + len(asked)
         length = steps_of_chunk(self.schedule, self.chunk, steps, batch, inputs[0].device)
-        whole: list[Tensor] = []
-        pieces: list[list[Tensor]] = []
-        for start in range(0, steps, max(length, 1)):
-            part = [x[start : start + length] for x in inputs]
+        if steps == 0:
+            nothing = [inputs[0].new_empty(0, batch, *shape, dtype=torch.float32) for shape in self._shapes(asked)]
+            return nothing, [] if ends else [tensor.clone() for tensor in carry]
+
+        def advance(part: list[Tensor], carry: list[Tensor], last: bool) -> tuple[list[Tensor], list[Tensor]]:
             in_integers = integers
             if in_integers is None:
                 in_integers = self._integers.of_chunk(usable, dict(zip(given, part, strict=True)))
-            last = ends and start + length >= steps
-            advance = partial(self._advance, asked, last, tensors, in_integers, lasting)
+            last = ends and last
+            function = partial(self._advance, asked, last, tensors, in_integers, lasting)
             after = 0 if last else len(carry)
             if recording:
                 key = (last, *asked, *in_integers)
-                made = self._recorder.run(key, advance, [*part, *carry], finite=len(part), state=after)
+                made = self._recorder.run(key, function, [*part, *carry], finite=len(part), state=after)
                 if made is None:
                     check_finite(given)  # which says where
                 assert made is not None
-                results = made
             else:
-                results = on_their_own(advance([*part, *carry]), [*part, *carry], after)
-            signals, carry = results[:count], results[count:]
-            if length >= steps:
-                return signals, carry
-            if torch.is_grad_enabled():
-                pieces.append(signals)
-                continue
-            whole = whole or [ops.empty((steps, *signal.shape[1:]), signal.device) for signal in signals]
-            for all_steps, signal in zip(whole, signals, strict=True):
-                all_steps[start : start + length] = signal
-        if steps == 0:
-            whole = [inputs[0].new_empty(0, batch, *shape, dtype=torch.float32) for shape in self._shapes(asked)]
-            carry = [] if ends else [tensor.clone() for tensor in carry]
-        return whole or [torch.cat(parts) for parts in zip(*pieces, strict=True)], carry
+                made = on_their_own(function([*part, *carry]), [*part, *carry], after)
+            return made[:count], made[count:]
+
+        return run_chunks(inputs, carry, length, advance, ops)
 
     def _is_one_recording(self, x: Tensor) -> bool:
         """Whether all steps run as one recording."""
@@ -347,22 +337,10 @@ class Executor(nn.Module):
         """Outputs, recordings and the state after a chunk, unless the sequence ends with it, from the inputs and the
         state before it.
         """
-        names = self.graph.inputs
-        inputs = dict(zip(names, [x.float() for x in given[: len(names)]], strict=True))
-        carry = dict(zip(self._entries, given[len(names) :], strict=True))
-        steps, batch = given[0].shape[:2]
-        chunk = Chunk(steps, batch, carry, {key: [] for key in asked}, given[0].device, ends)
         tensors = self._tensors(given[0].device, None, lasting) if tensors is None else tensors
         if integers:
             tensors = replace(tensors, integers=integers, bytes=self.schedule.bytes)
-        run_chunk(self.schedule, tensors, inputs, chunk)
-        records = [pieces[0] if len(pieces) == 1 else torch.cat(pieces) for pieces in chunk.records.values()]
-        by_key = dict(zip(chunk.records, records, strict=True))
-        return [
-            *(chunk.signals[name].float() for name in self.graph.outputs),  # float32 under autocast too
-            *(by_key[key].float() for key in asked),
-            *(chunk.carry[name] for name in (() if ends else self._entries)),
-        ]
+        return run_steps(self.graph, self.schedule, tensors, self._entries, asked, ends, given)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Graph, settings, parameters and what a user gave it. All else is made of them: no file names its classes."""

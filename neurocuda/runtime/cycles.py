@@ -1,0 +1,180 @@
+"""Runs the cycles of a chunk: as one fused operator where there is one, otherwise step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from neurocuda.compiler.lowering import LoweredSchedule, LoweredStage
+from neurocuda.graph import SoftReset
+from neurocuda.ops import NeuronState, reference
+from neurocuda.runtime.nodes import (
+    TRACED,
+    Chunk,
+    compute,
+    keep_neuron_state,
+    neuron_state,
+    signal_of,
+    silence,
+    spike_type,
+)
+from neurocuda.runtime.operands import Delays, Tensors
+
+
+def run_cycle(lowered: LoweredSchedule, stage: LoweredStage, tensors: Tensors, chunk: Chunk) -> None:
+    """Step through a cycle; a Delay that breaks it speaks before it listens."""
+    edges = lowered.schedule.edges
+    members = {entry.node.name for entry in stage.nodes}
+    outer = {
+        (edge.source, edge.delayed): signal_of(edge, chunk)
+        for name in members
+        for edge in edges[name]
+        if edge.source not in members
+    }
+    before = {
+        name: chunk.carry[f"{name}.previous"].unsqueeze(0) for name in members if f"{name}.previous" in chunk.carry
+    }
+    breaking = members & lowered.schedule.breaking_delays
+    pasts = {name: list(chunk.carry[f"{name}.history"].unbind(1)) for name in breaking}
+    emitted: dict[str, list[Tensor]] = {name: [] for name in members}
+
+    def branches(name: str, step: int, now: Mapping[str, Tensor]) -> list[Tensor]:
+        arriving = []
+        for edge in edges[name]:
+            if edge.source in members:
+                arriving.append((before if edge.delayed else now)[edge.source])
+            else:
+                arriving.append(outer[edge.source, edge.delayed][step : step + 1])
+        return arriving
+
+    for step in range(chunk.steps):
+        for entry in stage.nodes:
+            name = entry.node.name
+            if name in breaking:
+                depth = chunk.carry[f"{name}.history"].shape[1]
+                now = _past_value(pasts[name], tensors.delays[name], depth, step).unsqueeze(0)
+                chunk.signals[name] = now
+                chunk.record(name, "output", now)
+            else:
+                compute(entry, branches(name, step, chunk.signals), tensors, chunk, 1)
+        for name in sorted(breaking):
+            total = reference.branch_sum(
+                branches(name, step, chunk.signals) or [silence(chunk, pasts[name][0].shape[1:], 1)]
+            )
+            chunk.record(name, "input", total)
+            pasts[name].append(total[0])
+        for name in members:
+            emitted[name].append(chunk.signals[name])
+            if name in before:
+                before[name] = chunk.signals[name]
+    for name in breaking:
+        depth = chunk.carry[f"{name}.history"].shape[1]
+        chunk.carry[f"{name}.history"] = torch.stack(pasts[name][-depth:], dim=1)
+    for name in members:
+        chunk.signals[name] = torch.cat(emitted[name])
+
+
+def _past_value(past: list[Tensor], delays: Delays, depth: int, step: int) -> Tensor:
+    """The values some steps ago, element by element; past[depth + step] would be the present."""
+    value: Tensor = past[depth + step - delays.counts[0]]
+    for count in delays.counts[1:]:
+        value = torch.where(delays.steps == count, past[depth + step - count], value)
+    return value
+
+
+def run_recurrence(
+    lowered: LoweredSchedule, stage: LoweredStage, pair: tuple[str, str], tensors: Tensors, chunk: Chunk
+) -> None:
+    neuron, weight = pair
+    node = next(entry.node for entry in stage.nodes if entry.node.name == neuron)
+    edges = lowered.schedule.edges[neuron]
+    place = [edge.source for edge in edges].index(weight)
+    branches = [signal_of(edge, chunk) for edge in edges if edge.source != weight]
+    branches = branches or [silence(chunk, node.input_shape, chunk.steps)]
+    previous = chunk.carry[f"{neuron}.previous"]
+    read = bool(chunk.quantities(weight)) or "input" in chunk.quantities(neuron)
+    wanted = [*(chunk.quantities(neuron) & TRACED), *(["recurrent"] if read else [])]
+    output, state, last, traces = tensors.operators.recurrent_neuron(
+        branches,
+        place,
+        tensors.weights[weight, "weight"],
+        tensors.weights.get((weight, "bias")),
+        tensors.coefficients[neuron],
+        neuron_state(neuron, chunk),
+        previous,
+        tensors.surrogate,
+        wanted,
+        **tensors.packing(next(entry.node for entry in stage.nodes if entry.node.name == weight)),
+    )
+    current = traces.pop("recurrent", None)
+    keep_neuron_state(neuron, state, chunk)
+    for quantity, values in traces.items():
+        chunk.record(neuron, quantity, values)
+    if current is not None:
+        terms = list(branches) if len(edges) > 1 else []
+        terms.insert(place, current)
+        chunk.record(neuron, "input", tensors.operators.branch_sum(terms))
+        chunk.record(weight, "input", torch.cat([previous.unsqueeze(0), output[:-1]]))
+        chunk.record(weight, "output", current)
+    chunk.record(neuron, "spikes", output)
+    chunk.record(neuron, "output", output)
+    chunk.signals[neuron], chunk.previous[f"{neuron}.previous"] = output, last
+
+
+def is_enough(loop: SoftReset, chunk: Chunk) -> bool:
+    """Whether the spikes and the potential are all that is to be recorded of a soft reset."""
+    integrator, level, scale = loop.integrator, loop.threshold, loop.scale
+    more = chunk.quantities(scale) or chunk.quantities(level) - {"spikes", "output"}
+    return not (more or chunk.quantities(integrator) - {"v", "output"})
+
+
+def fuses(lowered: LoweredSchedule, loop: SoftReset, tensors: Tensors, chunk: Chunk) -> bool:
+    """Whether a soft reset runs as one operator, which has no gradient."""
+    if not torch.is_grad_enabled() or not is_enough(loop, chunk):
+        return is_enough(loop, chunk)
+    integrator, level, scale = loop.integrator, loop.threshold, loop.scale
+    c = tensors.coefficients[integrator]
+    given = [chunk.signals[edge.source] for edge in lowered.schedule.edges[integrator] if edge.source != scale]
+    given += [c.decay_v, c.gain_v, c.bias_v, tensors.weights[level, "threshold"], tensors.weights[scale, "scale"]]
+    given += [chunk.carry[f"{integrator}.v"], chunk.carry[f"{level}.previous"]]
+    return not any(t.requires_grad for t in given)
+
+
+def run_soft_reset(lowered: LoweredSchedule, loop: SoftReset, tensors: Tensors, chunk: Chunk) -> None:
+    """An I whose Threshold takes spikes off it through a Scale: the arithmetic of the three, in one pass."""
+    integrator, level, scale = loop.integrator, loop.threshold, loop.scale
+    branches = [signal_of(edge, chunk) for edge in lowered.schedule.edges[integrator] if edge.source != scale]
+    previous = chunk.carry[f"{level}.previous"]
+    branches = branches or [silence(chunk, previous.shape[1:], chunk.steps)]
+    c = tensors.coefficients[integrator]
+    threshold = tensors.weights[level, "threshold"]
+    population = replace(
+        c,
+        decay_i=tensors.weights[scale, "scale"],
+        gain_i=c.decay_v,  # one
+        threshold=threshold,
+        spike_when=tensors.spike_when,
+        reset="feedback",
+        synapse="updated",
+        spikes_per_step="one",
+    )
+    asked = chunk.quantities(integrator)
+    spikes, state, traces = tensors.operators.neuron(
+        branches,
+        population,
+        NeuronState(chunk.carry[f"{integrator}.v"], previous),
+        tensors.surrogate,
+        {"v"} if asked else (),
+        **spike_type(level, tensors),
+    )
+    for quantity in asked:
+        chunk.record(integrator, quantity, traces["v"])
+    for quantity in chunk.quantities(level):
+        chunk.record(level, quantity, spikes)
+    assert state.i is not None
+    chunk.carry[f"{integrator}.v"] = state.v
+    chunk.carry[f"{level}.previous"] = chunk.previous[f"{level}.previous"] = state.i  # nothing else reads it late
+    chunk.signals[level] = spikes
