@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterator
+from contextlib import nullcontext
 from dataclasses import fields
 from typing import Any, ClassVar, TypedDict, TypeVar, Unpack
 
@@ -364,7 +365,7 @@ class PerStep(nn.Module):
             found = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise ArgumentError(f"PerStep, x: expected a tensor [T, B, ...], found {found}")
         steps, batch = x.shape[:2]
-        with safe_convolutions():
+        with safe_convolutions() if x.is_cpu and torch.is_grad_enabled() else nullcontext():
             y = self.module(x.flatten(0, 1))
         if not isinstance(y, Tensor) or y.dim() < 1 or y.shape[0] != steps * batch:
             found = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
