@@ -16,7 +16,7 @@ import pytest
 import test_neuron
 import test_ordered
 import test_pool2d
-import test_recurrent_neuron
+import test_recurrent_neuron as recurrent_tests
 import torch
 from comparison import assert_equal as assert_same_recordings
 from comparison import network, order_of, recorded
@@ -273,16 +273,16 @@ def test_ordered_conv(case: test_ordered.Conv) -> None:
 
 
 @interpreted
-@pytest.mark.parametrize("fires", test_recurrent_neuron.FIRES)
+@pytest.mark.parametrize("fires", recurrent_tests.FIRES)
 @pytest.mark.parametrize("synapse", [None, "updated", "previous"])
 def test_recurrent_neuron(synapse: str | None, fires: str) -> None:
-    every = [p for p in test_recurrent_neuron.POPULATIONS if (p.synapse, p.fires) == (synapse, fires)]
+    every = [p for p in recurrent_tests.POPULATIONS if (p.synapse, p.fires) == (synapse, fires)]
     for case in every if FULL else every[::13]:
         draw = numbers("triton recurrent", case)
         batch, steps = (1, 2, 3)[draw.integers(3)], (1, 2, 5)[draw.integers(3)]
         c = case.coefficients(draw, batch)
         shape = (batch, *case.shape)
-        branches = [test_recurrent_neuron.branch(draw, (steps, *shape)) for _ in range(draw.integers(1, 9))]
+        branches = [recurrent_tests.branch(draw, (steps, *shape)) for _ in range(draw.integers(1, 9))]
         place = int(draw.integers(len(branches) + 1))
         weight = normal(draw, *case.shape, case.shape[-1], scale=0.5 / case.shape[-1] ** 0.5)
         bias_shape = (None, (), (1,), case.shape[-1:], case.shape)[draw.integers(5)]
@@ -307,7 +307,7 @@ def test_recurrent_neuron(synapse: str | None, fires: str) -> None:
 def test_gradients_of_recurrent_neuron() -> None:
     draw = numbers("triton recurrent gradient")
     for synapse, fires, reset in itertools.product((None, "updated", "previous"), ("never", "above"), ("to-value",)):
-        case = test_recurrent_neuron.Population((2, 3), synapse, fires, reset, "scalar")
+        case = recurrent_tests.Population((2, 3), synapse, fires, reset, "scalar")
         c = case.coefficients(draw, 2)
         values = [
             normal(draw, 6, 2, 2, 3, scale=0.5),
