@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <utility>
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(NEUROCUDA_ONE_VERSION)
 #define NEUROCUDA_VERSIONS 1
@@ -29,12 +28,15 @@ inline Instructions instructions() {
     const char* asked = std::getenv("NEUROCUDA_INSTRUCTIONS");
     if (asked && !std::strcmp(asked, "baseline")) return Instructions::kBaseline;
     __builtin_cpu_init();
-    // x86-64-v3 and -v4, feature by feature: not every compiler knows the levels by name.
+#if defined(__clang__) || __GNUC__ < 12  // which do not know the levels by name
     const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
                     __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
     const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                     __builtin_cpu_supports("avx512vl");
+#else
+    const bool v3 = __builtin_cpu_supports("x86-64-v3"), v4 = __builtin_cpu_supports("x86-64-v4");
+#endif
     if (v4 && !(asked && !std::strcmp(asked, "avx2"))) return Instructions::kAvx512;
     if (v3) return Instructions::kAvx2;
 #endif

@@ -28,7 +28,7 @@ class Chunk:
     `carry` is the state, rebound as nodes advance; `previous` collects the last outputs that delayed edges
     will carry into the next chunk; `records` the recorded quantities, a list of pieces in time. `ends`: no chunk comes
     after it, and no state is left. `done` are stages that have run, by number. `by_sample`: signals lie sample by
-    sample in memory (`frames`).
+    sample in memory (`memory_layout`).
     """
 
     steps: int

@@ -20,16 +20,21 @@ LEVELS: dict[str, tuple[set[str], dict[str, str]]] = {
 """What a level needs, in the words of /proc/cpuinfo, and what asks the libraries for it."""
 
 
-def environment(level: str) -> dict[str, str]:
-    """The variables that ask for a level. Ends the program where the processor does not have it."""
-    needs, asks = LEVELS[level]
+def missing(level: str) -> set[str]:
+    """What the processor would have to have more."""
     found = re.search(r"^flags\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    missing = needs - set(found[1].split() if found else ())
-    if missing:
-        sys.exit(f"instructions: this processor has no {', '.join(sorted(missing))}: nothing is run at {level!r}")
+    return LEVELS[level][0] - set(found[1].split() if found else ())
+
+
+def environment(level: str) -> dict[str, str]:
+    """The variables that ask for a level."""
     cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR", tempfile.gettempdir())
-    return {**asks, "NEUROCUDA_INSTRUCTIONS": level, "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor-{level}"}
+    return {**LEVELS[level][1], "NEUROCUDA_INSTRUCTIONS": level, "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor-{level}"}
 
 
 if __name__ == "__main__":
-    os.execvpe(sys.argv[2], sys.argv[2:], os.environ | environment(sys.argv[1]))
+    asked, *command = sys.argv[1:]
+    if lacks := missing(asked):
+        print(f"instructions: not run at {asked!r}, as this processor has no {', '.join(sorted(lacks))}")
+    else:
+        os.execvpe(command[0], command, os.environ | environment(asked))
