@@ -40,7 +40,8 @@ def test_the_spiking_network_is_nearly_as_good(name: str) -> None:
     assert snn.percentile in PERCENTILES
     snn = neurocuda.convert(model, x[:200], total_steps=12, report=False)
     assert snn.timesteps + snn.readout_delay == 12
-    assert accuracy(snn, test_x, test_y) >= expected - 3.0
+    # Each instruction set and number of threads trains another network: 0.8 to 3.0 points, of 397 images.
+    assert accuracy(snn, test_x, test_y) >= expected - 5.0
 
 
 def test_it_takes_and_returns_what_the_model_does() -> None:
