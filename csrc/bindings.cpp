@@ -30,7 +30,7 @@ extern "C" __attribute__((used, visibility("default"))) const char neurocuda_bui
     "neurocuda built for torch " NEUROCUDA_TORCH_VERSION;
 
 const char* instructions_name() {
-  switch (neurocuda::cpu::instructions()) {
+  switch (neurocuda::cpu::kInstructions) {
     case neurocuda::cpu::Instructions::kAvx512:
       return "avx512";
     case neurocuda::cpu::Instructions::kAvx2:

@@ -22,28 +22,28 @@ namespace neurocuda::cpu {
 enum class Instructions { kBaseline, kAvx2, kAvx512 };
 
 // The best of this processor; NEUROCUDA_INSTRUCTIONS=baseline|avx2 asks for less, and nothing asks for more.
-inline Instructions instructions() {
-  static const Instructions best = [] {
+inline Instructions best_instructions() {
 #if NEUROCUDA_VERSIONS
-    const char* asked = std::getenv("NEUROCUDA_INSTRUCTIONS");
-    if (asked && !std::strcmp(asked, "baseline")) return Instructions::kBaseline;
-    __builtin_cpu_init();
+  const char* asked = std::getenv("NEUROCUDA_INSTRUCTIONS");
+  if (asked && !std::strcmp(asked, "baseline")) return Instructions::kBaseline;
+  __builtin_cpu_init();
 #if defined(__clang__) || __GNUC__ < 12  // which do not know the levels by name
-    const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
-                    __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
-    const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                    __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-                    __builtin_cpu_supports("avx512vl");
+  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
+                  __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
+  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512vl");
 #else
-    const bool v3 = __builtin_cpu_supports("x86-64-v3"), v4 = __builtin_cpu_supports("x86-64-v4");
+  const bool v3 = __builtin_cpu_supports("x86-64-v3"), v4 = __builtin_cpu_supports("x86-64-v4");
 #endif
-    if (v4 && !(asked && !std::strcmp(asked, "avx2"))) return Instructions::kAvx512;
-    if (v3) return Instructions::kAvx2;
+  if (v4 && !(asked && !std::strcmp(asked, "avx2"))) return Instructions::kAvx512;
+  if (v3) return Instructions::kAvx2;
 #endif
-    return Instructions::kBaseline;
-  }();
-  return best;
+  return Instructions::kBaseline;
 }
+
+// Chosen when the library is loaded: rows are short, and a look at each would be seen.
+inline const Instructions kInstructions = best_instructions();
 
 #if NEUROCUDA_VERSIONS
 template <typename Kernel, typename... Arguments>
@@ -67,8 +67,8 @@ __attribute__((noinline)) auto run_v1(Arguments... arguments) {
 template <typename Kernel, typename... Arguments>
 auto run_version(Arguments... arguments) {
 #if NEUROCUDA_VERSIONS
-  if (instructions() == Instructions::kAvx512) return run_v4<Kernel>(arguments...);
-  if (instructions() == Instructions::kAvx2) return run_v3<Kernel>(arguments...);
+  if (kInstructions == Instructions::kAvx512) return run_v4<Kernel>(arguments...);
+  if (kInstructions == Instructions::kAvx2) return run_v3<Kernel>(arguments...);
 #endif
   return run_v1<Kernel>(arguments...);
 }

@@ -327,9 +327,9 @@ class Frames {
         outputs_(layer.out / layer.groups),
         taps_(layer.rows.kernel * layer.columns.kernel),
         padded_(padded_features(outputs_)),
-        lanes_(instructions() == Instructions::kAvx512 ? 16
-               : instructions() == Instructions::kAvx2 ? 8
-                                                       : 4),
+        lanes_(kInstructions == Instructions::kAvx512 ? 16
+               : kInstructions == Instructions::kAvx2 ? 8
+                                                      : 4),
         shape_(layer, lanes_),
         events_(layer, padded_) {
     // In cycles, roughly.

@@ -113,7 +113,7 @@ NEUROCUDA_AVX512 std::int32_t* append_avx512(const std::uint8_t* from, std::int6
 
 template <typename Value>
 std::int32_t* append_best(const Value* from, std::int64_t count, std::int32_t first, std::int32_t* to) {
-  if (instructions() == Instructions::kAvx512) return append_avx512(from, count, first, to);
+  if (kInstructions == Instructions::kAvx512) return append_avx512(from, count, first, to);
   return append(from, count, first, to);
 }
 

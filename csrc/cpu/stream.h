@@ -25,7 +25,7 @@ __attribute__((target("avx512f"))) inline std::int64_t stream_lines(const float*
 // To memory that is not read before `end_stream`.
 inline void stream_floats(const float* from, std::int64_t count, float* to) {
 #if defined(__SSE2__)
-  static const bool lines = instructions() == Instructions::kAvx512;
+  const bool lines = kInstructions == Instructions::kAvx512;
   const std::uintptr_t beyond = lines ? 63 : 15;
   while (count > 0 && (reinterpret_cast<std::uintptr_t>(to) & beyond) != 0) {
     *to++ = *from++;

@@ -129,8 +129,8 @@ __attribute__((noinline)) void run_baseline(const Job& job) {
 template <typename Kernel, typename Job>
 void run_best(const Job& job, [[maybe_unused]] std::int64_t width) {
 #if NEUROCUDA_VERSIONS
-  if (instructions() == Instructions::kAvx512 && width % 16 == 0) return run_avx512<Kernel>(job);
-  if (instructions() != Instructions::kBaseline && width % 8 == 0) return run_avx2<Kernel>(job);
+  if (kInstructions == Instructions::kAvx512 && width % 16 == 0) return run_avx512<Kernel>(job);
+  if (kInstructions != Instructions::kBaseline && width % 8 == 0) return run_avx2<Kernel>(job);
 #endif
   run_baseline<Kernel>(job);
 }
