@@ -2,8 +2,8 @@
 
 Its gradient of the weights of a 1x1 convolution with a stride does so where the channels are last in memory and few:
 fewer than 8 with AVX2, than 16 with AVX-512 (oneDNN 3.12.0 in torch 2.13.0; uxlfoundation/oneDNN issue 6035). Such a
-convolution sees only every stride-th value. Here those are taken first, and what is left has no stride: the same bits,
-as fast, and right in every torch. docs/nn.md tells users of plain torch.
+convolution sees only every stride-th value. Here those are taken first, and what is left has no stride: the same bits
+from every torch, in about the same time (`benchmarks/safe_convolutions.py`). docs/nn.md tells users of plain torch.
 """
 
 from __future__ import annotations
