@@ -123,7 +123,7 @@ emulate-sanitize: $(INSTALLED)
 memcheck: $(BUILT)
 	mkdir -p build
 	PYTHONPATH=. PYTHONMALLOC=malloc OMP_NUM_THREADS=1 valgrind --undef-value-errors=no --smc-check=all-non-file \
-	  --log-file=build/memcheck.log $(BIN)/python tests/support/residual_gradients.py
+	  --log-file=build/memcheck.log $(BIN)/python tests/support/residual_gradients.py 3
 	@echo "invalid writes: $$(grep -c 'Invalid write' build/memcheck.log)"
 	! grep -q 'Invalid write' build/memcheck.log
 
