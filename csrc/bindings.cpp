@@ -95,30 +95,31 @@ void add(neurocuda::Program& program, const std::string& name, const std::string
   program.add(std::move(call));
 }
 
-// From what `together` makes of the looks of a call.
-neurocuda::Guards guards_from(const py::tuple& given) {
-  const auto tensors = [&](std::size_t place) { return given[place].cast<std::vector<at::Tensor>>(); };
-  neurocuda::Guards looks{tensors(0), tensors(1), tensors(2), tensors(3), tensors(4), {}};
-  for (const auto& [step, low, high] : given[5].cast<std::vector<std::tuple<double, double, double>>>()) {
-    looks.grids.push_back({step, low, high});
+// From the fields that `merged` of runtime/guards.py returns.
+neurocuda::Guards guards_from(const py::tuple& fields) {
+  const auto tensors = [&](std::size_t place) { return fields[place].cast<std::vector<at::Tensor>>(); };
+  neurocuda::Guards guards{tensors(0), tensors(1), tensors(2), tensors(3), tensors(4), {}};
+  for (const auto& [spacing, low, high] : fields[5].cast<std::vector<std::tuple<double, double, double>>>()) {
+    guards.grids.push_back({spacing, low, high});
   }
-  return looks;
+  return guards;
 }
 
-// A program or a captured graph, which need no code of Python, or a function of it.
-neurocuda::Repeated::Run run_of(const py::object& run) {
+// A program or a CUDA graph, which need no Python, or a Python function.
+neurocuda::GuardedCall::Run run_of(const py::object& run, const std::vector<at::Tensor>& inputs) {
   using Tensors = std::vector<at::Tensor>;
-  if (py::isinstance<neurocuda::Captured>(run)) {
-    return [run, &captured = run.cast<const neurocuda::Captured&>()](Tensors&& given) {
-      return captured(given);
-    };
+  if (py::isinstance<neurocuda::CudaGraph>(run)) {
+    return [run, &graph = run.cast<const neurocuda::CudaGraph&>()](Tensors&& given) { return graph(given); };
   }
   if (!py::isinstance<neurocuda::Program>(run)) {
     return [run](Tensors&& given) { return run(std::move(given)).cast<Tensors>(); };
   }
-  return [program = run.cast<std::shared_ptr<neurocuda::Program>>()](Tensors&& given) {
+  const auto program = run.cast<std::shared_ptr<neurocuda::Program>>();
+  // Binding its calls pays for one step, where looking at arguments costs most, and takes the memory of a run.
+  if (inputs[0].is_cpu() && inputs[0].dim() > 0 && inputs[0].size(0) == 1) program->make_ready(inputs);
+  return [program](Tensors&& given) {
     const py::gil_scoped_release others_may_run;
-    return program->run(std::move(given)).value();
+    return program->run(std::move(given)).value_or(Tensors());
   };
 }
 
@@ -175,12 +176,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
           },
           released, "Whether every value of some signals is a multiple of a step, from low to high.")
       .def("wait", &neurocuda::Answer::wait, released);
-  m.def(
-      "kinds",
-      [](const std::vector<at::Tensor>& tensors, const std::vector<at::Tensor>& sources) {
-        return py::bytes(neurocuda::kinds(tensors, sources));
-      },
-      "Shapes, strides, types and devices of some tensors, and of others with their places.");
   m.def("all_finite", &neurocuda::all_finite, py::call_guard<py::gil_scoped_release>());
   m.def("integer_conv", &neurocuda::integer_conv, py::call_guard<py::gil_scoped_release>());
   m.def("same_integers", &neurocuda::same_integers, py::call_guard<py::gil_scoped_release>());
@@ -211,29 +206,22 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
           "The operators by name, and the nanoseconds that each took in a run.")
       .def("__len__", &neurocuda::Program::size);
 
-  py::class_<neurocuda::Replay>(m, "Replay", "A recorded call, made again in one call if it still holds.")
-      .def(py::init([](std::shared_ptr<neurocuda::Program> program, const std::vector<at::Tensor>& inputs,
-                       std::vector<py::str> names, std::vector<py::object> sources, const py::tuple& looks) {
-        return neurocuda::Replay(std::move(program), inputs, std::move(names),
-                                 {std::move(sources), guards_from(looks)});
-      }))
-      .def("__call__", &neurocuda::Replay::operator());
-
-  using neurocuda::Captured;
-  py::class_<Captured>(m, "Captured", "A CUDA graph that is replayed without Python code.")
+  using neurocuda::CudaGraph;
+  py::class_<CudaGraph>(m, "CudaGraph", "A CUDA graph that is replayed without Python code.")
       .def(py::init([](std::vector<at::Tensor> inputs, std::vector<at::Tensor> results, py::function current,
                        std::int64_t stream, py::function replay, py::function done, py::object lock) {
-        return Captured(std::move(inputs), std::move(results),
-                        {std::move(current), stream, std::move(replay), std::move(done), std::move(lock)});
+        return CudaGraph(std::move(inputs), std::move(results),
+                         {std::move(current), stream, std::move(replay), std::move(done), std::move(lock)});
       }))
-      .def("__call__", &Captured::operator());
+      .def("__call__", &CudaGraph::operator());
 
-  using neurocuda::Repeated;
-  py::class_<Repeated>(m, "Repeated",
-                       "A call on a GPU, made again in one call if it is the same kind of call.")
-      .def(py::init([](const py::bytes& kind, std::vector<py::str> names, const py::tuple& looks,
-                       const py::object& run) {
-        return Repeated(kind, std::move(names), guards_from(looks), run_of(run));
+  using neurocuda::GuardedCall;
+  py::class_<GuardedCall>(m, "GuardedCall", "A cached call of a network; None where a guard fails.")
+      .def(py::init([](const py::object& run, const std::vector<at::Tensor>& inputs,
+                       std::vector<py::str> names, std::vector<py::object> sources, const py::tuple& guards,
+                       bool finite) {
+        return GuardedCall(run_of(run, inputs), inputs, std::move(names), std::move(sources),
+                           guards_from(guards), finite);
       }))
-      .def("__call__", &Repeated::operator());
+      .def("__call__", &GuardedCall::operator());
 }

@@ -12,7 +12,7 @@ from neurocuda import load
 from neurocuda.compiler.certificate import Integers
 from neurocuda.compiler.exactness import certify
 from neurocuda.ops import int8
-from neurocuda.runtime.layers import convolution_pads
+from neurocuda.runtime.operands import convolution_pads
 
 
 def candidates(problem: Problem) -> Iterable[Candidate]:

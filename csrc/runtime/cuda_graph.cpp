@@ -9,12 +9,12 @@ namespace py = pybind11;
 namespace neurocuda {
 namespace {
 
-class Held {
+class Lock {
  public:
-  explicit Held(const py::object& lock) : lock_(lock) { lock_.attr("acquire")(); }
-  ~Held() { lock_.attr("release")(); }
-  Held(const Held&) = delete;
-  Held& operator=(const Held&) = delete;
+  explicit Lock(const py::object& lock) : lock_(lock) { lock_.attr("acquire")(); }
+  ~Lock() { lock_.attr("release")(); }
+  Lock(const Lock&) = delete;
+  Lock& operator=(const Lock&) = delete;
 
  private:
   const py::object& lock_;
@@ -30,13 +30,13 @@ at::Tensor written(at::Tensor tensor) {
 
 }  // namespace
 
-std::vector<at::Tensor> Captured::operator()(const std::vector<at::Tensor>& given) const {
+std::vector<at::Tensor> CudaGraph::operator()(const std::vector<at::Tensor>& given) const {
   if (launch_.current().cast<std::int64_t>() != launch_.stream) return {};
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
   std::vector<at::Tensor> values, results;
   for (const at::Tensor& tensor : given) values.push_back(written(tensor));
   for (const at::Tensor& result : results_) results.push_back(at::empty(result.sizes(), result.options()));
-  const Held alone(launch_.lock);
+  const Lock alone(launch_.lock);
   at::_foreach_copy_(inputs_, values);
   launch_.replay();
   at::_foreach_copy_(results, results_);

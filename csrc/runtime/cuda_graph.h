@@ -17,10 +17,10 @@ struct Launch {
   pybind11::object lock;    // held by whoever replays the graph
 };
 
-class Captured {
+class CudaGraph {
  public:
   // The graph reads `inputs` and leaves `results`.
-  Captured(std::vector<at::Tensor> inputs, std::vector<at::Tensor> results, Launch launch)
+  CudaGraph(std::vector<at::Tensor> inputs, std::vector<at::Tensor> results, Launch launch)
       : inputs_(std::move(inputs)), results_(std::move(results)), launch_(std::move(launch)) {}
 
   // The results for inputs of the same kinds, in memory of their own; none where another stream is current

@@ -1,85 +1,55 @@
-// Calls of a network that are made again in one call from Python, if everything that they rest on still
-// holds: on a CPU by a program, on a GPU by whatever runs there.
+// A cached call of a network: one call from Python, as long as its guards hold. On a CPU it runs a program, on a
+// GPU a program or a CUDA graph.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <functional>
-#include <memory>
-#include <string>
 #include <vector>
 
 #include "runtime/guards.h"
-#include "runtime/program.h"
 
 namespace neurocuda {
 
-// Shapes, strides, types and devices of `tensors` and of `sources`, and where the memory of the latter
-// begins: equal for two lists if and only if these are.
-std::string kinds(const std::vector<at::Tensor>& tensors, const std::vector<at::Tensor>& sources);
-
-// What a recording was made for: anything else is not its business.
-struct Kind {
+// Sizes, strides, dtype and device of an input.
+struct Metadata {
   std::vector<std::int64_t> sizes, strides;
   at::ScalarType type;
+  at::Device device;
 
-  static Kind of(const at::Tensor& tensor);
+  static Metadata of(const at::Tensor& tensor);
   bool fits(const at::Tensor& tensor) const;
+  at::Tensor zeros() const;
 };
 
-// Tensors that must be the same objects, by the dictionaries that hold them, and values that must be as they
-// were.
-struct Basis {
-  std::vector<pybind11::object> sources;
-  Guards looks;
-};
-
-class Replay {
+class GuardedCall {
  public:
-  // `inputs` are of the kinds that the program takes: the signal, then the state by `names`; its results are
-  // the output, then the state.
-  Replay(std::shared_ptr<const Program> program, const std::vector<at::Tensor>& inputs,
-         std::vector<pybind11::str> names, Basis basis);
-
-  // (output, state), or None if the program does not hold for this: another kind of input, autograd or a mode
-  // that would see the operators, an edited parameter, a signal that is not finite or off the grid that a
-  // proof rests on. `state` is a dictionary, or None for rest.
-  pybind11::object operator()(pybind11::handle signal, const pybind11::object& state,
-                              const pybind11::dict& parameters, const pybind11::dict& buffers) const;
-
- private:
-  // Appends the state to the signal; whether all are of the kinds that the program takes.
-  bool take_state(const pybind11::object& state, std::vector<at::Tensor>& to) const;
-  bool fit(const std::vector<at::Tensor>& inputs) const;
-
-  std::shared_ptr<const Program> program_;
-  std::vector<Kind> kinds_;
-  std::vector<pybind11::str> names_;
-  Basis basis_;
-};
-
-class Repeated {
- public:
-  // The results for a signal and a state: the output, then the state.
+  // The outputs for the inputs: of the network, then its state; none where an input is refused. Called with the
+  // GIL.
   using Run = std::function<std::vector<at::Tensor>(std::vector<at::Tensor>&&)>;
 
-  // `kind` is `kinds` of the signal and the state, and of what the call closes over. `run` is called with the
-  // GIL.
-  Repeated(std::string kind, std::vector<pybind11::str> names, Guards looks, Run run)
-      : kind_(std::move(kind)), names_(std::move(names)), looks_(std::move(looks)), run_(std::move(run)) {}
+  // `inputs`: the signal, then the state by `names`, or the signal alone where the call starts from rest by
+  // itself. `sources`: the parameters and buffers, the same objects at each call. `finite`: a guard checks that
+  // the signal is finite; a program does so itself.
+  GuardedCall(Run run, const std::vector<at::Tensor>& inputs, std::vector<pybind11::str> names,
+              std::vector<pybind11::object> sources, Guards guards, bool finite);
 
-  // (output, state), or None where that is another call: another kind of signal, state or tensor of the
-  // dictionaries, autograd or a mode that would see the operators, or something supposed that is not so.
-  // `state` is a dictionary with the names in their order, or None.
+  // (output, state), or None where a guard fails: another shape, stride, dtype or device of an input, another
+  // parameter, autograd or a mode that would see the operators, values that changed. `state` is a dictionary
+  // with the names in their order, or None for rest.
   pybind11::object operator()(pybind11::handle signal, pybind11::handle state,
                               const pybind11::dict& parameters, const pybind11::dict& buffers) const;
 
  private:
-  std::string kind_;
-  std::vector<pybind11::str> names_;
-  Guards looks_;
+  bool take_state(pybind11::handle state, std::vector<at::Tensor>& to) const;
+
   Run run_;
+  std::vector<Metadata> inputs_;
+  std::vector<pybind11::str> names_;
+  std::vector<pybind11::object> sources_;
+  Guards guards_;
+  bool finite_;
 };
 
 }  // namespace neurocuda

@@ -9,16 +9,17 @@
 
 namespace neurocuda {
 
-// What a call rests on: tensors whose bits are as they were, weights on the CPU that are int8 numbers times
-// steps, and a signal on grids.
+// Pairs of tensors that must have the same bits, weights on the CPU that must be int8 numbers times a scale for
+// each output channel, and grids that the input must lie on. Of tensors on a GPU the device checks them while
+// it computes (`Answer`).
 struct Guards {
   struct Grid {
-    double step, low, high;
+    double spacing, low, high;
   };
-  std::vector<at::Tensor> now, then, weights, numbers, steps;
+  std::vector<at::Tensor> current, snapshot, weights, numbers, scales;
   std::vector<Grid> grids;
 
-  void ask(const at::Tensor& signal, Answer& answer) const;
+  void ask(const at::Tensor& input, Answer& answer) const;
 };
 
 }  // namespace neurocuda

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from neurocuda.compiler.certificate import Certificate, Integers, Proof
@@ -79,13 +79,29 @@ class LoweredStage:
     """A stage of the schedule; what is fused has the names of its parts.
 
     recurrence: the neuron and the weight of a cycle of the two. soft_reset: a cycle of these three; it runs as such
-    where a gradient is needed, or more recorded than spikes and v.
+    where a gradient is needed, or more recorded than spikes and v. largest: elements of its largest signal, in a step
+    of one sample. frames_wanted: frames for which the outputs of a vendor-library layer are as many as its weights.
     """
 
     nodes: tuple[LoweredNode, ...]
     cyclic: bool
     recurrence: tuple[str, str] | None = None
     soft_reset: SoftReset | None = None
+    names: frozenset[str] = field(init=False)
+    largest: int = field(init=False)
+    frames_wanted: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        nodes = [entry.node for entry in self.nodes]
+        largest = max(max(math.prod(node.input_shape), math.prod(node.output_shape)) for node in nodes)
+        weights = [
+            node.array("weight").size / max(1, math.prod(node.output_shape))
+            for node, entry in zip(nodes, self.nodes, strict=True)
+            if entry.how in BY_LIBRARY
+        ]
+        object.__setattr__(self, "names", frozenset(node.name for node in nodes))
+        object.__setattr__(self, "largest", largest)
+        object.__setattr__(self, "frames_wanted", max(weights, default=0.0))
 
 
 @dataclass(frozen=True)
@@ -93,13 +109,29 @@ class LoweredSchedule:
     """A schedule with the computation of every node. Its text is a table, one line for each node.
 
     `spent` names, for each stage, the signals that nothing reads after it. `bytes` are the populations whose spikes may
-    be uint8 between integer layers.
+    be uint8 between integer layers. layered: signals stand between the inputs and the outputs, which chunks of time
+    keep small. by_sample: threads may go on with the samples of the layer before, as there are convolutions, and no
+    step waits for all samples of the one before. late: the ends of delayed edges, but for those inside a fused soft
+    reset.
     """
 
     schedule: Schedule
     stages: tuple[LoweredStage, ...]
     spent: tuple[tuple[str, ...], ...]
     bytes: frozenset[str]
+    layered: bool = field(init=False)
+    by_sample: bool = field(init=False)
+    late: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        inner = sum(stage.nodes[0].node.type not in ("Input", "Output") for stage in self.stages)
+        forward = all(stage.soft_reset or not stage.cyclic for stage in self.stages)
+        convolves = any(entry.node.type in ("Conv1d", "Conv2d") for stage in self.stages for entry in stage.nodes)
+        loops = {(stage.soft_reset.threshold, stage.soft_reset.scale) for stage in self.stages if stage.soft_reset}
+        late = [edge for edge in self.schedule.delayed if (edge.source, edge.target) not in loops]
+        object.__setattr__(self, "layered", inner > 1)
+        object.__setattr__(self, "by_sample", forward and convolves)
+        object.__setattr__(self, "late", frozenset(name for edge in late for name in (edge.source, edge.target)))
 
     @property
     def integer_layers(self) -> tuple[LoweredNode, ...]:
@@ -115,20 +147,6 @@ class LoweredSchedule:
         """The layers whose weights the compiled operators read packed."""
         entries = [entry for stage in self.stages for entry in stage.nodes if entry.node.type in WEIGHTED]
         return tuple(entry.node.name for entry in entries if entry.how in ("ordered", "recurrent"))
-
-    @property
-    def layered(self) -> bool:
-        """Whether signals stand between the inputs and the outputs, which chunks of time keep small."""
-        return sum(stage.nodes[0].node.type not in ("Input", "Output") for stage in self.stages) > 1
-
-    @property
-    def by_sample(self) -> bool:
-        """Whether threads may go on with the samples of the layer before: there are convolutions, and no step waits for
-        all samples of the one before.
-        """
-        entries = [entry for stage in self.stages for entry in stage.nodes]
-        forward = all(stage.soft_reset or not stage.cyclic for stage in self.stages)
-        return forward and any(entry.node.type in ("Conv1d", "Conv2d") for entry in entries)
 
     @property
     def by_library(self) -> bool:

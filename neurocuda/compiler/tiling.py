@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 import torch
 
-from neurocuda.compiler.lowering import BY_LIBRARY, LoweredSchedule, LoweredStage
-from neurocuda.graph import Node
+from neurocuda.compiler.lowering import LoweredSchedule, LoweredStage
 
 CHUNK = 32
 """Steps that a chunk has at least where nobody asks for a number."""
@@ -35,6 +35,10 @@ class Span:
     stages: range
     steps: int
     samples: int
+    frames: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "frames", self.steps * self.samples)
 
 
 def steps_of_chunk(lowered: LoweredSchedule, asked: int | None, steps: int, batch: int, device: torch.device) -> int:
@@ -43,7 +47,7 @@ def steps_of_chunk(lowered: LoweredSchedule, asked: int | None, steps: int, batc
         return steps
     if asked is not None or steps <= CHUNK:
         return asked or CHUNK
-    widest = max(_values(stage) for stage in lowered.stages) * batch
+    widest: int = batch * max(map(attrgetter("largest"), lowered.stages))
     chunks = -(-steps // max(CHUNK, (AT_ONCE if device.type == "cpu" else ON_GPU) // max(1, widest)))
     return -(-steps // chunks)
 
@@ -64,20 +68,18 @@ def spans(
     """
     if not lowered.layered:
         return (Span(range(len(lowered.stages)), steps, batch),)
-    own = {(stage.soft_reset.threshold, stage.soft_reset.scale) for stage in lowered.stages if stage.soft_reset}
-    outer = [edge for edge in lowered.schedule.delayed if (edge.source, edge.target) not in own]
-    late = {name for edge in outer for name in (edge.source, edge.target)}
     everything = Span(range(0), steps, batch)
     found: list[Span] = []
     for number, stage in enumerate(lowered.stages):
-        step_by_step = stage.cyclic and number not in fused
-        whole = step_by_step or any(entry.node.name in late for entry in stage.nodes)
+        whole = (stage.cyclic and number not in fused) or not lowered.late.isdisjoint(stage.names)
         wanted = everything if whole else _piece(stage, batch, steps, threads, alone)
-        joined = min(wanted, found[-1], key=_frames) if found else wanted
-        if found and not _same(found[-1], everything) and not whole and _frames_wanted(stage) <= _frames(joined):
-            found[-1] = replace(joined, stages=range(found[-1].stages.start, number + 1))
-        elif _same(wanted, everything) or _frames_wanted(stage) > _frames(wanted):
-            start = found.pop().stages.start if found and _same(found[-1], everything) else number
+        last = found[-1] if found else wanted
+        joined = wanted if wanted.frames <= last.frames else last
+        after_tiles = found and last.frames < everything.frames
+        if after_tiles and not whole and stage.frames_wanted <= joined.frames:
+            found[-1] = replace(joined, stages=range(last.stages.start, number + 1))
+        elif wanted.frames == everything.frames or stage.frames_wanted > wanted.frames:
+            start = found.pop().stages.start if found and not after_tiles else number
             found.append(replace(everything, stages=range(start, number + 1)))
         else:
             found.append(replace(wanted, stages=range(number, number + 1)))
@@ -90,35 +92,11 @@ def _piece(stage: LoweredStage, batch: int, steps: int, threads: int, alone: boo
 
     All of both where no signal is more than twice as much: to cut what comes and to join what goes takes what it saves.
     """
-    values, most = max(1, _values(stage)), PIECE * threads
+    values, most = max(1, stage.largest), PIECE * threads
     if values * batch * steps <= 2 * PIECE:
         return Span(range(0), steps, batch)
     samples, least = batch, 1
     if alone:
-        wanted = _frames_wanted(stage)
-        samples = min(batch, max(threads, most // (values * steps), math.ceil(wanted / steps)))
-        least = math.ceil(wanted / samples)
+        samples = min(batch, max(threads, most // (values * steps), math.ceil(stage.frames_wanted / steps)))
+        least = math.ceil(stage.frames_wanted / samples)
     return Span(range(0), min(steps, max(1, least, most // (values * samples))), samples)
-
-
-def _frames(span: Span) -> int:
-    return span.steps * span.samples
-
-
-def _same(piece: Span, other: Span) -> bool:
-    return (piece.steps, piece.samples) == (other.steps, other.samples)
-
-
-def _values(stage: LoweredStage) -> int:
-    """Of the largest signal of the stage, in a step of one sample."""
-    return max(max(math.prod(n.input_shape), math.prod(n.output_shape)) for n in _nodes(stage))
-
-
-def _frames_wanted(stage: LoweredStage) -> float:
-    """Frames for which the outputs of a library layer are as many as its weights."""
-    library = [entry.node for entry in stage.nodes if entry.how in BY_LIBRARY]
-    return max((n.array("weight").size / max(1, math.prod(n.output_shape)) for n in library), default=0.0)
-
-
-def _nodes(stage: LoweredStage) -> list[Node]:
-    return [entry.node for entry in stage.nodes]

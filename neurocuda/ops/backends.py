@@ -12,7 +12,7 @@ import importlib.util
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -175,7 +175,7 @@ def use_backend(name: str) -> Iterator[None]:
         _asked_last = before
 
 
-def wanted() -> str | None:
+def requested_backend() -> str | None:
     """The backend that `use_backend` asks for, else `NEUROCUDA_BACKEND`, else None."""
     asked = _asked_last if torch.compiler.is_dynamo_compiling() else _asked.get()
     if asked is None and _ENVIRONMENT is not None:
@@ -191,7 +191,7 @@ def backend_for(device: torch.device) -> str:
     the transforms of `torch.func`. Triton serves CPU tensors only where it is asked for, and interpreted
     (TRITON_INTERPRET=1).
     """
-    asked = wanted()
+    asked = requested_backend()
     if asked == "reference" or _transformed():
         return "reference"
     if device.type == "cuda":  # that of AMD's GPUs too
@@ -208,6 +208,21 @@ def backend_for(device: torch.device) -> str:
 def _transformed() -> bool:
     """Whether a transform of `torch.func` is at work, which does not see into compiled operators."""
     return not torch.compiler.is_dynamo_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def unobserved(inputs: Collection[torch.Tensor]) -> bool:
+    """Whether nothing observes the operators on these tensors: no autograd, autocast, tracing, transform, dispatch mode
+    or tensor subclass. Only then may one call be replayed for another.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.is_grad_enabled()
+        and not any(map(torch.is_autocast_enabled, {t.device.type for t in inputs}))
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and {type(t) for t in inputs} <= {torch.Tensor, torch.nn.Parameter}
+    )
 
 
 def operators(device: torch.device) -> ModuleType:

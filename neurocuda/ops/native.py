@@ -14,7 +14,7 @@ from neurocuda.ops.coefficients import NeuronCoefficients, NeuronState
 from neurocuda.ops.reference import Pads
 from neurocuda.ops.surrogate import Surrogate
 
-_MOST = 8
+MOST_BRANCHES = 8
 """Branches that one call sums."""
 
 
@@ -47,7 +47,7 @@ def branch_sum(branches: Sequence[Tensor]) -> Tensor:
     """The sum of one or more branches, left fold in the order given, in float32."""
     if len(branches) == 1 and branches[0].dtype == torch.float32:
         return branches[0]
-    total: Tensor = torch.ops.neurocuda.branch_sum.default(_at_most(_MOST, branches))
+    total: Tensor = torch.ops.neurocuda.branch_sum.default(_at_most(MOST_BRANCHES, branches))
     return total
 
 
@@ -55,7 +55,7 @@ def _at_most(most: int, branches: Sequence[Tensor]) -> list[Tensor]:
     """The branches, the first of them summed where they are too many for one call: a left fold all the same."""
     branches = list(branches)
     while len(branches) > most:
-        branches[:_MOST] = [torch.ops.neurocuda.branch_sum.default(branches[:_MOST])]
+        branches[:MOST_BRANCHES] = [torch.ops.neurocuda.branch_sum.default(branches[:MOST_BRANCHES])]
     return branches
 
 
@@ -77,7 +77,7 @@ def neuron(
     `packed`, the output is bits, uint8 [T, ceil(B * shape / 8)], the first neuron in the lowest bit.
     """
     output, v, i, trace_v, trace_i = torch.ops.neurocuda.neuron.default(
-        _at_most(_MOST, branches),
+        _at_most(MOST_BRANCHES, branches),
         *_population(c, state),
         dtype,
         packed,
@@ -106,7 +106,7 @@ def neuron_out(
     `out` may be one of the branches.
     """
     traces = {f"trace_{name}": values for name, values in record.items()} if record else {}
-    torch.ops.neurocuda.neuron.out(_at_most(_MOST, branches), *_population(c, state), packed, out=out, **traces)
+    torch.ops.neurocuda.neuron.out(_at_most(MOST_BRANCHES, branches), *_population(c, state), packed, out=out, **traces)
 
 
 def recurrent_neuron(
@@ -123,10 +123,12 @@ def recurrent_neuron(
     packed: Tensor | None = None,
 ) -> tuple[Tensor, NeuronState, Tensor, dict[str, Tensor]]:
     """As `reference.recurrent_neuron`, the whole loop over time in one call. `packed` is `pack_linear(weight)`."""
-    if len(branches) > _MOST:  # they stand around the recurrent current: only those before it may be summed first
+    if (
+        len(branches) > MOST_BRANCHES
+    ):  # they stand around the recurrent current: only those before it may be summed first
         branches = [*_at_most(1, branches[:place]), *branches[place:]]
         place = min(place, 1)
-        if len(branches) > _MOST:
+        if len(branches) > MOST_BRANCHES:
             return reference.recurrent_neuron(branches, place, weight, bias, c, state, previous, surrogate, record)
     before_v, before_i, *population = _population(c, state)
     output, v, i, spikes, trace_v, trace_i, trace_recurrent = torch.ops.neurocuda.recurrent_neuron.default(
@@ -224,9 +226,12 @@ def unpack_spikes(bits: Tensor, shape: Sequence[int], dtype: torch.dtype = torch
 
 def _population(c: NeuronCoefficients, state: NeuronState) -> tuple[Tensor | bool | None, ...]:
     """What the operators take after the branches, by position: names cost microseconds."""
+    return (state.v, state.i if c.decay_i is not None else None, *coefficient_arguments(c))
+
+
+def coefficient_arguments(c: NeuronCoefficients) -> tuple[Tensor | bool | None, ...]:
+    """Coefficients and flags of a neuron in the order of the operators' schemas."""
     return (
-        state.v,
-        state.i if c.decay_i is not None else None,
         c.decay_v,
         c.gain_v,
         c.bias_v,

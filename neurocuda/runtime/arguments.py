@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,12 +17,11 @@ Signals = Tensor | Mapping[str, Tensor]
 _EXACT_IN_FLOAT32 = (torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.int8, torch.bool)
 
 
-def check_inputs(graph: Graph, x: Signals, device: torch.device | None) -> dict[str, Tensor]:
-    """The signals by the name of their Input, in order; `check_finite` looks at their values.
+def check_inputs(graph: Graph, names: Sequence[str], x: Signals, device: torch.device | None) -> list[Tensor]:
+    """The signals of the inputs `names`, in this order; `check_finite` checks their values.
 
     `device` is that of the network, None if it has none.
     """
-    names = graph.inputs
     if isinstance(x, Mapping):
         signals = dict(x)
     elif len(names) == 1:
@@ -45,7 +44,7 @@ def check_inputs(graph: Graph, x: Signals, device: torch.device | None) -> dict[
                 f"input {name!r}: expected T, B = {tuple(first.shape[:2])}, those of input {names[0]!r}, "
                 f"found {tuple(signals[name].shape[:2])}"
             )
-    return {name: signals[name] for name in names}
+    return [signals[name] for name in names]
 
 
 def check_finite(signals: Mapping[str, Tensor]) -> None:
@@ -103,7 +102,7 @@ def check_out(graph: Graph, out: Signals, like: Tensor) -> list[Tensor]:
     return [targets[name] for name in names]
 
 
-def quantities(graph: Graph, record: Mapping[str, str | Collection[str]]) -> list[tuple[str, str]]:
+def quantities(graph: Graph, record: Mapping[str, str | Collection[str]]) -> tuple[tuple[str, str], ...]:
     """The node and the quantity of each thing to record."""
     keys = []
     if not isinstance(record, Mapping):
@@ -123,7 +122,7 @@ def quantities(graph: Graph, record: Mapping[str, str | Collection[str]]) -> lis
                     f"record, node {name!r}: expected quantities of {node.type} {known}, found {quantity!r}"
                 )
             keys.append((name, quantity))
-    return keys
+    return tuple(keys)
 
 
 def _check_signal(name: str, signal: Tensor, shape: tuple[int, ...], device: torch.device | None) -> None:

@@ -11,20 +11,20 @@ from torch import Tensor
 from neurocuda.compiler.lowering import LoweredSchedule, LoweredStage
 from neurocuda.graph import SoftReset
 from neurocuda.ops import NeuronState, reference
-from neurocuda.runtime.nodes import (
+from neurocuda.runtime.layers import (
     TRACED,
     Chunk,
-    compute,
+    evaluate,
     keep_neuron_state,
     neuron_state,
     signal_of,
     silence,
     spike_type,
 )
-from neurocuda.runtime.operands import Delays, Tensors
+from neurocuda.runtime.operands import Delays, Operands
 
 
-def run_cycle(lowered: LoweredSchedule, stage: LoweredStage, tensors: Tensors, chunk: Chunk) -> None:
+def run_cycle(lowered: LoweredSchedule, stage: LoweredStage, operands: Operands, chunk: Chunk) -> None:
     """Step through a cycle; a Delay that breaks it speaks before it listens."""
     edges = lowered.schedule.edges
     members = {entry.node.name for entry in stage.nodes}
@@ -55,11 +55,11 @@ def run_cycle(lowered: LoweredSchedule, stage: LoweredStage, tensors: Tensors, c
             name = entry.node.name
             if name in breaking:
                 depth = chunk.carry[f"{name}.history"].shape[1]
-                now = _past_value(pasts[name], tensors.delays[name], depth, step).unsqueeze(0)
+                now = _past_value(pasts[name], operands.delays[name], depth, step).unsqueeze(0)
                 chunk.signals[name] = now
                 chunk.record(name, "output", now)
             else:
-                compute(entry, branches(name, step, chunk.signals), tensors, chunk, 1)
+                evaluate(entry, branches(name, step, chunk.signals), operands, chunk, 1)
         for name in sorted(breaking):
             total = reference.branch_sum(
                 branches(name, step, chunk.signals) or [silence(chunk, pasts[name][0].shape[1:], 1)]
@@ -86,7 +86,7 @@ def _past_value(past: list[Tensor], delays: Delays, depth: int, step: int) -> Te
 
 
 def run_recurrence(
-    lowered: LoweredSchedule, stage: LoweredStage, pair: tuple[str, str], tensors: Tensors, chunk: Chunk
+    lowered: LoweredSchedule, stage: LoweredStage, pair: tuple[str, str], operands: Operands, chunk: Chunk
 ) -> None:
     neuron, weight = pair
     node = next(entry.node for entry in stage.nodes if entry.node.name == neuron)
@@ -97,17 +97,17 @@ def run_recurrence(
     previous = chunk.carry[f"{neuron}.previous"]
     read = bool(chunk.quantities(weight)) or "input" in chunk.quantities(neuron)
     wanted = [*(chunk.quantities(neuron) & TRACED), *(["recurrent"] if read else [])]
-    output, state, last, traces = tensors.operators.recurrent_neuron(
+    output, state, last, traces = operands.operators.recurrent_neuron(
         branches,
         place,
-        tensors.weights[weight, "weight"],
-        tensors.weights.get((weight, "bias")),
-        tensors.coefficients[neuron],
+        operands.weights[weight, "weight"],
+        operands.weights.get((weight, "bias")),
+        operands.coefficients[neuron],
         neuron_state(neuron, chunk),
         previous,
-        tensors.surrogate,
+        operands.surrogate,
         wanted,
-        **tensors.packing(next(entry.node for entry in stage.nodes if entry.node.name == weight)),
+        **({"packed": operands.prepacked[weight]} if weight in operands.prepacked else {}),
     )
     current = traces.pop("recurrent", None)
     keep_neuron_state(neuron, state, chunk)
@@ -116,7 +116,7 @@ def run_recurrence(
     if current is not None:
         terms = list(branches) if len(edges) > 1 else []
         terms.insert(place, current)
-        chunk.record(neuron, "input", tensors.operators.branch_sum(terms))
+        chunk.record(neuron, "input", operands.operators.branch_sum(terms))
         chunk.record(weight, "input", torch.cat([previous.unsqueeze(0), output[:-1]]))
         chunk.record(weight, "output", current)
     chunk.record(neuron, "spikes", output)
@@ -131,44 +131,44 @@ def is_enough(loop: SoftReset, chunk: Chunk) -> bool:
     return not (more or chunk.quantities(integrator) - {"v", "output"})
 
 
-def fuses(lowered: LoweredSchedule, loop: SoftReset, tensors: Tensors, chunk: Chunk) -> bool:
+def fuses(lowered: LoweredSchedule, loop: SoftReset, operands: Operands, chunk: Chunk) -> bool:
     """Whether a soft reset runs as one operator, which has no gradient."""
     if not torch.is_grad_enabled() or not is_enough(loop, chunk):
         return is_enough(loop, chunk)
     integrator, level, scale = loop.integrator, loop.threshold, loop.scale
-    c = tensors.coefficients[integrator]
+    c = operands.coefficients[integrator]
     given = [chunk.signals[edge.source] for edge in lowered.schedule.edges[integrator] if edge.source != scale]
-    given += [c.decay_v, c.gain_v, c.bias_v, tensors.weights[level, "threshold"], tensors.weights[scale, "scale"]]
+    given += [c.decay_v, c.gain_v, c.bias_v, operands.weights[level, "threshold"], operands.weights[scale, "scale"]]
     given += [chunk.carry[f"{integrator}.v"], chunk.carry[f"{level}.previous"]]
     return not any(t.requires_grad for t in given)
 
 
-def run_soft_reset(lowered: LoweredSchedule, loop: SoftReset, tensors: Tensors, chunk: Chunk) -> None:
+def run_soft_reset(lowered: LoweredSchedule, loop: SoftReset, operands: Operands, chunk: Chunk) -> None:
     """An I whose Threshold takes spikes off it through a Scale: the arithmetic of the three, in one pass."""
     integrator, level, scale = loop.integrator, loop.threshold, loop.scale
     branches = [signal_of(edge, chunk) for edge in lowered.schedule.edges[integrator] if edge.source != scale]
     previous = chunk.carry[f"{level}.previous"]
     branches = branches or [silence(chunk, previous.shape[1:], chunk.steps)]
-    c = tensors.coefficients[integrator]
-    threshold = tensors.weights[level, "threshold"]
+    c = operands.coefficients[integrator]
+    threshold = operands.weights[level, "threshold"]
     population = replace(
         c,
-        decay_i=tensors.weights[scale, "scale"],
+        decay_i=operands.weights[scale, "scale"],
         gain_i=c.decay_v,  # one
         threshold=threshold,
-        spike_when=tensors.spike_when,
+        spike_when=operands.spike_when,
         reset="feedback",
         synapse="updated",
         spikes_per_step="one",
     )
     asked = chunk.quantities(integrator)
-    spikes, state, traces = tensors.operators.neuron(
+    spikes, state, traces = operands.operators.neuron(
         branches,
         population,
         NeuronState(chunk.carry[f"{integrator}.v"], previous),
-        tensors.surrogate,
+        operands.surrogate,
         {"v"} if asked else (),
-        **spike_type(level, tensors),
+        **spike_type(level, operands),
     )
     for quantity in asked:
         chunk.record(integrator, quantity, traces["v"])

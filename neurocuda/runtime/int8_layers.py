@@ -15,13 +15,16 @@ from neurocuda.compiler.certificate import Certificate
 from neurocuda.compiler.lowering import LoweredNode, LoweredSchedule
 from neurocuda.ops import int8, native
 from neurocuda.ops.int8 import IntegerWeight
-from neurocuda.runtime.guards import Looks, Supposed, alone_on, certain
+from neurocuda.runtime.guards import Guards, Speculation
 
 Parameters = Mapping[tuple[str, str], Tensor]
 """By node and field."""
 
+Int8Weights = dict[str, IntegerWeight]
+"""By node."""
 
-class IntegerLayers:
+
+class Int8Layers:
     """Their weights as int8, and what the parameters were that the certificate speaks of.
 
     A changed parameter ends it: from then on these layers run in float32, until the network is loaded anew. Without
@@ -66,19 +69,19 @@ class IntegerLayers:
             return weights
         return {name: weight for name, weight in weights.items() if not _inputs(self._layers[name])}
 
-    def looks(self, inputs: Mapping[str, Tensor], parameters: Parameters) -> tuple[tuple[str, ...], Looks]:
+    def guards(self, inputs: Mapping[str, Tensor], parameters: Parameters) -> tuple[tuple[str, ...], Guards]:
         """The layers that ran as whole numbers in a call of one chunk on a CPU, just now, and what shows that they may
         in another of its kind.
         """
         if not self._weights or not _serves(inputs.values(), "cpu"):
-            return (), Looks()
+            return (), Guards()
         if self.of_chunk(self._weights, inputs) is not self._weights:
-            return (), Looks()
+            return (), Guards()
         grids = _looked_at(self._promised(self._rests_on, inputs))
         if self._constant:
-            return tuple(self._weights), Looks(grids=grids)
+            return tuple(self._weights), Guards(grids=grids)
         integers = self._weights.values()
-        looks = Looks(
+        guards = Guards(
             [parameters[key] for key in self._rest],
             [*self._rest.values()],
             [parameters[name, "weight"] for name in self._weights],
@@ -86,7 +89,7 @@ class IntegerLayers:
             [weight.steps for weight in integers],
             grids,
         )
-        return tuple(self._weights), looks
+        return tuple(self._weights), guards
 
     def _promised(
         self, names: Collection[str], inputs: Mapping[str, Tensor]
@@ -94,23 +97,23 @@ class IntegerLayers:
         found = [(inputs[name], self._grids[name]) for name in sorted(names)]
         return [(x, grid.step, grid.low, grid.high) for x, grid in found]
 
-    def supposed(
+    def speculate(
         self, inputs: Mapping[str, Tensor], by_field: Callable[[], Parameters]
-    ) -> Supposed[dict[str, IntegerWeight] | None]:
+    ) -> Speculation[Int8Weights] | None:
         """The weights of the layers that run as whole numbers in a call on a GPU, supposing that no parameter has
         changed and that the inputs keep their promise. Where that is not so, they become fewer.
 
         None on a CPU, which looks first (`usable`) and chooses chunk by chunk (`of_chunk`).
         """
         if not all(x.is_cuda for x in inputs.values()):
-            return certain(None)
+            return None
         if not self._layers or not inputs or not _serves(inputs.values(), "cuda"):
-            return certain({})
+            return Speculation({})
         parameters = by_field()
         device = next(iter(inputs.values())).device
         if self._on_gpu is None or self._on_gpu.device != device:
             if not self._holds({key: value.detach().cpu() for key, value in parameters.items()}):
-                return certain({})
+                return Speculation({})
             self._on_gpu = self._laid_out(parameters, device)
         there = self._on_gpu
         now, then = [parameters[key].detach() for key in there.then], list(there.then.values())
@@ -130,7 +133,7 @@ class IntegerLayers:
                 return False
             return True
 
-        return Supposed(dict(there.weights), so, Looks(now, then, grids=_looked_at(grids)))
+        return Speculation(dict(there.weights), so, Guards(now, then, grids=_looked_at(grids)))
 
     def _laid_out(self, parameters: Parameters, device: torch.device) -> _OnGpu:
         weights = {}
@@ -185,4 +188,4 @@ def _inputs(entry: LoweredNode) -> frozenset[str]:
 
 
 def _serves(inputs: Collection[Tensor], device: str) -> bool:
-    return int8.gains(device) and alone_on(device, inputs)
+    return int8.gains(device)

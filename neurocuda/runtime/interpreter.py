@@ -1,9 +1,9 @@
-"""Runs a lowered schedule over time: chunk by chunk, stage by stage, and tile by tile where that fits caches."""
+"""Interprets a lowered schedule over time: chunk by chunk, stage by stage, and tile by tile where that fits caches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import torch
@@ -11,88 +11,113 @@ from torch import Tensor
 
 from neurocuda.compiler.lowering import LoweredSchedule
 from neurocuda.compiler.tiling import Span, spans
-from neurocuda.graph import NEURONS, Graph
+from neurocuda.graph import NEURONS, Graph, Shape
 from neurocuda.runtime.cycles import fuses, is_enough, run_cycle, run_recurrence, run_soft_reset
-from neurocuda.runtime.memory_layout import joined, joined_samples, laid_by_sample, some_steps
-from neurocuda.runtime.nodes import Chunk, compute, signal_of
-from neurocuda.runtime.operands import Tensors
+from neurocuda.runtime.layers import Chunk, evaluate, signal_of
+from neurocuda.runtime.memory_layout import cut_steps, join_samples, join_steps, to_sample_order
+from neurocuda.runtime.operands import Operands
+from neurocuda.runtime.parameters import Field
 
 _STATEFUL = NEURONS | {"Delay"}
 
-Advance = Callable[[list[Tensor], list[Tensor], bool], tuple[list[Tensor], list[Tensor]]]
-"""What a chunk gives and the state after it, of its inputs, the state before it, and whether it is the last."""
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A lowered graph, and the shapes of its state, [B, *shape] by entry."""
+
+    graph: Graph
+    lowered: LoweredSchedule
+    entries: Mapping[str, Shape]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    has_int8: bool
+
+    def shapes_of(self, returns: Returns) -> list[Shape]:
+        """The shapes of outputs and recordings, for one step of one sample."""
+        nodes = self.graph.nodes
+        shapes = [nodes[name].output_shape for name in self.outputs]
+        for name, quantity in returns.recordings:
+            shapes.append(nodes[name].output_shape if quantity == "output" else nodes[name].input_shape)
+        return shapes
+
+
+@dataclass(frozen=True)
+class Returns:
+    """What a call returns beside its outputs: recordings (node, quantity), and the state unless the sequence ends."""
+
+    recordings: tuple[Field, ...] = ()
+    ends: bool = False
+
+
+RunChunk = Callable[[list[Tensor], bool], list[Tensor]]
+"""The inputs of a chunk and the state before it, and whether the sequence ends with it, to signals and the state."""
 
 
 def run_chunks(
-    inputs: list[Tensor], carry: list[Tensor], length: int, advance: Advance, operators: ModuleType
-) -> tuple[list[Tensor], list[Tensor]]:
-    """What `advance` gives over all steps, at least one, and the state after them, chunk by chunk of `length` steps."""
-    steps = len(inputs[0])
-    whole: list[Tensor] = []
-    pieces: list[list[Tensor]] = []
-    for start in range(0, steps, length):
-        signals, carry = advance([x[start : start + length] for x in inputs], carry, start + length >= steps)
-        if length >= steps:
-            return signals, carry
-        if torch.is_grad_enabled():
-            pieces.append(signals)
-            continue
-        whole = whole or [operators.empty((steps, *signal.shape[1:]), signal.device) for signal in signals]
-        for all_steps, signal in zip(whole, signals, strict=True):
-            all_steps[start : start + length] = signal
-    return whole or [torch.cat(parts) for parts in zip(*pieces, strict=True)], carry
-
-
-def run_steps(
-    graph: Graph,
-    lowered: LoweredSchedule,
-    tensors: Tensors,
-    entries: Collection[str],
-    asked: Sequence[tuple[str, str]],
-    ends: bool,
-    given: list[Tensor],
+    plan: Plan, returns: Returns, given: list[Tensor], length: int, run: RunChunk, operators: ModuleType
 ) -> list[Tensor]:
-    """Outputs, recordings and the state after a chunk, unless the sequence `ends` with it.
+    """Runs more than `length` steps, chunk by chunk of that length; returns signals, then the state."""
+    inputs, carry = given[: len(plan.inputs)], given[len(plan.inputs) :]
+    steps, count = len(inputs[0]), len(plan.outputs) + len(returns.recordings)
+    chunks = []
+    outputs: list[Tensor] = []
+    for start in range(0, steps, length):
+        last = start + length >= steps
+        results = run([*(x[start : start + length] for x in inputs), *carry], returns.ends and last)
+        carry = results[count:]
+        if torch.is_grad_enabled():
+            chunks.append(results[:count])
+            continue
+        outputs = outputs or [operators.empty((steps, *t.shape[1:]), t.device) for t in results[:count]]
+        for whole, signal in zip(outputs, results[:count], strict=True):
+            whole[start : start + length] = signal
+    return [*(outputs or [torch.cat(parts) for parts in zip(*chunks, strict=True)]), *carry]
 
-    entries: of the state. asked: node and quantity of each recording. given: the inputs, then the state before.
-    """
-    inputs = dict(zip(graph.inputs, [x.float() for x in given[: len(graph.inputs)]], strict=True))
-    carry = dict(zip(entries, given[len(graph.inputs) :], strict=True))
+
+def run_chunk(plan: Plan, operands: Operands, returns: Returns, given: list[Tensor]) -> list[Tensor]:
+    """Runs one chunk: outputs, recordings and the state after it, from the inputs and the state before it."""
+    inputs = {name: x.float() for name, x in zip(plan.inputs, given, strict=False)}
+    carry = dict(zip(plan.entries, given[len(plan.inputs) :], strict=True))
     steps, batch = given[0].shape[:2]
-    chunk = Chunk(steps, batch, carry, {key: [] for key in asked}, given[0].device, ends)
-    run_chunk(lowered, tensors, inputs, chunk)
-    records = [pieces[0] if len(pieces) == 1 else torch.cat(pieces) for pieces in chunk.records.values()]
-    by_key = dict(zip(chunk.records, records, strict=True))
-    return [
-        *(chunk.signals[name].float() for name in graph.outputs),  # float32 under autocast too
-        *(by_key[key].float() for key in asked),
-        *(chunk.carry[name] for name in (() if ends else entries)),
-    ]
+    chunk = Chunk(steps, batch, carry, {key: [] for key in returns.recordings}, given[0].device, returns.ends)
+    _run_spans(plan.lowered, operands, inputs, chunk)
+    results = [chunk.signals[name].float() for name in plan.outputs]  # float32 under autocast too
+    for key in returns.recordings:
+        tiles = chunk.records[key]
+        results.append((tiles[0] if len(tiles) == 1 else torch.cat(tiles)).float())
+    return results if returns.ends else [*results, *map(chunk.carry.__getitem__, plan.entries)]
 
 
-def run_chunk(lowered: LoweredSchedule, tensors: Tensors, inputs: Mapping[str, Tensor], chunk: Chunk) -> None:
-    """Run all stages over a chunk; leave the outputs in `chunk.signals` and the new state in `chunk.carry`."""
-    if chunk.steps > 1 and not torch.compiler.is_compiling():
-        _run_steady(lowered, tensors, inputs, chunk)
-    # The pieces fit a CPU's caches; gradients keep every signal anyway.
-    cut = chunk.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    chunk.by_sample = cut and lowered.by_sample and torch.get_num_threads() > 1
-    pieces: Sequence[Span] = (Span(range(len(lowered.stages)), chunk.steps, chunk.batch),)
-    fused = {n for n, stage in enumerate(lowered.stages) if stage.soft_reset and is_enough(stage.soft_reset, chunk)}
-    if cut:
+def _run_spans(lowered: LoweredSchedule, operands: Operands, inputs: Mapping[str, Tensor], chunk: Chunk) -> None:
+    """Runs all stages over a chunk; leaves the outputs in `chunk.signals` and the new state in `chunk.carry`."""
+    compiling = torch.compiler.is_compiling()
+    if chunk.steps > 1 and not compiling:
+        _run_constant(lowered, operands, inputs, chunk)
+    # Tiles fit a CPU's caches; gradients keep every signal anyway.
+    tiled = chunk.device.type == "cpu" and not torch.is_grad_enabled() and not compiling
+    chunk.by_sample = tiled and lowered.by_sample and torch.get_num_threads() > 1
+    tiles: Sequence[Span] = (Span(range(len(lowered.stages)), chunk.steps, chunk.batch),)
+    if tiled:
         alone = chunk.ends and not chunk.records
-        pieces = spans(lowered, chunk.batch, chunk.steps, torch.get_num_threads(), fused, alone)
-    for span in pieces:
+        fused = set()
+        for number, stage in enumerate(lowered.stages):
+            if stage.soft_reset and is_enough(stage.soft_reset, chunk):
+                fused.add(number)
+        tiles = spans(lowered, chunk.batch, chunk.steps, torch.get_num_threads(), fused, alone)
+    for span in tiles:
         if span.samples < chunk.batch or span.steps < chunk.steps:
-            _run_pieces(lowered, span, tensors, inputs, chunk)
+            _run_tiles(lowered, span, operands, inputs, chunk)
         else:
-            _run_stages(lowered, span.stages, tensors, inputs, chunk)
+            _run_stages(lowered, span.stages, operands, inputs, chunk)
     chunk.carry.update(chunk.previous)
 
 
-def _run_steady(lowered: LoweredSchedule, tensors: Tensors, inputs: Mapping[str, Tensor], chunk: Chunk) -> None:
-    """Run once for all steps what comes of inputs that lie in memory once for all steps."""
-    names = {name for name, x in inputs.items() if x.stride(0) == 0}
+def _run_constant(lowered: LoweredSchedule, operands: Operands, inputs: Mapping[str, Tensor], chunk: Chunk) -> None:
+    """Runs once for all steps what depends on inputs that are stored once for all steps (stride 0)."""
+    names = set()
+    for name, x in inputs.items():
+        if x.stride(0) == 0:
+            names.add(name)
     if not names:
         return
     done = []
@@ -104,7 +129,7 @@ def _run_steady(lowered: LoweredSchedule, tensors: Tensors, inputs: Mapping[str,
             names.add(node.name)
             done.append(number)
     once = replace(chunk, steps=1, records={key: [] for key in chunk.records if key[0] in names}, signals={})
-    _run_stages(lowered, done, tensors, {name: x[:1] for name, x in inputs.items()}, once, keep=True)
+    _run_stages(lowered, done, operands, {name: x[:1] for name, x in inputs.items()}, once, keep=True)
     for name, signal in once.signals.items():
         chunk.signals[name] = signal.expand(chunk.steps, *signal.shape[1:])
     for (name, quantity), (values,) in once.records.items():
@@ -112,42 +137,42 @@ def _run_steady(lowered: LoweredSchedule, tensors: Tensors, inputs: Mapping[str,
     chunk.done = frozenset(done)
 
 
-def _run_pieces(
-    lowered: LoweredSchedule, span: Span, tensors: Tensors, inputs: Mapping[str, Tensor], chunk: Chunk
+def _run_tiles(
+    lowered: LoweredSchedule, span: Span, operands: Operands, inputs: Mapping[str, Tensor], chunk: Chunk
 ) -> None:
-    """Run the stages of a span over one piece of the chunk after the other."""
+    """Runs the stages of a span over one tile of the chunk after the other."""
     by_samples = span.samples < chunk.batch
     size, count = (span.samples, chunk.batch) if by_samples else (span.steps, chunk.steps)
     before = chunk.signals
-    pieces: dict[str, list[Tensor]] = {}
+    tiles: dict[str, list[Tensor]] = {}
     left: set[str] = set()
     for start in range(0, count, size):
         part = slice(start, min(start + size, count))
-        piece = _some_samples(chunk, part) if by_samples else _some_steps(chunk, part)
-        given = {name: x[:, part] if by_samples else x[part] for name, x in inputs.items()}
+        tile = _cut_samples(chunk, part) if by_samples else _cut_steps(chunk, part)
+        tile_inputs = {name: x[:, part] if by_samples else x[part] for name, x in inputs.items()}
         if by_samples and span.steps < chunk.steps:
-            _run_pieces(lowered, replace(span, samples=piece.batch), tensors, given, piece)
+            _run_tiles(lowered, replace(span, samples=tile.batch), operands, tile_inputs, tile)
         else:
-            _run_stages(lowered, span.stages, tensors, given, piece)
-        left = set(piece.signals)
+            _run_stages(lowered, span.stages, operands, tile_inputs, tile)
+        left = set(tile.signals)
         for name in left - set(before):
-            pieces.setdefault(name, []).append(piece.signals[name])
+            tiles.setdefault(name, []).append(tile.signals[name])
     for name in set(before) - left:
         del chunk.signals[name]
-    for name in sorted(pieces):
-        values = pieces.pop(name)
-        chunk.signals[name] = joined_samples(values, chunk.by_sample) if by_samples else joined(values)
+    for name in sorted(tiles):
+        signals = tiles.pop(name)
+        chunk.signals[name] = join_samples(signals, chunk.by_sample) if by_samples else join_steps(signals)
 
 
-def _some_samples(chunk: Chunk, part: slice) -> Chunk:
+def _cut_samples(chunk: Chunk, part: slice) -> Chunk:
     """Samples of a chunk that leaves nothing but signals."""
     signals = {name: signal[:, part] for name, signal in chunk.signals.items()}
     carry = {name: tensor[part] for name, tensor in chunk.carry.items()}
     return replace(chunk, batch=part.stop - part.start, signals=signals, carry=carry)
 
 
-def _some_steps(chunk: Chunk, part: slice) -> Chunk:
-    signals = {name: some_steps(signal, part) for name, signal in chunk.signals.items()}
+def _cut_steps(chunk: Chunk, part: slice) -> Chunk:
+    signals = {name: cut_steps(signal, part) for name, signal in chunk.signals.items()}
     ends = chunk.ends and part.stop == chunk.steps
     return replace(chunk, steps=part.stop - part.start, signals=signals, ends=ends)
 
@@ -155,7 +180,7 @@ def _some_steps(chunk: Chunk, part: slice) -> Chunk:
 def _run_stages(
     lowered: LoweredSchedule,
     numbers: Iterable[int],
-    tensors: Tensors,
+    operands: Operands,
     inputs: Mapping[str, Tensor],
     chunk: Chunk,
     keep: bool = False,
@@ -165,24 +190,27 @@ def _run_stages(
         if number in chunk.done:
             pass
         elif stage.recurrence is not None:
-            run_recurrence(lowered, stage, stage.recurrence, tensors, chunk)
-        elif stage.soft_reset is not None and fuses(lowered, stage.soft_reset, tensors, chunk):
-            run_soft_reset(lowered, stage.soft_reset, tensors, chunk)
+            run_recurrence(lowered, stage, stage.recurrence, operands, chunk)
+        elif stage.soft_reset is not None and fuses(lowered, stage.soft_reset, operands, chunk):
+            run_soft_reset(lowered, stage.soft_reset, operands, chunk)
         elif stage.cyclic:
-            run_cycle(lowered, stage, tensors, chunk)
+            run_cycle(lowered, stage, operands, chunk)
         else:
-            node = stage.nodes[0].node
-            if node.type == "Input":
-                x = inputs[node.name]
-                chunk.signals[node.name] = laid_by_sample(x) if chunk.by_sample else x
-                chunk.record(node.name, "input", inputs[node.name])
-                chunk.record(node.name, "output", inputs[node.name])
+            name = stage.nodes[0].node.name
+            if name in inputs:
+                x = inputs[name]
+                chunk.signals[name] = to_sample_order(x) if chunk.by_sample else x
+                chunk.record(name, "input", x)
+                chunk.record(name, "output", x)
             else:
-                branches = [signal_of(edge, chunk) for edge in lowered.schedule.edges[node.name]]
-                compute(stage.nodes[0], branches, tensors, chunk, chunk.steps)
-        for name in (entry.node.name for entry in stage.nodes):
+                branches = []
+                for edge in lowered.schedule.edges[name]:  # no comprehension: it is a call before Python 3.12
+                    branches += [signal_of(edge, chunk) if edge.delayed else chunk.signals[edge.source]]
+                evaluate(stage.nodes[0], branches, operands, chunk, chunk.steps)
+        for entry in stage.nodes:
+            name = entry.node.name
             if chunk.ends:
-                for quantity in ("v", "i", "history"):  # which nothing else reads
+                for quantity in ("v", "i", "history"):  # nothing reads them any more
                     chunk.carry.pop(f"{name}.{quantity}", None)
             elif f"{name}.previous" in chunk.carry and f"{name}.previous" not in chunk.previous:
                 chunk.previous[f"{name}.previous"] = chunk.signals[name][-1].float()  # autocast makes it narrower

@@ -1,146 +1,224 @@
-"""What the nodes without a state compute over some steps: layers of weights, pools, and what is element by element."""
+"""Evaluates one node over some steps of a chunk: its output, its recordings, its part of the state."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from neurocuda.compiler.lowering import LoweredNode
-from neurocuda.graph import Node
-from neurocuda.ops import int8, reference, vendor
-from neurocuda.runtime.memory_layout import frames_of, over_time
-from neurocuda.runtime.operands import Tensors
+from neurocuda.compiler.schedule import Edge
+from neurocuda.ops import NeuronState, int8, reference, vendor
+from neurocuda.runtime.operands import Operands, convolution_pads
+
+TRACED = {"v", "i"}
+
+_READS_BYTES = {"SumPool2d", "AvgPool2d", "Flatten"}
+"""What reads uint8 spikes as they are, beside int8 layers and neurons."""
 
 
-def compute(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
-    """The output [T, B, *shape] of a node for its sum x."""
-    return _COMPUTE[lowered.node.type](x, lowered, tensors)
+@dataclass
+class Chunk:
+    """A chunk of `steps` steps under way.
+
+    `carry` is the state, rebound as nodes advance; `previous` collects the last outputs that delayed edges carry into
+    the next chunk; `records` the recorded quantities, a list of tiles in time. `ends`: no chunk follows, and no state
+    is left. `done` are stages that have run, by number. `by_sample`: signals are stored sample by sample
+    (`is_by_sample`).
+    """
+
+    steps: int
+    batch: int
+    carry: dict[str, Tensor]
+    records: dict[tuple[str, str], list[Tensor]]
+    device: torch.device
+    ends: bool = False
+    signals: dict[str, Tensor] = field(default_factory=dict)
+    previous: dict[str, Tensor] = field(default_factory=dict)
+    done: frozenset[int] = frozenset()
+    by_sample: bool = False
+
+    def quantities(self, name: str) -> set[str]:
+        return {quantity for node, quantity in self.records if node == name}
+
+    def record(self, name: str, quantity: str, value: Tensor) -> None:
+        if (name, quantity) in self.records:
+            self.records[name, quantity].append(value)
 
 
-def _identity(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
+def signal_of(edge: Edge, chunk: Chunk) -> Tensor:
+    """The signal of an edge over the chunk."""
+    signal = chunk.signals[edge.source]
+    if not edge.delayed:
+        return signal
+    return torch.cat([chunk.carry[f"{edge.source}.previous"].unsqueeze(0), signal[:-1]])
+
+
+def spike_type(name: str, operands: Operands) -> dict[str, torch.dtype]:
+    """The dtype of a population's spikes, where int8 layers read them."""
+    return {"dtype": torch.uint8} if name in operands.bytes else {}
+
+
+def neuron_state(name: str, chunk: Chunk) -> NeuronState:
+    return NeuronState(chunk.carry[f"{name}.v"], chunk.carry.get(f"{name}.i"))
+
+
+def keep_neuron_state(name: str, state: NeuronState, chunk: Chunk) -> None:
+    chunk.carry[f"{name}.v"] = state.v
+    if state.i is not None:
+        chunk.carry[f"{name}.i"] = state.i
+
+
+def silence(chunk: Chunk, shape: Sequence[int], steps: int) -> Tensor:
+    """The input of a node without incoming edges."""
+    return torch.zeros((), device=chunk.device).expand(steps, chunk.batch, *shape)
+
+
+def evaluate(lowered: LoweredNode, branches: list[Tensor], operands: Operands, chunk: Chunk, steps: int) -> None:
+    """Evaluates a node over `steps` steps, from the branches that arrive."""
+    node, name = lowered.node, lowered.node.name
+    branches = branches or [silence(chunk, node.input_shape, steps)]
+    requested = chunk.quantities(name) if chunk.records else ()
+    if name in operands.coefficients:
+        carry = chunk.carry
+        output, v, i, trace_v, trace_i = operands.bound[name](
+            branches,
+            carry[f"{name}.v"],
+            carry.get(f"{name}.i"),
+            dtype=torch.uint8 if name in operands.bytes else torch.float32,
+            trace_v="v" in requested,
+            trace_i="i" in requested,
+        )
+        carry[f"{name}.v"] = v
+        if f"{name}.i" in carry:
+            carry[f"{name}.i"] = i
+        recordings = {"v": trace_v, "i": trace_i, "spikes": output, "output": output}
+        if "input" in requested:
+            recordings["input"] = operands.operators.branch_sum(branches)
+    else:
+        x = branches[0]
+        reads_bytes = name in operands.int8 or node.type in _READS_BYTES
+        if len(branches) > 1 or not (reads_bytes or x.dtype == torch.float32):
+            x = operands.operators.branch_sum(branches)
+        if node.type == "Delay":
+            delays = operands.delays[name]
+            steps_ago = delays.counts[0] if len(delays.counts) == 1 else delays.steps
+            output, chunk.carry[f"{name}.history"] = reference.delay(x, steps_ago, chunk.carry[f"{name}.history"])
+        else:
+            output = _EVALUATE[node.type](x, lowered, operands)
+        recordings = {"input": x, "spikes": output, "output": output}
+    for quantity in requested:
+        chunk.record(name, quantity, recordings[quantity])
+    chunk.signals[name] = output
+
+
+def is_by_sample(x: Tensor) -> bool:
+    """Whether the samples of x [T, B, *shape] are stored one after the other, each over all its steps.
+
+    Threads share the frames of a layer from first to last, and the neurons of a population, each over all steps. Stored
+    by sample, both are the same memory: a thread reads what it wrote, and cores with separate caches need not wait.
+    """
+    steps, batch = x.shape[:2]
+    return steps > 1 and batch > 1 and x.stride(0) > 0 and x.stride(1) == steps * x.stride(0)
+
+
+def fold_time(x: Tensor) -> Tensor:
+    """Folds time into the batch, [T, B, *shape] to [T * B, *shape], in the signal's own memory order."""
+    return (x.transpose(0, 1) if is_by_sample(x) else x).flatten(0, 1)
+
+
+def unfold_time(frames: Tensor, like: Tensor) -> Tensor:
+    """Frames [T * B, *shape], in the order of the folded `like` [T, B, ...], to [T, B, *shape]."""
+    steps, batch = like.shape[:2]
+    if is_by_sample(like):
+        return frames.reshape(batch, steps, *frames.shape[1:]).transpose(0, 1)
+    return frames.reshape(steps, batch, *frames.shape[1:])
+
+
+def _identity(x: Tensor, lowered: LoweredNode, operands: Operands) -> Tensor:
     return x
 
 
-def _scale(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
-    return x * tensors.weights[lowered.node.name, "scale"]
+def _scale(x: Tensor, lowered: LoweredNode, operands: Operands) -> Tensor:
+    return x * operands.weights[lowered.node.name, "scale"]
 
 
-def _threshold(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
-    level = tensors.weights[lowered.node.name, "threshold"]
-    return reference.threshold(x, level, tensors.spike_when, tensors.surrogate)
+def _threshold(x: Tensor, lowered: LoweredNode, operands: Operands) -> Tensor:
+    level = operands.weights[lowered.node.name, "threshold"]
+    return reference.threshold(x, level, operands.spike_when, operands.surrogate)
 
 
-def _flatten(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
-    frames = frames_of(x)
-    return over_time(frames.reshape(len(frames), *lowered.node.output_shape), x)
+def _flatten(x: Tensor, lowered: LoweredNode, operands: Operands) -> Tensor:
+    frames = fold_time(x)
+    return unfold_time(frames.reshape(len(frames), *lowered.node.output_shape), x)
 
 
-def _linear(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
-    name = lowered.node.name
-    bias = tensors.weights.get((name, "bias"))
-    frames = frames_of(x)
-    if name in tensors.integers:
-        return over_time(_integer(frames, lowered, tensors, bias, (), (), ()), x)
-    weight = tensors.weights[name, "weight"]
-    if lowered.how == "ordered":
-        result = tensors.operators.ordered_linear(frames, weight, bias, **tensors.packing(lowered.node))
-    elif lowered.exact and x.is_cuda and not torch.is_grad_enabled():
-        # Not the library: inside a capture of the user's it could not be called for the first time.
-        result = tensors.operators.ordered_linear(frames, weight, bias)
+def _pool(x: Tensor, lowered: LoweredNode, operands: Operands) -> Tensor:
+    return unfold_time(operands.bound[lowered.node.name](fold_time(x)), x)
+
+
+def _linear(x: Tensor, lowered: LoweredNode, operands: Operands) -> Tensor:
+    name, frames = lowered.node.name, fold_time(x)
+    if name in operands.int8:
+        result = _integer(frames, lowered, operands, (), (), ())
+    elif name in operands.bound:
+        result = operands.bound[name](frames)
     else:
-        result = vendor.linear(frames, weight, bias)
-    return over_time(result, x)
+        weight, bias = operands.weights[name, "weight"], operands.weights.get((name, "bias"))
+        # An exact layer on a GPU avoids the vendor library: inside a user's capture it cannot be called the first time.
+        native = lowered.exact and x.is_cuda and not torch.is_grad_enabled()
+        result = (operands.operators.ordered_linear if native else vendor.linear)(frames, weight, bias)
+    return unfold_time(result, x)
 
 
-def _convolution(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
-    node = lowered.node
-    bias = tensors.weights[node.name, "bias"]
-    pads = convolution_pads(node)
-    frames = frames_of(x)
-    if lowered.how == "ordered":
-        weight = tensors.weights[node.name, "weight"]
-        stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
-        kept = tensors.packing(node)
-        result = tensors.operators.ordered_conv(frames, weight, bias, stride, pads, dilation, groups, **kept)
-    elif node.name in tensors.integers:
-        if any(before != after for before, after in pads):
-            frames, pads = reference.pad(frames, pads), ((0, 0),) * len(pads)
-        stride, dilation = node.numbers("stride"), node.numbers("dilation")
-        padding = tuple(before for before, _ in pads)
-        result = _integer(frames, lowered, tensors, bias, stride, padding, dilation)
+def _convolution(x: Tensor, lowered: LoweredNode, operands: Operands) -> Tensor:
+    node, frames = lowered.node, fold_time(x)
+    if node.name in operands.bound:
+        return unfold_time(operands.bound[node.name](frames), x)
+    bias = operands.weights[node.name, "bias"].expand(node.output_shape[0])
+    stride, dilation, pads = node.numbers("stride"), node.numbers("dilation"), convolution_pads(node)
+    groups = node.number("groups")
+    if node.name not in operands.int8 and lowered.exact and vendor.may_transform(frames):
+        weight = operands.weights[node.name, "weight"]
+        result = operands.operators.ordered_conv(frames, weight, bias, stride, pads, dilation, groups)
+        return unfold_time(result, x)
+    padding = tuple(before for before, _ in pads)
+    if any(before != after for before, after in pads):
+        frames, padding = reference.pad(frames, pads), (0,) * len(pads)
+    if node.name in operands.int8:
+        result = _integer(frames, lowered, operands, stride, padding, dilation)
+    elif operands.vendor_weight is not None and lowered.laid_out and frames.numel() > 0:
+        frames = frames.contiguous(memory_format=torch.channels_last)
+        weight = operands.vendor_weight(node, padding)
+        result = vendor.convolution_laid_out(frames, weight, bias.contiguous(), stride, padding, dilation, groups)
     else:
-        result = _library_convolution(frames, bias.expand(node.output_shape[0]), pads, lowered, tensors)
-    return over_time(result, x)
+        weight = operands.weights[node.name, "weight"]
+        if frames.device.type == "cpu" and node.type == "Conv2d":
+            layout = torch.channels_last if lowered.channels_last else torch.contiguous_format
+            frames = frames.contiguous(memory_format=layout)
+        result = vendor.convolution(frames, weight, bias, stride, padding, dilation, groups)
+    return unfold_time(result, x)
 
 
 def _integer(
     frames: Tensor,
     lowered: LoweredNode,
-    tensors: Tensors,
-    bias: Tensor | None,
+    operands: Operands,
     stride: tuple[int, ...],
     padding: tuple[int, ...],
     dilation: tuple[int, ...],
 ) -> Tensor:
     node, numbers = lowered.node, lowered.integers
     assert numbers is not None
-    weight = tensors.integers[node.name]
-    groups = node.groups or 1
+    weight, bias = operands.int8[node.name], operands.weights.get((node.name, "bias"))
     bias = None if bias is None else bias.expand(weight.shape[0])
-    step = 2.0**numbers.signal_step
-    return int8.convolution(frames, weight, bias, step, stride, padding, dilation, groups)
+    spacing = 2.0**numbers.signal_step
+    return int8.convolution(frames, weight, bias, spacing, stride, padding, dilation, node.groups or 1)
 
 
-def _library_convolution(
-    frames: Tensor, bias: Tensor, pads: reference.Pads, lowered: LoweredNode, tensors: Tensors
-) -> Tensor:
-    node = lowered.node
-    padding = tuple(before for before, _ in pads)
-    stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
-    if lowered.exact and vendor.may_transform(frames):
-        weight = tensors.weights[node.name, "weight"]
-        exact: Tensor = tensors.operators.ordered_conv(frames, weight, bias, stride, pads, dilation, groups)
-        return exact
-    if any(before != after for before, after in pads):
-        frames, padding = reference.pad(frames, pads), (0,) * len(pads)
-    if tensors.laid_out is not None and lowered.laid_out and frames.numel() > 0:
-        frames = frames.contiguous(memory_format=torch.channels_last)
-        weight = tensors.laid_out(node, padding)
-        return vendor.convolution_laid_out(frames, weight, bias.contiguous(), stride, padding, dilation, groups)
-    weight = tensors.weights[node.name, "weight"]
-    if frames.device.type == "cpu" and node.type == "Conv2d":
-        layout = torch.channels_last if lowered.channels_last else torch.contiguous_format
-        frames = frames.contiguous(memory_format=layout)
-    return vendor.convolution(frames, weight, bias, stride, padding, dilation, groups)
-
-
-def convolution_pads(node: Node) -> reference.Pads:
-    """Zeros before and after each axis; 'same' puts the odd one after, as torch does."""
-    padding = node.parameters["padding"]
-    if isinstance(padding, tuple):
-        return tuple((zeros, zeros) for zeros in padding)
-    if padding == "valid":
-        return tuple((0, 0) for _ in node.numbers("stride"))
-    kernel = node.array("weight").shape[2:]
-    totals = [gap * (k - 1) for k, gap in zip(kernel, node.numbers("dilation"), strict=True)]
-    return tuple((total // 2, total - total // 2) for total in totals)
-
-
-def _sum_pool(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
-    return over_time(tensors.operators.sum_pool2d(frames_of(x), *_window(lowered.node)), x)
-
-
-def _average_pool(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
-    return over_time(tensors.operators.avg_pool2d(frames_of(x), *_window(lowered.node)), x)
-
-
-def _window(node: Node) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    return node.numbers("kernel_size"), node.numbers("stride"), node.numbers("padding")
-
-
-_COMPUTE: Mapping[str, Callable[[Tensor, LoweredNode, Tensors], Tensor]] = {
+_EVALUATE: Mapping[str, Callable[[Tensor, LoweredNode, Operands], Tensor]] = {
     "Output": _identity,
     "Identity": _identity,
     "Scale": _scale,
@@ -150,6 +228,6 @@ _COMPUTE: Mapping[str, Callable[[Tensor, LoweredNode, Tensors], Tensor]] = {
     "Linear": _linear,
     "Conv1d": _convolution,
     "Conv2d": _convolution,
-    "SumPool2d": _sum_pool,
-    "AvgPool2d": _average_pool,
+    "SumPool2d": _pool,
+    "AvgPool2d": _pool,
 }

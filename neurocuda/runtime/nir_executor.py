@@ -19,17 +19,14 @@ from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError
 from neurocuda.graph import Graph
 from neurocuda.ops import Surrogate, native, reference
-from neurocuda.ops.backends import operators, wanted
-from neurocuda.ops.int8 import IntegerWeight
+from neurocuda.ops.backends import operators, unobserved
 from neurocuda.runtime.arguments import Signals, ask_finite, check_finite, check_inputs, check_out, quantities
-from neurocuda.runtime.capture.call_cache import Recorder, Repeated, kinds, repeat, repeated
-from neurocuda.runtime.capture.cuda_graphs import CudaGraphs, capturable, into
-from neurocuda.runtime.capture.tape import on_their_own, recorded
-from neurocuda.runtime.guards import alone_on, certain, recordable
-from neurocuda.runtime.int8_layers import IntegerLayers
-from neurocuda.runtime.interpreter import run_chunks, run_steps
-from neurocuda.runtime.operands import Derived, Held, Kept, Origins, Tensors, computed_with, origins
-from neurocuda.runtime.parameters import Constants, all_tensors, keep_types, register
+from neurocuda.runtime.capture.call_cache import CallCache, copied_to, own_memory
+from neurocuda.runtime.guards import Speculation
+from neurocuda.runtime.int8_layers import Int8Layers, Int8Weights
+from neurocuda.runtime.interpreter import Plan, Returns, run_chunk, run_chunks
+from neurocuda.runtime.operands import OperandBuilder, OperandCache, Operands
+from neurocuda.runtime.parameters import Field, ParameterStore
 from neurocuda.runtime.state import State, check_state
 
 
@@ -42,11 +39,13 @@ class RunResult:
     recordings: dict[str, dict[str, Tensor]]
 
 
-_MADE = frozenset(
-    """_settings graph discretization certificate schedule _held _entries _integers _derived _recorder _graphs
-    _repeated""".split()
+_COMPUTED = frozenset(
+    """_settings graph discretization certificate schedule _plan _store _int8 _builder _operands _calls""".split()
 )
 """Attributes of an Executor that its graph and its settings determine."""
+
+_ATTEMPTS = 4
+"""Of a call on speculative values, before it runs without any."""
 
 
 class Executor(nn.Module):
@@ -102,17 +101,18 @@ class Executor(nn.Module):
         self.discretization = Discretization() if discretization is None else discretization
         self.chunk = chunk
         self.surrogate = Surrogate() if surrogate is None else surrogate
-        made = compile_graph(graph, self.discretization, input_grid=input_grid, force=force, ordered=ordered)
-        self.certificate, self.schedule = made.certificate, made.schedule
-        constants = Constants(graph, self.discretization, self.schedule.of_library) if frozen else None
-        names = register(self, graph, self.discretization, learn) if constants is None else constants.names
-        self._held = Held(graph, self.discretization, names, constants)
-        self._entries = state_shapes(graph, self.schedule.schedule, names.delay_counts)
-        self._integers = IntegerLayers(self.schedule, self.certificate, None if frozen else self._by_field())
-        self._derived = Derived(graph, self.discretization, frozen)
-        self._forget_calls()
-        if frozen:
-            self._lay_out()
+        compiled = compile_graph(graph, self.discretization, input_grid=input_grid, force=force, ordered=ordered)
+        self.certificate, self.schedule = compiled.certificate, compiled.schedule
+        lazy = self.schedule.of_library if frozen else None
+        self._store = ParameterStore(self, graph, self.discretization, learn, lazy)
+        entries = state_shapes(graph, self.schedule.schedule, self._store.delay_counts)
+        self._plan = Plan(
+            graph, self.schedule, entries, graph.inputs, graph.outputs, bool(self.schedule.integer_layers)
+        )
+        self._int8 = Int8Layers(self.schedule, self.certificate, None if frozen else self._store.by_field(self))
+        self._builder = OperandBuilder(self._store, self.schedule, self.discretization, self.surrogate)
+        self._forget()
+        self._prepare()
 
     def forward(
         self, x: Signals, state: State | None = None, *, out: Signals | None = None
@@ -125,7 +125,7 @@ class Executor(nn.Module):
         out: float32 memory for the signals of the Output, without gradients. Raises `ArgumentError` naming the
         input or the entry of the state that does not fit.
         """
-        return self._call(x, state, out, ends=False)
+        return self._call(x, state, out, Returns())
 
     def output(
         self, x: Signals, state: State | None = None, *, out: Signals | None = None
@@ -134,33 +134,22 @@ class Executor(nn.Module):
 
         Arguments and errors are those of a call. It takes less memory: the state of a node goes when the node has run.
         """
-        return self._call(x, state, out, ends=True)[0]
+        return self._call(x, state, out, Returns(ends=True))[0]
 
     def _call(
-        self, x: Signals, state: State | None, out: Signals | None, ends: bool
+        self, x: Signals, state: State | None, out: Signals | None, returns: Returns
     ) -> tuple[Tensor | dict[str, Tensor], State]:
-        """`forward`; where the sequence `ends`, with an empty state."""
+        """`forward`; with an empty state where the sequence ends."""
         if self._needs_no_gradients(x, state):
             with torch.no_grad():
-                return self._call(x, state, out, ends)
-        plain = not torch.compiler.is_dynamo_compiling() and isinstance(x, Tensor) and x.is_cpu
-        plain = plain and out is None and wanted() in (None, "cpu")
-        before = state.tensors if type(state) is State else None
-        known = out is None and (state is None or before is not None)
-        if plain and known and isinstance(x, Tensor):
-            again = self._recorder.replay(ends, x, before, self._parameters, self._buffers)
-            if again is not None:
-                return again[0], State(again[1])
-        last = self._repeated.get(ends)
-        if last is not None and self.cuda_graph and known and isinstance(x, Tensor):
-            again = repeat(last, x, before, self._parameters, self._buffers)
-            if again is not None:
-                return again[0], State(again[1])
-        result = self._run(x, state, {}, out, ends)
-        if plain and isinstance(x, Tensor) and isinstance(result.output, Tensor) and self._is_one_recording(x):
-            start = self._at_rest(x.shape[1], x.device).tensors if before is None else before
-            integers, looks = self._integers.looks({self.graph.inputs[0]: x}, self._by_field())
-            self._recorder.prepare(ends, (ends, *integers), [x, *start.values()], list(start), looks)
+                return self._call(x, state, out, returns)
+        if out is None and isinstance(x, Tensor) and (self.cuda_graph or (x.is_cpu and not self._calls.simulated)):
+            before = state.tensors if type(state) is State else None
+            if state is None or before is not None:
+                replayed = self._calls.replay(returns.ends, x, before, self)
+                if replayed is not None:
+                    return replayed[0], State(replayed[1])
+        result = self._run(x, state, out, returns)
         return result.output, result.state
 
     def run(
@@ -180,250 +169,250 @@ class Executor(nn.Module):
         if self._needs_no_gradients(x, state):
             with torch.no_grad():
                 return self.run(x, state, record, out=out)
-        return self._run(x, state, record or {}, out, ends=False)
+        return self._run(x, state, out, Returns(quantities(self.graph, {} if record is None else record)))
 
-    def _run(
-        self,
-        x: Signals,
-        state: State | None,
-        record: Mapping[str, str | Collection[str]],
-        out: Signals | None,
-        ends: bool,
-    ) -> RunResult:
-        """`run`; where the sequence `ends`, with an empty state."""
-        inputs = check_inputs(self.graph, x, self._held.device(self))
-        asked = quantities(self.graph, record)
-        first = next(iter(inputs.values()))
-        batch = first.shape[1]
+    def _run(self, x: Signals, state: State | None, out: Signals | None, returns: Returns) -> RunResult:
+        """`run`, with checked recordings."""
+        plan = self._plan
+        inputs = check_inputs(self.graph, plan.inputs, x, self._device())
+        first = inputs[0]
         if state is not None:
-            check_state(state, {name: (batch, *shape) for name, shape in self._entries.items()}, first.device)
+            owed = {name: (first.shape[1], *shape) for name, shape in plan.entries.items()}
+            check_state(state, owed, first.device)
         targets = check_out(self.graph, out, first) if out is not None else []
-        before = [] if state is None else [state.tensors[name] for name in self._entries]
-        given = [*inputs.values(), *before]
-        graph = self.cuda_graph and capturable(given) and operators(first.device) is not reference
-        last = self._repeated.pop(ends, None)
-        # Once more where something supposed was not so, with fewer layers as integers; at last nothing is supposed.
-        for supposes in (True, True, True, True, False):
-            finite = ask_finite(inputs) if graph or first.is_cuda else None
-            integers = self._integers.supposed(inputs, self._by_field) if supposes else certain({})
-            kept = self._derived.supposed(given, self._derived_from) if supposes else certain(None)
-            checked = finite is not None
-            function = partial(self._whole, asked, ends, integers=integers.value, kept=kept.value, checked=checked)
-            key = (ends, *asked, *(integers.value or ()), kept.value is None)
-            # One operator needs no graph, and so no copies, unless its coefficients are computed beside it.
-            direct = graph and not self.schedule.layered and kept.value is not None
-            if graph and not direct:
-                results = self._graphs.run(key, function, given, self._sources(), targets)
-            else:
-                results = into(function(given), targets)
-            if finite is not None:
-                finite()
-            if all([integers.so(), kept.so()]):
-                break
-        one = not asked and len(inputs) == len(self.graph.outputs) == 1
-        if graph and one and operators(first.device) is native:
-            kind, frozen = kinds(given, self._sources()), self._held.constants is not None
-            again: Any = None  # the first time
-            if not direct:
-                again = self._graphs.captured(key, given)
-            elif integers.value:
-                again = function  # the kernel of integers is no operator of torch, and is not recorded
-            elif last is not None and last.kind == kind:
-                again = recorded(function, given, 0 if ends else len(self._entries), frozen) or function
-            looks = (integers.looks, kept.looks)
-            self._repeated[ends] = repeated(kind, self.schedule.by_library, [*self._entries], looks, again)
-        count = len(self.graph.outputs) + len(asked)
-        signals, carry = results[:count], results[count:]
-        outputs = dict(zip(self.graph.outputs, signals, strict=False))
+        before = [] if state is None else list(map(state.tensors.__getitem__, plan.entries))
+        results = self._execute(returns, [*inputs, *before], targets)
+        count = len(plan.outputs) + len(returns.recordings)
+        outputs = dict(zip(plan.outputs, results, strict=False))
         recordings: dict[str, dict[str, Tensor]] = {}
-        for (name, quantity), values in zip(asked, signals[len(outputs) :], strict=True):
+        for (name, quantity), values in zip(returns.recordings, results[len(outputs) : count], strict=True):
             recordings.setdefault(name, {})[quantity] = values
         output = outputs if len(outputs) > 1 else next(iter(outputs.values()))
-        after = {} if ends else dict(zip(self._entries, carry, strict=True))
+        after = {} if returns.ends else dict(zip(plan.entries, results[count:], strict=True))
         return RunResult(output, State(after), recordings)
+
+    def _execute(self, returns: Returns, given: list[Tensor], out: list[Tensor]) -> list[Tensor]:
+        """Outputs, recordings and the state after all steps, from the inputs and, unless from rest, the state before.
+
+        Where nothing observes the operators, operands and int8 weights are cached and used speculatively; calls are
+        captured chunk by chunk as programs on a CPU, and whole as a CUDA graph on a GPU.
+        """
+        plan, device, calls = self._plan, given[0].device, self._calls
+        ops = operators(device)
+        graph = self.cuda_graph and ops is not reference
+        graph = graph and (given[0].is_cuda or calls.simulated) and calls.can_capture(given)
+        unwatched = (
+            ops is native and unobserved(given) and not (given[0].is_cuda and torch.cuda.is_current_stream_capturing())
+        )
+        inputs = dict(zip(plan.inputs, given, strict=False))
+        for speculate in (*(True,) * _ATTEMPTS, False):
+            cached = unwatched and speculate
+            finite = ask_finite(inputs) if graph or given[0].is_cuda else None
+            operands = self._operands.speculate(self, device) if cached else None
+            int8 = self._int8.speculate(inputs, self._by_field) if cached and plan.has_int8 else None
+            values = None if operands is None else operands.value
+            weights = None if int8 is None else int8.value
+            function = partial(self._whole, returns, operands, weights, cached and not graph, finite is not None)
+            # A single operator needs no graph, and so no copies, unless its operands are computed beside it.
+            single = graph and cached and not self.schedule.layered
+            key = (returns, values, *(weights or ()))
+            if values is not None and single and not weights:
+                calls.refresh(self._sources())
+                state = 0 if returns.ends else len(plan.entries)
+                made = calls.run_program(key, function, given, state=state, constants=values.derived)
+                results = copied_to(out, made or [])
+            elif graph and not single:
+                results = calls.run_graph(key, function, given, self._sources(), out)
+            else:
+                results = copied_to(out, function(given))
+            if finite is not None:
+                finite()
+            valid = [one.validate() for one in (operands, int8) if one is not None and one.validate is not None]
+            if all(valid):
+                break
+        if graph and ops is native and self._is_guardable(returns):
+            # The int8 kernel is no operator of torch: a program cannot record it.
+            run = function if single and weights else calls.captured(key, given)
+            if run is not None:
+                guards = [one.guards for one in (operands, int8) if one is not None]
+                calls.guard(
+                    returns.ends, run, given, [*plan.entries], self._sources(), guards, self.schedule.by_library
+                )
+        return results
+
+    def _is_guardable(self, returns: Returns) -> bool:
+        """Whether `CallCache.replay` can run such a call: one signal in, one out."""
+        return not returns.recordings and len(self._plan.inputs) == len(self._plan.outputs) == 1
 
     def profile(self, x: Tensor, state: State) -> list[tuple[str, float]]:
         """The operators of a call of one chunk, in order, and the nanoseconds of each.
 
-        [] unless this call was recorded: made twice before, without gradients, on the compiled operators.
+        [] unless this call was recorded: made twice before, without gradients, on the native operators.
         """
-        given = {self.graph.inputs[0]: x}
-        integers = self._integers.of_chunk(self._integers.usable(given, self._by_field()), given)
-        return self._recorder.profile((False, *integers), [x, *(state.tensors[name] for name in self._entries)])
+        inputs = {self._plan.inputs[0]: x}
+        weights = self._int8.of_chunk(self._int8.usable(inputs, self._by_field()), inputs)
+        key = (Returns(), self._operands.operands, *weights)
+        return self._calls.profile(key, [x, *(state.tensors[name] for name in self._plan.entries)])
 
     def _whole(
         self,
-        asked: list[tuple[str, str]],
-        ends: bool,
-        given: list[Tensor],
-        integers: dict[str, IntegerWeight] | None = None,
-        kept: Kept | None = None,
-        checked: bool = True,
-    ) -> list[Tensor]:
-        """Outputs, recordings and the state after all steps, from the inputs and the state before them, or from rest.
-
-        ends: no state is left. integers: the weights of the layers that run as whole numbers; None: those that may,
-        chunk by chunk. kept: what comes of the parameters; None: it is computed. checked: the inputs are known to be
-        finite.
-        """
-        inputs = dict(zip(self.graph.inputs, given, strict=False))
-        before = given[len(inputs) :]
-        if not before:
-            before = [*self._at_rest(given[0].shape[1], given[0].device).tensors.values()]
-        signals, carry = self._over_time(inputs, before, asked, ends, integers, kept, checked)
-        return [*signals, *carry]
-
-    def _over_time(
-        self,
-        given: dict[str, Tensor],
-        carry: list[Tensor],
-        asked: list[tuple[str, str]],
-        ends: bool,
-        integers: dict[str, IntegerWeight] | None,
-        kept: Kept | None,
+        returns: Returns,
+        operands: Speculation[Operands] | None,
+        int8: Int8Weights | None,
+        programs: bool,
         checked: bool,
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """The outputs and recordings over all steps, and the state after them, chunk by chunk."""
-        inputs = list(given.values())
-        steps, batch = inputs[0].shape[:2]
-        ops = operators(inputs[0].device)
-        usable = self._integers.usable(given, self._by_field()) if integers is None else {}
-        recording = ops is native and inputs[0].is_cpu and recordable([*inputs, *carry])
-        lasting = alone_on("cpu", inputs)
-        if recording:
-            self._recorder.refresh(self._sources())
-        elif not checked:
-            check_finite(given)
-        tensors = None if recording else self._tensors(inputs[0].device, kept, lasting)
-        count = len(self.graph.outputs) + len(asked)
-        length = steps_of_chunk(self.schedule, self.chunk, steps, batch, inputs[0].device)
-        if steps == 0:
-            nothing = [inputs[0].new_empty(0, batch, *shape, dtype=torch.float32) for shape in self._shapes(asked)]
-            return nothing, [] if ends else [tensor.clone() for tensor in carry]
-
-        def advance(part: list[Tensor], carry: list[Tensor], last: bool) -> tuple[list[Tensor], list[Tensor]]:
-            in_integers = integers
-            if in_integers is None:
-                in_integers = self._integers.of_chunk(usable, dict(zip(given, part, strict=True)))
-            last = ends and last
-            function = partial(self._advance, asked, last, tensors, in_integers, lasting)
-            after = 0 if last else len(carry)
-            if recording:
-                key = (last, *asked, *in_integers)
-                made = self._recorder.run(key, function, [*part, *carry], finite=len(part), state=after)
-                if made is None:
-                    check_finite(given)  # which says where
-                assert made is not None
-            else:
-                made = on_their_own(function([*part, *carry]), [*part, *carry], after)
-            return made[:count], made[count:]
-
-        return run_chunks(inputs, carry, length, advance, ops)
-
-    def _is_one_recording(self, x: Tensor) -> bool:
-        """Whether all steps run as one recording."""
-        steps, batch = x.shape[:2]
-        return 0 < steps <= steps_of_chunk(self.schedule, self.chunk, steps, batch, x.device)
-
-    def _advance(
-        self,
-        asked: list[tuple[str, str]],
-        ends: bool,
-        tensors: Tensors | None,
-        integers: Mapping[str, IntegerWeight],
-        lasting: bool,
         given: list[Tensor],
     ) -> list[Tensor]:
-        """Outputs, recordings and the state after a chunk, unless the sequence ends with it, from the inputs and the
-        state before it.
+        """Runs all steps, chunk by chunk.
+
+        Args:
+            operands: None to build them from the parameters.
+            int8: weights of the layers that run in integers; None to choose them for each chunk on a CPU.
+            programs: whether chunks are captured as programs, with cached operands.
+            checked: whether the inputs are known to be finite, or a guard checks it.
         """
-        tensors = self._tensors(given[0].device, None, lasting) if tensors is None else tensors
-        if integers:
-            tensors = replace(tensors, integers=integers, bytes=self.schedule.bytes)
-        return run_steps(self.graph, self.schedule, tensors, self._entries, asked, ends, given)
+        plan = self._plan
+        inputs = dict(zip(plan.inputs, given, strict=False))
+        steps, batch = given[0].shape[:2]
+        programs = programs and given[0].is_cpu
+        if programs:
+            self._calls.refresh(self._sources())
+        elif not checked:
+            check_finite(inputs)
+        given = self._with_state(given)
+        if steps == 0:
+            shapes = plan.shapes_of(returns)
+            nothing = [given[0].new_empty(0, batch, *shape, dtype=torch.float32) for shape in shapes]
+            return nothing + ([] if returns.ends else [t.clone() for t in given[len(inputs) :]])
+        built = self._builder.build(self, given[0].device) if operands is None else operands.value
+        usable = self._int8.usable(inputs, self._by_field()) if programs and plan.has_int8 else {}
+        length = steps_of_chunk(self.schedule, self.chunk, steps, batch, given[0].device)
+        guardable = operands is not None and length >= steps and self._is_guardable(returns)
+
+        def run(part: list[Tensor], ends: bool) -> list[Tensor]:
+            weights, values = int8 or {}, built
+            if usable and int8 is None:
+                weights = self._int8.of_chunk(usable, dict(zip(inputs, part, strict=False)))
+            if weights:
+                values = replace(built, int8=weights, bytes=self.schedule.bytes)
+            chunk = Returns(returns.recordings, ends)
+            function = partial(run_chunk, plan, values, chunk)
+            state = 0 if ends else len(plan.entries)
+            if not programs:
+                return own_memory(function(part), part, state)
+            made = self._calls.run_program(
+                (chunk, built, *weights),
+                function,
+                part,
+                finite=len(inputs),
+                state=state,
+                constants=built.derived,
+                guard=partial(self._guard_program, returns, operands, part, weights) if guardable else None,
+            )
+            if made is None:
+                check_finite(inputs)  # raises, and names the element
+            assert made is not None
+            return made
+
+        if length >= steps:
+            return run(given, returns.ends)
+        return run_chunks(plan, returns, given, length, run, built.operators)
+
+    def _guard_program(
+        self,
+        returns: Returns,
+        operands: Speculation[Operands] | None,
+        given: list[Tensor],
+        weights: Int8Weights,
+        program: Any,
+    ) -> None:
+        """Makes a program the call that `replay` runs, unless it ran without int8 weights that others may use."""
+        assert operands is not None
+        guards = [operands.guards]
+        if self._plan.has_int8:
+            names, promise = self._int8.guards({self._plan.inputs[0]: given[0]}, self._by_field())
+            if names != tuple(weights):
+                return
+            guards.append(promise)
+        self._calls.guard(returns.ends, program, given, [*self._plan.entries], self._sources(), guards)
+
+    def _with_state(self, given: list[Tensor]) -> list[Tensor]:
+        """The inputs and the state; rest is one zero for all elements, as nothing is written into a state."""
+        if len(given) > len(self._plan.inputs) or not self._plan.entries:
+            return given
+        zero, batch = torch.zeros((), device=given[0].device), given[0].shape[1]
+        return [*given, *[zero.expand(batch, *shape) for shape in self._plan.entries.values()]]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Graph, settings, parameters and what a user gave it. All else is made of them: no file names its classes."""
+        """Graph, settings, parameters and what a user assigned. All else is computed: no file names its classes."""
         settings = {**self._settings, "chunk": self.chunk, "surrogate": self.surrogate}
-        given = {key: value for key, value in self.__dict__.items() if key not in _MADE}
-        device = None if self._held.constants is None else self._held.constants.device
-        return _made_again, (type(self), self.graph, self.discretization, settings, device), given
+        assigned = {key: value for key, value in self.__dict__.items() if key not in _COMPUTED}
+        device = self._store.device if self._store.frozen else None
+        return _restored, (type(self), self.graph, self.discretization, settings, device), assigned
 
     def extra_repr(self) -> str:
-        frozen = "" if self._held.constants is None else ", frozen"
+        frozen = ", frozen" if self._store.frozen else ""
         return f"{self.graph.source}, {self.discretization}{frozen}\n{self.schedule}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Executor:
-        """Move the parameters of neurons and the delays with the module, but never change their type."""
-        self._repeated.clear()  # they hold the parameters where they lay
-        if self._held.constants is not None:
-            self._held.constants.move(fn)
-            self._integers.forget()
-            self._derived = Derived(self.graph, self.discretization, constant=True)
-            self._forget_calls()
-            return self
+        """Moves the parameters; those of neurons and delays never change their dtype."""
+        self._calls.forget_guarded()
         move: Callable[..., nn.Module] = super()._apply
-        kept = [*self._held.names.exact.values(), *self._held.names.delays.values()]
-        keep_types(self, kept, lambda: move(fn, recurse))
+        self._store.move(self, fn, lambda: move(fn, recurse))
+        if self._store.frozen:
+            self._int8.forget()
+            self._forget()
         return self
 
     def parameter_name(self, node: str, field: str) -> str | None:
         """The name of the parameter or buffer that holds a field of a node; None if there is none of it."""
-        return self._held.names.of(node, field) if self._held.constants is None else None
+        return self._store.name(node, field)
 
     def _needs_no_gradients(self, x: Signals, state: State | None) -> bool:
-        """Whether gradients are on that nothing asks for: a frozen network then runs as without."""
-        if self._held.constants is None or not torch.is_grad_enabled():
+        """Whether gradients are on and nothing requires them: a frozen network then runs as without."""
+        if not torch.is_grad_enabled() or not self._store.frozen:
             return False
         signals = [*x.values()] if isinstance(x, Mapping) else [x]
         given = [*signals, *(state.tensors.values() if isinstance(state, State) else [])]
         return not any(isinstance(t, Tensor) and t.requires_grad for t in given)
 
-    def _forget_calls(self) -> None:
-        self._recorder = Recorder(constant=self._held.constants is not None)
-        self._graphs = CudaGraphs()
-        self._repeated: dict[bool, Repeated] = {}  # by whether the sequence ends with the call
+    def _forget(self) -> None:
+        self._operands = OperandCache(self._builder)
+        self._calls = CallCache(constant=self._store.frozen)
 
-    def _lay_out(self) -> None:
-        """Bring the weights into the form that layers compute with, by a step of silence."""
-        nodes = self.graph.nodes
-        silence = {name: torch.zeros(1, 1, *nodes[name].output_shape, device="cpu") for name in self.graph.inputs}
+    def _prepare(self) -> None:
+        """Builds the operands of a CPU, and prepacks a frozen network's weights by a step of silence."""
+        silence = [torch.zeros(1, 1, *self.graph.nodes[name].output_shape, device="cpu") for name in self._plan.inputs]
         with torch.no_grad():
-            if alone_on("cpu", silence.values()):
-                self.run(silence)
-        self._forget_calls()
+            if operators(torch.device("cpu")) is not native or not unobserved(silence):
+                return
+            if self._store.frozen:
+                self._run(dict(zip(self._plan.inputs, silence, strict=True)), None, None, Returns())
+                self._calls = CallCache(constant=True)
+            else:
+                self._operands.speculate(self, torch.device("cpu"))
 
-    def _by_field(self) -> dict[tuple[str, str], Tensor]:
-        return self._held.by_field(self)
+    def _by_field(self) -> dict[Field, Tensor]:
+        return self._store.by_field(self)
 
     def _sources(self) -> list[Tensor]:
-        return all_tensors(self)
+        return [t for t in (*self._parameters.values(), *self._buffers.values()) if t is not None]
 
-    def _shapes(self, asked: list[tuple[str, str]]) -> list[tuple[int, ...]]:
-        """The shapes of the outputs and of what is recorded, for one step of one sample."""
-        nodes = self.graph.nodes
-        outputs = [nodes[name].output_shape for name in self.graph.outputs]
-        return outputs + [nodes[name].output_shape if q == "output" else nodes[name].input_shape for name, q in asked]
-
-    def _at_rest(self, batch: int, device: torch.device) -> State:
-        zero = torch.zeros((), device=device)  # one for all: nothing is written into a state
-        return State({name: zero.expand(batch, *shape) for name, shape in self._entries.items()})
-
-    def _derived_from(self) -> Origins:
-        return origins(self._held, self, self.schedule.packed_layers)
-
-    def _tensors(self, device: torch.device, kept: Kept | None, lasting: bool) -> Tensors:
-        return computed_with(self._held, self, self.surrogate, self._derived, device, kept, lasting)
+    def _device(self) -> torch.device | None:
+        """Where the parameters are, None where there are none."""
+        if self._store.constants is not None:
+            return self._store.device
+        return next((t.device for t in self._sources()), None)
 
 
-def _made_again(
-    kind: type[Executor],
+def _restored(
+    cls: type[Executor],
     graph: Graph,
     discretization: Discretization,
     settings: dict[str, Any],
     device: torch.device | None,
 ) -> Executor:
     """A network from `Executor.__reduce__`. device: of the constants of a frozen one."""
-    net = kind.__new__(kind)
+    net = cls.__new__(cls)
     Executor.__init__(net, graph, discretization, **settings)
     return net if device is None else net.to(device)

@@ -1,28 +1,30 @@
-"""Builds the operands of the operators (weights, coefficients of neurons, delays) from parameters or constants."""
+"""Builds the operands (weights, neuron coefficients, delays) of the operators from module parameters or constants."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from importlib import import_module
+from operator import attrgetter, is_
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from neurocuda.compiler.lowering import LoweredNode, LoweredSchedule
 from neurocuda.discretization.coefficients import coefficients, coefficients_together
 from neurocuda.discretization.settings import Discretization
-from neurocuda.graph import NEURONS, Graph, Node
-from neurocuda.ops import NeuronCoefficients, Surrogate, native, vendor
+from neurocuda.graph import Node
+from neurocuda.ops import NeuronCoefficients, Surrogate, bound, native, reference, vendor
 from neurocuda.ops.backends import operators
 from neurocuda.ops.coefficients import SpikeWhen
 from neurocuda.ops.int8 import IntegerWeight
-from neurocuda.runtime import parameters
-from neurocuda.runtime.guards import Looks, Supposed, alone_on, certain
-from neurocuda.runtime.parameters import Constants, Names
+from neurocuda.runtime.guards import Guards, Speculation
+from neurocuda.runtime.parameters import Field, ParameterStore
 
-LaidOut = Callable[[Node, Sequence[int]], Tensor]
-"""Gives the weights of a convolution with some padding as the library for CPUs wants them."""
+VendorWeight = Callable[[Node, Sequence[int]], Tensor]
+"""A convolution and its padding to its weights, prepacked for the vendor library on CPUs."""
 
 
 @dataclass(frozen=True)
@@ -33,189 +35,175 @@ class Delays:
     counts: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Tensors:
-    """What the nodes compute with: the operators, float32 weights by node and field, coefficients, delays.
+@dataclass(frozen=True, eq=False)
+class Operands:
+    """What the operators of a network take besides signals and state, on one device.
 
-    integers: the weights of the layers that run as whole numbers now; none where only floats will do. bytes: the
-    populations whose spikes are uint8 for their sake. packed: weights as the compiled operators read them.
-    laid_out: where weights are kept as the library for CPUs wants them.
+    weights: float32, by node and field. bound: operators of neurons, ordered layers and pools with their operands
+    (`ops.bound`), by node. prepacked: weights for the native operators. int8: the weights of the layers that run in
+    integers, none where only floats will do. bytes: the populations whose spikes are uint8 for these. vendor_weight:
+    where weights are kept prepacked for the vendor library. derived: tensors computed from parameters, in a fixed
+    order.
     """
 
     operators: ModuleType
-    weights: Mapping[tuple[str, str], Tensor]
+    weights: Mapping[Field, Tensor]
     coefficients: Mapping[str, NeuronCoefficients]
+    bound: Mapping[str, Callable[..., Any]]
+    prepacked: Mapping[str, Tensor]
     delays: Mapping[str, Delays]
     spike_when: SpikeWhen
     surrogate: Surrogate
-    integers: Mapping[str, IntegerWeight] = field(default_factory=dict)
+    vendor_weight: VendorWeight | None = None
+    int8: Mapping[str, IntegerWeight] = field(default_factory=dict)
     bytes: frozenset[str] = frozenset()
-    packed: dict[str, Tensor] = field(default_factory=dict)
-    laid_out: LaidOut | None = None
-
-    def packing(self, node: Node) -> dict[str, Tensor]:
-        """What an ordered layer's operator is given beside the weights, made once for all pieces of a chunk."""
-        if self.operators is not native:
-            return {}
-        if node.name not in self.packed:
-            self.packed[node.name] = native.pack(self.weights[node.name, "weight"], node.groups)
-        return {"packed": self.packed[node.name]}
+    derived: Sequence[Tensor] = ()
 
 
 @dataclass(frozen=True)
-class Origins:
-    """float64 parameters of neurons by node and field, float32 weights of layers that sum in the defined order."""
+class OperandBuilder:
+    """Builds operands for one network; cached between calls that nothing observes.
 
-    neurons: Mapping[str, Mapping[str, Tensor]]
-    weights: Mapping[str, Tensor]
+    A cached build is a speculation: its guards compare the parameters with a snapshot. Where they differ, the derived
+    tensors are computed again, in the same memory, which programs and CUDA graphs read.
+    """
 
-    def tensors(self) -> list[Tensor]:
-        neurons = [t for by_field in self.neurons.values() for t in by_field.values()]
-        return [t.detach() for t in (*neurons, *self.weights.values())]
+    store: ParameterStore
+    lowered: LoweredSchedule
+    discretization: Discretization
+    surrogate: Surrogate
 
-
-@dataclass(frozen=True)
-class Kept:
-    """coefficients: of the neurons. packed: weights as the compiled operators read them."""
-
-    coefficients: dict[str, NeuronCoefficients]
-    packed: dict[str, Tensor]
-
-    def tensors(self) -> list[Tensor]:
-        values = [getattr(c, field.name) for c in self.coefficients.values() for field in fields(c)]
-        return [value for value in (*values, *self.packed.values()) if isinstance(value, Tensor)]
-
-
-class Derived:
-    """Computes it from the parameters as they are now; `constant` ones are not looked at again."""
-
-    def __init__(self, graph: Graph, discretization: Discretization, constant: bool = False) -> None:
-        self._graph, self._discretization, self._constant = graph, discretization, constant
-        self._there: tuple[torch.device, Kept, list[Tensor]] | None = None  # and the parameters it was computed from
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_there": None}  # a copy may lie elsewhere
-
-    def coefficients(
-        self, neurons: Mapping[str, Mapping[str, Tensor]], device: torch.device
-    ) -> dict[str, NeuronCoefficients]:
-        """Computed from the parameters, with their gradients."""
-        nodes, d = self._graph.nodes, self._discretization
+    def build(self, network: nn.Module, device: torch.device, cached: bool = False) -> Operands:
+        """From the parameters as they are, with their gradients."""
+        ops, store = operators(device), self.store
+        neurons = store.neurons(network)
         if device.type == "cpu":
-            return {name: coefficients(nodes[name], p, d) for name, p in neurons.items()}
-        return coefficients_together(nodes, neurons, d)
+            nodes = store.graph.nodes
+            c = {name: coefficients(nodes[name], p, self.discretization) for name, p in neurons.items()}
+        else:
+            c = coefficients_together(store.graph.nodes, neurons, self.discretization)
+        weights = store.float_weights(network)
+        ordered = self.lowered.packed_layers if ops is native else ()
+        prepacked = {name: native.pack(weights[name, "weight"], store.graph.nodes[name].groups) for name in ordered}
+        delays = {name: Delays(store.steps_of_delay(network, name), store.delay_counts[name]) for name in store.delays}
+        bound_ = {}
+        for entry in [entry for stage in self.lowered.stages for entry in stage.nodes]:
+            operator = self._bind(entry, ops, weights, c, prepacked)
+            if operator is not None:
+                bound_[entry.node.name] = operator
+        tensors = [getattr(of_one, entry.name) for of_one in c.values() for entry in fields(of_one)]
+        parameters = store.by_field(network)
+        converted = [t for key, t in weights.items() if key in parameters and t is not parameters[key]]
+        derived = [t for t in (*tensors, *prepacked.values(), *converted) if isinstance(t, Tensor)]
+        vendor_weight = store.vendor_weight if cached and store.frozen and device.type == "cpu" else None
+        return Operands(
+            ops,
+            weights,
+            c,
+            bound_,
+            prepacked,
+            delays,
+            self.discretization.spike_when,
+            self.surrogate,
+            vendor_weight if vendor_weight is not None and vendor.lays_out() else None,
+            derived=derived,
+        )
 
-    def supposed(self, inputs: Collection[Tensor], parameters: Callable[[], Origins]) -> Supposed[Kept | None]:
-        """For a call on a GPU, supposing that no parameter changed since it was computed.
+    def _bind(
+        self,
+        entry: LoweredNode,
+        ops: ModuleType,
+        weights: Mapping[Field, Tensor],
+        c: Mapping[str, NeuronCoefficients],
+        prepacked: Mapping[str, Tensor],
+    ) -> Callable[..., Any] | None:
+        node, name = entry.node, entry.node.name
+        if name in c:
+            return bound.neuron(ops, c[name], self.surrogate, len(self.lowered.schedule.edges[name]))
+        if "kernel_size" in node.parameters:
+            window = (node.numbers(entry) for entry in ("kernel_size", "stride", "padding"))
+            return bound.pool(ops, node.type == "AvgPool2d", *window)
+        if entry.how != "ordered":
+            return None
+        weight, bias, packed = weights[name, "weight"], weights.get((name, "bias")), prepacked.get(name)
+        if node.groups is None:
+            return bound.linear(ops, weight, bias, packed)
+        assert bias is not None
+        stride, dilation = node.numbers("stride"), node.numbers("dilation")
+        return bound.convolution(ops, weight, bias, stride, convolution_pads(node), dilation, node.groups, packed)
 
-        Where one did, it is computed anew, and stays where it lies, as a graph may read it. None where nothing may be
-        kept: on a CPU, and where something watches.
-        """
-        if not alone_on("cuda", inputs):
-            return certain(None)
-        device = next(iter(inputs)).device
-        if self._constant and self._there is not None and self._there[0] == device:
-            return certain(self._there[1])
-        now = parameters()
-        values = [] if self._constant else now.tensors()
-        if self._there is None or self._there[0] != device:
-            self._there = device, self._computed(now, device), [t.clone() for t in values]
-            _finish(device)
-        _, kept, then = self._there
-        same = native.answer()
-        same.ask_same_bits(values, then)
-
-        def so() -> bool:
-            if same.wait():
-                return True
-            old, new = [*kept.tensors(), *then], [*self._computed(now, device).tensors(), *values]
-            if [(t.shape, t.dtype) for t in old] == [(t.shape, t.dtype) for t in new]:
-                torch._foreach_copy_(old, new)
-                _finish(device)
-            else:
-                self._there = None
-            return False
-
-        return Supposed(kept, so, Looks(values, then))
-
-    def _computed(self, parameters: Origins, device: torch.device) -> Kept:
-        neurons = {name: {f: t.detach() for f, t in p.items()} for name, p in parameters.neurons.items()}
-        nodes = self._graph.nodes
-        packed = {name: native.pack(weight, nodes[name].groups) for name, weight in parameters.weights.items()}
-        return Kept(self.coefficients(neurons, device), packed)
+    def sources(self, network: nn.Module) -> list[Tensor]:
+        """The parameters that derived tensors are computed from: all but float32 weights that are read as they are."""
+        store, ordered = self.store, {(name, "weight") for name in self.lowered.packed_layers}
+        by_field = store.by_field(network).items()
+        return [t for key, t in by_field if key in store.exact or key in ordered or t.dtype != torch.float32]
 
 
-def _finish(device: torch.device) -> None:
-    """Whatever stream the next call is on."""
+class OperandCache:
+    """The operands of the last call that nothing observed, and the parameters that they were computed from."""
+
+    def __init__(self, builder: OperandBuilder) -> None:
+        self._builder = builder
+        self.operands: Operands | None = None
+        self._device: torch.device | None = None
+        self._parameters: list[Tensor] = []
+        self._dtypes: list[torch.dtype] = []
+        self._guards = Guards()
+
+    def speculate(self, network: nn.Module, device: torch.device) -> Speculation[Operands]:
+        """Operands for a call on the native operators. The guards of a CPU are checked at once."""
+        parameters = [t for t in (*network._parameters.values(), *network._buffers.values()) if t is not None]
+        dtypes = list(map(attrgetter("dtype"), parameters))
+        same = dtypes == self._dtypes and all(map(is_, parameters, self._parameters))
+        operands = self.operands
+        if operands is None or not same or self._device != device:
+            self._parameters, self._dtypes, self._device = parameters, dtypes, device
+            operands = self._rebuild(network, device)
+        guards = self._guards
+        if not guards.current:
+            return Speculation(operands)
+        check = import_module("neurocuda._C").Answer()
+        check.ask_same_bits(guards.current, guards.snapshot)
+        if device.type != "cpu":
+            return Speculation(operands, lambda: check.wait() or self._update(network, device) is None, guards)
+        if not check.wait():
+            operands = self._update(network, device)
+        return Speculation(operands, guards=self._guards)
+
+    def _rebuild(self, network: nn.Module, device: torch.device) -> Operands:
+        with torch.inference_mode(False), torch.no_grad():
+            current = self._builder.sources(network)
+            operands = self._builder.build(network, device, cached=True)
+            self.operands, self._guards = operands, Guards(current, [t.detach().clone() for t in current])
+        _synchronize(device)
+        return operands
+
+    def _update(self, network: nn.Module, device: torch.device) -> Operands:
+        """Computes the derived tensors again, in the memory that programs and graphs read."""
+        assert self.operands is not None
+        with torch.inference_mode(False), torch.no_grad():
+            new = self._builder.build(network, device, cached=True)
+            old, values = [*self.operands.derived, *self._guards.snapshot], [*new.derived, *self._guards.current]
+            if [(t.shape, t.dtype) for t in old] != [(t.shape, t.dtype) for t in values]:
+                return self._rebuild(network, device)
+            torch._foreach_copy_(old, values)
+        _synchronize(device)
+        return self.operands
+
+
+def _synchronize(device: torch.device) -> None:
+    """For the next call, on whatever stream."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
 
 
-@dataclass(frozen=True)
-class Held:
-    """What a network of this graph holds. names: of the parameters. constants: of a frozen network, which has none."""
-
-    graph: Graph
-    discretization: Discretization
-    names: Names
-    constants: Constants | None
-
-    def module(self, network: nn.Module) -> nn.Module:
-        """The module that holds the values of a network."""
-        return network if self.constants is None else self.constants.module
-
-    def by_field(self, network: nn.Module) -> dict[tuple[str, str], Tensor]:
-        """The parameters by node and field; a frozen network has none."""
-        return parameters.by_field(network, self.names) if self.constants is None else {}
-
-    def device(self, network: nn.Module) -> torch.device | None:
-        """Where the values are, if there are any."""
-        if self.constants is not None:
-            return self.constants.device
-        return next((t.device for t in parameters.all_tensors(network)), None)
-
-
-def origins(held: Held, network: nn.Module, packed: tuple[str, ...]) -> Origins:
-    """What the coefficients of the neurons and the weights of the layers `packed` are computed from."""
-    module = held.module(network)
-    weights = {name: getattr(module, held.names.weights[name, "weight"]) for name in packed}
-    exact = {name: weight for name, weight in weights.items() if weight.dtype == torch.float32}
-    return Origins(parameters.of_neurons(module, held.names, held.graph), exact)
-
-
-def computed_with(
-    held: Held,
-    network: nn.Module,
-    surrogate: Surrogate,
-    derived: Derived,
-    device: torch.device,
-    kept: Kept | None,
-    lasting: bool,
-) -> Tensors:
-    """What the nodes compute with, from the values as they are now, but for what is kept.
-
-    derived: computes the coefficients that are not kept. lasting: what is made of the weights of a frozen network may
-    be kept for later calls.
-    """
-    names, module, constants = held.names, held.module(network), held.constants
-    if constants is None:
-        weights = {key: getattr(module, name).float() for key, name in names.weights.items()}
-    else:
-        weights = constants.weights()
-    for (name, entry), key in names.exact.items():
-        if held.graph.nodes[name].type not in NEURONS:
-            weights[name, entry] = getattr(module, key).float()
-    if kept is None:
-        neurons = parameters.of_neurons(module, names, held.graph)
-        kept = Kept(derived.coefficients(neurons, device), {})
-    forms = constants if lasting else None
-    return Tensors(
-        operators(device),
-        weights,
-        kept.coefficients,
-        {name: Delays(getattr(module, key), names.delay_counts[name]) for name, key in names.delays.items()},
-        held.discretization.spike_when,
-        surrogate,
-        packed={**kept.packed} if forms is None else forms.packed,
-        laid_out=forms.laid_out if forms is not None and vendor.lays_out() else None,
-    )
+def convolution_pads(node: Node) -> reference.Pads:
+    """Zeros before and after each axis of a convolution; 'same' puts the odd one after, as torch does."""
+    padding = node.parameters["padding"]
+    if isinstance(padding, tuple):
+        return tuple((zeros, zeros) for zeros in padding)
+    if padding == "valid":
+        return tuple((0, 0) for _ in node.numbers("stride"))
+    kernel = node.array("weight").shape[2:]
+    totals = [gap * (k - 1) for k, gap in zip(kernel, node.numbers("dilation"), strict=True)]
+    return tuple((total // 2, total - total // 2) for total in totals)

@@ -1,9 +1,8 @@
-"""The values of a network: parameters of its module, by node and field, or the constants of a frozen network."""
+"""The parameters of a network: registered on its module, or constants that no module shows where it is frozen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,65 +16,155 @@ from neurocuda.errors import ArgumentError
 from neurocuda.graph import NEURONS, Graph, Node, align
 from neurocuda.ops import vendor
 
+Field = tuple[str, str]
+"""A node and the name of one of its fields."""
+
 _WEIGHTS = ("weight", "bias", "scale")
 
 
-@dataclass(frozen=True)
-class Names:
-    """Names of parameters and buffers, `node:field`; a dot of a node's name is written '/'.
+class ParameterStore:
+    """Names, registers and reads the parameters of one network.
 
-    exact: float64, of neurons and thresholds. weights: float32. delays: numbers of steps, and which there are of each.
+    A parameter is named `node:field`, a dot of the node's name written '/'. Fields of neurons and thresholds are
+    float64 buffers (parameters where `learn` names them), weights, biases and scales float32 parameters, delays int64
+    buffers of steps. A frozen network registers nothing: `constants` is a module of its own, and the weights of the
+    layers that the vendor library computes are read from the graph when they are needed.
     """
 
-    exact: dict[tuple[str, str], str] = field(default_factory=dict)
-    weights: dict[tuple[str, str], str] = field(default_factory=dict)
-    delays: dict[str, str] = field(default_factory=dict)
-    delay_counts: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    def __init__(
+        self, network: nn.Module, graph: Graph, d: Discretization, learn: Collection[str], lazy: Collection[str] | None
+    ) -> None:
+        """Args:
+        network: takes the parameters, unless frozen.
+        learn: fields of neurons to register as parameters.
+        lazy: the layers whose weights are made when needed, of a frozen network; None for one that is not frozen.
 
-    def of(self, node: str, entry: str) -> str | None:
-        return self.weights.get((node, entry), self.exact.get((node, entry)))
+        Raises:
+            ArgumentError: no neuron has a field to learn.
+        """
+        self.graph = graph
+        self.exact: dict[Field, str] = {}
+        self.weights: dict[Field, str] = {}
+        self.delays: dict[str, str] = {}
+        self.delay_counts: dict[str, tuple[int, ...]] = {}
+        self.constants = None if lazy is None else nn.Module()
+        self.device = torch.device("cpu")  # of the constants
+        self._prepacked: dict[str, Tensor] = {}
+        module = network if self.constants is None else self.constants
+        for node in graph.nodes.values():
+            self._register(module, node, d, learn, node.name in (lazy or ()))
+        known = {entry for _, entry in self.exact}
+        if unknown := sorted(set(learn) - known):
+            raise ArgumentError(f"learn: expected neuron parameters of this graph {sorted(known)}, found {unknown}")
+        if self.constants is not None:
+            self.constants.requires_grad_(False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_prepacked": {}}  # the vendor library's layout cannot be copied
 
-def register(
-    module: nn.Module, graph: Graph, d: Discretization, learn: Collection[str], later: Collection[str] = ()
-) -> Names:
-    """Give a module the parameters of a graph; of those of neurons, the fields to `learn` are parameters, the others
-    buffers. The weights of the layers that come `later` have names alone. Raises `ArgumentError` if none has a field
-    to learn.
-    """
-    names = Names()
-    for node in graph.nodes.values():
-        _register(module, names, node, d, learn, ("weight",) if node.name in later else ())
-    known = {entry for _, entry in names.exact}
-    if unknown := sorted(set(learn) - known):
-        raise ArgumentError(f"learn: expected neuron parameters of this graph {sorted(known)}, found {unknown}")
-    return names
+    def _register(self, module: nn.Module, node: Node, d: Discretization, learn: Collection[str], lazy: bool) -> None:
+        prefix = node.name.replace("~", "~0").replace("/", "~1").replace(".", "/")
+        if node.type == "Delay":
+            steps = delay_steps(node, d)
+            self.delays[node.name] = f"{prefix}:steps"
+            self.delay_counts[node.name] = tuple(sorted(set(steps.flatten().tolist())))
+            module.register_buffer(self.delays[node.name], steps, persistent=False)
+        exact = node.type in NEURONS or node.type == "Threshold"
+        for entry, value in neuron_parameters(node).items() if exact else ():
+            key = self.exact[node.name, entry] = f"{prefix}:{entry}"
+            if entry in learn:
+                module.register_parameter(key, nn.Parameter(value))
+            else:
+                module.register_buffer(key, value)
+        for entry in [name for name in _WEIGHTS if name in node.parameters]:
+            key = self.weights[node.name, entry] = f"{prefix}:{entry}"
+            if not (lazy and entry == "weight"):
+                module.register_parameter(key, nn.Parameter(weight_of(node, entry)))
 
+    @property
+    def frozen(self) -> bool:
+        return self.constants is not None
 
-def _register(
-    module: nn.Module, names: Names, node: Node, d: Discretization, learn: Collection[str], later: Collection[str]
-) -> None:
-    prefix = node.name.replace("~", "~0").replace("/", "~1").replace(".", "/")
-    if node.type == "Delay":
-        steps = delay_steps(node, d)
-        names.delays[node.name] = f"{prefix}:steps"
-        names.delay_counts[node.name] = tuple(sorted(set(steps.flatten().tolist())))
-        module.register_buffer(names.delays[node.name], steps, persistent=False)
-    exact = node.type in NEURONS or node.type == "Threshold"
-    for entry, value in neuron_parameters(node).items() if exact else ():
-        key = names.exact[node.name, entry] = f"{prefix}:{entry}"
-        if entry in learn:
-            module.register_parameter(key, nn.Parameter(value))
+    def name(self, node: str, field: str) -> str | None:
+        """The name of the parameter or buffer of a field, None where there is none."""
+        return None if self.frozen else self.weights.get((node, field), self.exact.get((node, field)))
+
+    def by_field(self, network: nn.Module) -> dict[Field, Tensor]:
+        """Parameters and buffers of the nodes by field; {} where frozen."""
+        if self.frozen:
+            return {}
+        tensors = {**network._parameters, **network._buffers}  # faster than one attribute after the other
+        found = {}
+        for key, name in (*self.weights.items(), *self.exact.items()):
+            value = tensors.get(name)
+            found[key] = getattr(network, name) if value is None else value
+        return found
+
+    def neurons(self, network: nn.Module) -> dict[str, dict[str, Tensor]]:
+        """float64 parameters of the neurons, by node and field."""
+        module = self._module(network)
+        found: dict[str, dict[str, Tensor]] = {}
+        for (name, entry), key in self.exact.items():
+            if self.graph.nodes[name].type in NEURONS:
+                found.setdefault(name, {})[entry] = getattr(module, key)
+        return found
+
+    def float_weights(self, network: nn.Module) -> dict[Field, Tensor]:
+        """float32 weights, biases, scales and thresholds by field; where frozen, lazy weights are made when read."""
+        module = self._module(network)
+        if self.constants is None:
+            weights = {key: getattr(module, name).float() for key, name in self.weights.items()}
         else:
-            module.register_buffer(key, value)
-    for entry in [name for name in _WEIGHTS if name in node.parameters]:
-        key = names.weights[node.name, entry] = f"{prefix}:{entry}"
-        if entry not in later:
-            module.register_parameter(key, nn.Parameter(of_layer(node, entry)))
+            if torch.compiler.is_compiling():
+                _make_all(self)
+            made = self.constants._parameters
+            present: dict[Field, Any] = {key: made[name] for key, name in self.weights.items() if name in made}
+            weights = _LazyWeights(self._make, present)
+        for (name, entry), key in self.exact.items():
+            if self.graph.nodes[name].type not in NEURONS:
+                weights[name, entry] = getattr(module, key).float()
+        return weights
+
+    def steps_of_delay(self, network: nn.Module, node: str) -> Tensor:
+        """The delay of each element in steps, int64."""
+        steps: Tensor = getattr(self._module(network), self.delays[node])
+        return steps
+
+    def vendor_weight(self, node: Node, padding: Sequence[int]) -> Tensor:
+        """A frozen network's weights of a convolution, prepacked for the vendor library on CPUs."""
+        prepacked = self._prepacked.get(node.name)
+        if prepacked is None:
+            with _disable_current_modes():  # no part of what a tape records
+                stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
+                weight = weight_of(node, "weight")
+                prepacked = vendor.laid_out(weight, node.input_shape, stride, padding, dilation, groups)
+            self._prepacked[node.name] = prepacked
+        return prepacked
+
+    def move(self, network: nn.Module, fn: Callable[[Tensor], Tensor], apply: Callable[[], object]) -> None:
+        """Moves the parameters by `apply`, the module's own way, which calls `fn` for each; dtypes of float64 and int64
+        ones stay. The constants of a frozen network follow `fn` to a device and never change.
+        """
+        if self.constants is None:
+            keep_types(network, [*self.exact.values(), *self.delays.values()], apply)
+        else:
+            self.device = fn(torch.empty(0, device=self.device)).device
+            self.constants.to(self.device)
+            self._prepacked = {}
+
+    def _module(self, network: nn.Module) -> nn.Module:
+        return network if self.constants is None else self.constants
+
+    def _make(self, key: Field) -> Tensor:
+        assert self.constants is not None
+        with _disable_current_modes(), torch.inference_mode(False):
+            value = weight_of(self.graph.nodes[key[0]], key[1]).to(self.device)
+            self.constants.register_parameter(self.weights[key], nn.Parameter(value, requires_grad=False))
+        return value
 
 
-def of_layer(node: Node, entry: str) -> Tensor:
-    """A weight as float32, a scale aligned with its signal."""
+def weight_of(node: Node, entry: str) -> Tensor:
+    """A weight, bias or scale of a node as float32, a scale aligned with its signal."""
     array = node.array(entry)
     if entry == "scale":
         array = align(array, len(node.input_shape))
@@ -84,42 +173,20 @@ def of_layer(node: Node, entry: str) -> Tensor:
     return torch.from_numpy(array.astype(np.float32))
 
 
-def all_tensors(module: nn.Module) -> list[Tensor]:
-    """All parameters and buffers of a module without parts."""
+def tensors_of(module: nn.Module) -> list[Tensor]:
+    """All parameters and buffers of a module without submodules."""
     return [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
 
 
-def by_field(module: nn.Module, names: Names) -> dict[tuple[str, str], Tensor]:
-    """The parameters and buffers of the nodes, by node and field."""
-    there = {**module._parameters, **module._buffers}  # faster than one attribute after the other
-    found = {}
-    for key, name in (*names.weights.items(), *names.exact.items()):
-        value = there.get(name)
-        found[key] = getattr(module, name) if value is None else value
-    return found
-
-
-def of_neurons(module: nn.Module, names: Names, graph: Graph) -> dict[str, dict[str, Tensor]]:
-    """The parameters of the neurons, by node and field."""
-    neurons: dict[str, dict[str, Tensor]] = {}
-    for (name, entry), key in names.exact.items():
-        if graph.nodes[name].type in NEURONS:
-            neurons.setdefault(name, {})[entry] = getattr(module, key)
-    return neurons
-
-
 def keep_types(module: nn.Module, names: Collection[str], move: Callable[[], object]) -> None:
-    """Call `move`, which may move and convert all that a module holds; what has these names is moved alone.
-
-    The values and gradients of these parameters and buffers are not rounded on the way.
-    """
+    """Calls `move`, which may convert all of a module; the named tensors and their gradients keep their dtypes."""
     tensors = {name: getattr(module, name) for name in names}
-    kept = {
+    before = {
         name: (tensor.detach().clone(), None if tensor.grad is None else tensor.grad.clone())
         for name, tensor in tensors.items()
     }
     move()
-    for name, (value, gradient) in kept.items():
+    for name, (value, gradient) in before.items():
         after = getattr(module, name)
         if after.dtype != value.dtype:
             after.grad = None
@@ -127,61 +194,12 @@ def keep_types(module: nn.Module, names: Collection[str], move: Callable[[], obj
             after.grad = None if gradient is None else gradient.to(after.device)
 
 
-class Constants:
-    """Held by a module that is no part of the network, so that nothing finds them there.
-
-    `later` are the layers whose weights are made from the graph: as float32 when they are asked for, and kept then.
-    """
-
-    def __init__(self, graph: Graph, discretization: Discretization, later: Collection[str]) -> None:
-        self.module = nn.Module()
-        self.names = register(self.module, graph, discretization, (), later)
-        self.module.requires_grad_(False)
-        self.device = torch.device("cpu")
-        self.packed: dict[str, Tensor] = {}  # weights as the compiled operators for CPUs read them
-        self._graph = graph
-        self._laid_out: dict[str, Tensor] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_laid_out": {}}  # the library's own form of a weight cannot be copied
-
-    def move(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """To where `fn`, which a module would call for each of its tensors, brings one. No value changes."""
-        self.device = fn(torch.empty(0, device=self.device)).device
-        self.module.to(self.device)
-        self.packed, self._laid_out = {}, {}
-
-    def weights(self) -> dict[tuple[str, str], Tensor]:
-        """The float32 weights by node and field, those that come later too."""
-        if torch.compiler.is_compiling():
-            _make_all(self)
-        there = self.module._parameters
-        found = {key: there[name] for key, name in self.names.weights.items() if name in there}
-        return _Weights(self._made, found)
-
-    def laid_out(self, node: Node, padding: Sequence[int]) -> Tensor:
-        """The weights of a convolution as the library for CPUs wants them."""
-        made = self._laid_out.get(node.name)
-        if made is None:
-            with _disable_current_modes():  # not a part of what is computed from the inputs
-                weight = of_layer(node, "weight")
-                stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
-                made = vendor.laid_out(weight, node.input_shape, stride, padding, dilation, groups)
-            self._laid_out[node.name] = made
-        return made
-
-    def _made(self, key: tuple[str, str]) -> Tensor:
-        with _disable_current_modes(), torch.inference_mode(False):
-            value = of_layer(self._graph.nodes[key[0]], key[1]).to(self.device)
-            self.module.register_parameter(self.names.weights[key], nn.Parameter(value, requires_grad=False))
-        return value
-
-
-def _make_all(constants: Constants) -> bool:
-    """Before they are traced, as nothing can be made from arrays then."""
-    for key, name in constants.names.weights.items():
-        if name not in constants.module._parameters:
-            constants._made(key)
+def _make_all(store: ParameterStore) -> bool:
+    """Makes all lazy weights: while torch.compile traces, arrays cannot be read."""
+    assert store.constants is not None
+    for key, name in store.weights.items():
+        if name not in store.constants._parameters:
+            store._make(key)
     return True
 
 
@@ -189,11 +207,11 @@ def _make_all(constants: Constants) -> bool:
 _make_all._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-class _Weights(dict[tuple[str, str], Tensor]):
-    def __init__(self, make: Callable[[tuple[str, str]], Tensor], there: dict[tuple[str, str], Any]) -> None:
-        super().__init__(there)
+class _LazyWeights(dict[Field, Tensor]):
+    def __init__(self, make: Callable[[Field], Tensor], present: Mapping[Field, Tensor]) -> None:
+        super().__init__(present)
         self._make = make
 
-    def __missing__(self, key: tuple[str, str]) -> Tensor:
+    def __missing__(self, key: Field) -> Tensor:
         self[key] = self._make(key)
         return self[key]

@@ -66,7 +66,7 @@ torch.serialization.add_safe_globals([State])
 
 
 def check_state(state: State, owed: Mapping[str, tuple[int, ...]], device: torch.device) -> None:
-    """Refuse a state that is not one of this network for this batch; `owed` are the shapes by name."""
+    """Refuses a state that is not one of this network for this batch; `owed`: the shapes by name."""
     if not isinstance(state, State):
         raise ArgumentError(f"state: expected the State that a call returned, found {type(state).__name__}")
     if state.tensors.keys() != owed.keys():

@@ -26,6 +26,7 @@ from neurocuda.graph import NEURONS
 from neurocuda.ops import backends, native
 from neurocuda.runtime import nir_executor, operands
 from neurocuda.runtime.capture import cuda_graphs
+from neurocuda.runtime.interpreter import Returns
 
 needs_compiled = pytest.mark.skipif(
     not backends.serves(backends.backends()["cpu"]), reason="the reference operators ask the device"
@@ -156,7 +157,7 @@ def test_nothing_in_a_call_comes_from_the_host(case: Case) -> None:
             patch.setattr(module, "operators", lambda device: native)
         given = on_meta(net, steps, batch)
         with NothingFromTheHost():
-            results = net._whole(asked, False, given)
+            results = net._whole(Returns(tuple(asked)), None, {}, False, True, given)
     assert {t.device.type for t in results} <= {"meta"}
 
 
@@ -235,9 +236,9 @@ def test_gpu_calls_equal_the_reference(on_gpu: Executor) -> None:
 def test_gpu_a_second_call_is_captured(on_gpu: Executor) -> None:
     with torch.no_grad():
         on_gpu(drive().to("cuda"))
-        assert not on_gpu._graphs._graphs
+        assert not on_gpu._calls._captured
         on_gpu(drive().to("cuda"))
-    assert [graph is not None for graph in on_gpu._graphs._graphs.values()] == [True]
+    assert [graph is not None for graph in on_gpu._calls._captured.values()] == [True]
 
 
 @pytest.mark.cuda

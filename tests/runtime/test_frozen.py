@@ -106,20 +106,20 @@ def test_nothing_can_be_trained_or_changed() -> None:
 @needs_compiled
 def test_a_layer_has_its_weights_once() -> None:
     net = two_layers(frozen=True, chunk=8)
-    constants = net._held.constants
+    constants = net._store.constants
     assert constants is not None
-    whole = [*net._integers._weights.values()]
+    whole = [*net._int8._weights.values()]
     assert whole, "laid out when it was loaded"
     assert all(weight.packed is not None and weight.numbers is None for weight in whole)
-    assert not {"a:weight", "b:weight"} & set(constants.module._parameters)
+    assert not {"a:weight", "b:weight"} & set(constants._parameters)
     with torch.no_grad():
         for _ in range(4):
             net(whole_signal())
-        assert not net._recorder._live
-        assert not net._recorder._kept
-        assert not {"a:weight", "b:weight"} & set(constants.module._parameters)
+        assert not net._calls._live
+        assert not net._calls._folded
+        assert not {"a:weight", "b:weight"} & set(constants._parameters)
         net(whole_signal() + 0.5)  # off its grid, which the second layer does not rest on
-    assert {"a:weight", "b:weight"} & set(constants.module._parameters) == {"a:weight"}
+    assert {"a:weight", "b:weight"} & set(constants._parameters) == {"a:weight"}
 
 
 @needs_library
@@ -140,9 +140,9 @@ def test_library_convolutions_with_weights_laid_out(fields: dict[str, Any]) -> N
     """Of whole numbers, whose sums are exact."""
     wide, force = graph_of(convolutions(**fields)), {"a": "library", "b": "library"}
     free, net = (Executor(wide, force=force, frozen=frozen) for frozen in (False, True))
-    assert set(net._held.constants._laid_out) == {"a", "b"}  # type: ignore[union-attr]
+    assert set(net._store._prepacked) == {"a", "b"}
     draw = numbers("frozen frames")
-    held = net._held.constants.module._parameters  # type: ignore[union-attr]
+    held = net._store.constants._parameters  # type: ignore[union-attr]
     with torch.no_grad():
         for steps, batch in ((3, 2), (3, 2), (3, 2), (1, 1), (5, 7), (0, 2), (2, 0)):
             shape = (steps, batch, *net.graph.nodes["input"].output_shape)
@@ -232,12 +232,12 @@ def test_a_gpu_looks_at_no_constant(monkeypatch: pytest.MonkeyPatch) -> None:
     free, net = network(busy(), chunk=7), network(busy(), chunk=7, frozen=True)
     with torch.no_grad():
         owed = free(drive())[0]
-        device = captured(net, monkeypatch)
+        device = captured(net, monkeypatch, cached=True)
         for _ in range(5):
             assert torch.equal(net(drive())[0], owed)
-        kept = net._derived.supposed([drive()], net._derived_from)
+        operands = net._operands.speculate(net, torch.device("cpu"))
     assert device.replays > 0
-    assert not kept.looks.now
+    assert not operands.guards.current
 
 
 class Tensors(torch.nn.Module):

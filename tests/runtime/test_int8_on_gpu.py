@@ -15,7 +15,7 @@ from torch import Tensor
 from neurocuda import Executor
 from neurocuda.ops import backends
 from neurocuda.runtime import int8_layers
-from neurocuda.runtime.guards import Supposed
+from neurocuda.runtime.guards import Speculation
 
 pytestmark = pytest.mark.emulated
 
@@ -187,9 +187,9 @@ def test_what_is_supposed_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     x = whole_signal()
 
     def supposed(net: Executor, x: Tensor) -> tuple[set[str], bool]:
-        found = net._integers.supposed({"input": OnGpu(x)}, net._by_field)
+        found = net._int8.speculate({"input": OnGpu(x)}, net._by_field)
         assert found.value is not None
-        return set(found.value), found.so()
+        return set(found.value), found.validate is None or found.validate()
 
     net = two_layers()
     assert supposed(net, x) == ({"a", "b"}, True)
@@ -213,12 +213,12 @@ def test_what_is_supposed_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_frozen_network_supposes_nothing_but_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8_layers, "_serves", lambda inputs, device: True)
     net, x = two_layers(frozen=True), whole_signal()
-    net._integers.forget()  # as where it was moved
+    net._int8.forget()  # as where it was moved
     for signal, names, so in ((x, {"a", "b"}, True), (x + 0.5, {"a", "b"}, False), (x + 0.5, {"b"}, True)):
-        found = net._integers.supposed({"input": OnGpu(signal)}, net._by_field)
+        found = net._int8.speculate({"input": OnGpu(signal)}, net._by_field)
         assert found.value is not None
-        assert (set(found.value), found.so()) == (names, so)
-        assert not [*found.looks.now, *found.looks.then]
+        assert (set(found.value), found.validate is None or found.validate()) == (names, so)
+        assert not [*found.guards.current, *found.guards.snapshot]
         assert all(weight.tiles and weight.numbers is None for weight in found.value.values()), "each has them once"
 
 
@@ -232,8 +232,8 @@ def test_a_call_is_made_again_where_what_it_supposed_was_not_so(monkeypatch: pyt
         return made[-1]
 
     monkeypatch.setattr(net, "_whole", noted)
-    ever = Supposed({}, lambda: next(answers), lambda answer, inputs: None)
-    monkeypatch.setattr(net._integers, "supposed", lambda inputs, by_field: ever)
+    ever = Speculation({}, lambda: next(answers))
+    monkeypatch.setattr(net._int8, "speculate", lambda inputs, by_field: ever)
     with torch.no_grad():
         y, state = net(x)
         owed, owed_state = two_layers()(x)

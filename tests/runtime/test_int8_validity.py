@@ -489,13 +489,13 @@ def test_weights_are_laid_out_once_for_all_shapes() -> None:
     with torch.no_grad():
         assert net(whole_signal(3, 0))[0].shape == (3, 0, 3)
         net(whole_signal(1, 1))
-        laid_out = [weight.packed for weight in net._integers._weights.values()]
+        laid_out = [weight.packed for weight in net._int8._weights.values()]
         for batch in range(1, 40):
             x = whole_signal(2, batch)
             assert torch.equal(net(x)[0], expected(x)[0])
         assert net(whole_signal(3, 0))[0].shape == (3, 0, 3)
         assert net(whole_signal(0, 3))[0].shape == (0, 3, 3)
-    now = [weight.packed for weight in net._integers._weights.values()]
+    now = [weight.packed for weight in net._int8._weights.values()]
     assert laid_out
     assert all(a is b and a is not None for a, b in zip(laid_out, now, strict=True))
 

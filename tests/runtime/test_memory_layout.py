@@ -16,7 +16,8 @@ from torch import Tensor
 from neurocuda import Discretization, Executor
 from neurocuda.compiler import tiling
 from neurocuda.compiler.lowering import How
-from neurocuda.runtime.memory_layout import by_sample, frames_of, joined, laid_by_sample, over_time, some_steps
+from neurocuda.runtime.layers import fold_time, is_by_sample, unfold_time
+from neurocuda.runtime.memory_layout import cut_steps, join_steps, to_sample_order
 
 SHAPES = [(3, 2, 5), (1, 4, 2, 3, 4), (4, 1, 3), (5, 3, 2, 3, 4), (2, 2)]
 LAYOUTS = ("steps", "samples", "steps, channels last", "samples, channels last")
@@ -35,25 +36,25 @@ def signal(shape: tuple[int, ...], layout: str) -> Tensor:
 @pytest.mark.parametrize(("shape", "layout"), [*product(SHAPES, LAYOUTS)])
 def test_frames_are_views_in_the_order_of_memory(shape: tuple[int, ...], layout: str) -> None:
     x = signal(shape, layout)
-    assert by_sample(x) == (layout.startswith("samples") and min(shape[:2]) > 1)
-    frames = frames_of(x)
+    assert is_by_sample(x) == (layout.startswith("samples") and min(shape[:2]) > 1)
+    frames = fold_time(x)
     assert frames.data_ptr() == x.data_ptr()
-    assert torch.equal(over_time(frames, x), x)
-    assert torch.equal(over_time(frames * 2, x), x * 2)
+    assert torch.equal(unfold_time(frames, x), x)
+    assert torch.equal(unfold_time(frames * 2, x), x * 2)
 
 
 @pytest.mark.parametrize(("shape", "layout", "length"), [*product(SHAPES, LAYOUTS, (1, 2, 3))])
 def test_pieces_make_the_whole(shape: tuple[int, ...], layout: str, length: int) -> None:
     x = signal(shape, layout)
-    pieces = [some_steps(x, slice(start, start + length)) for start in range(0, len(x), length)]
+    pieces = [cut_steps(x, slice(start, start + length)) for start in range(0, len(x), length)]
     for number, piece in enumerate(pieces):
         assert torch.equal(piece, x[number * length :][:length])
-        assert frames_of(piece).numel() == piece.numel()
-        assert frames_of(piece).data_ptr() == piece.data_ptr(), "nothing is copied again"
-    whole = joined([piece.clone() for piece in pieces])
+        assert fold_time(piece).numel() == piece.numel()
+        assert fold_time(piece).data_ptr() == piece.data_ptr(), "nothing is copied again"
+    whole = join_steps([piece.clone() for piece in pieces])
     assert torch.equal(whole, x)
-    assert torch.equal(laid_by_sample(x), x)
-    assert by_sample(laid_by_sample(x)) == (min(shape[:2]) > 1)
+    assert torch.equal(to_sample_order(x), x)
+    assert is_by_sample(to_sample_order(x)) == (min(shape[:2]) > 1)
 
 
 @needs_bytes

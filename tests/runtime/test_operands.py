@@ -1,94 +1,99 @@
-"""What GPUs keep between calls, the CPU playing the GPU: what is asked, and what follows from the answer."""
+"""Operands that are cached between calls: what the guards check, and what follows where they fail."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
 from captured import captured
 from stateful import busy, drive, network
-from torch import Tensor
+from torch import Tensor, nn
 
 from neurocuda import Executor
 from neurocuda.ops import backends
-from neurocuda.runtime import operands
-from neurocuda.runtime.guards import Looks, Supposed
-from neurocuda.runtime.operands import Derived, Kept
+from neurocuda.runtime import nir_executor
+from neurocuda.runtime.guards import Speculation
+from neurocuda.runtime.operands import OperandCache, Operands
 
 pytestmark = pytest.mark.skipif(
-    not backends.serves(backends.backends()["cpu"]), reason="no compiled operators, which do the asking"
+    not backends.serves(backends.backends()["cpu"]), reason="no native operators, which check guards"
 )
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(operands, "alone_on", lambda device, inputs: not torch.is_grad_enabled())
+def without_gradients() -> Iterator[None]:
     with torch.no_grad():
         yield
 
 
-def supposed(net: Executor) -> tuple[list[Tensor], bool]:
-    found = net._derived.supposed([drive()], net._derived_from)
-    assert found.value is not None
-    return found.value.tensors(), found.so()
+def cached(net: Executor) -> Operands:
+    return net._operands.speculate(net, CPU).value
 
 
-def assert_up_to_date(net: Executor, kept: list[Tensor]) -> None:
-    owed = Derived(net.graph, net.discretization)._computed(net._derived_from(), torch.device("cpu")).tensors()
-    for place, (found, value) in enumerate(zip(kept, owed, strict=True)):
-        assert torch.equal(found, value), (place, found, value)
+def assert_up_to_date(net: Executor, found: Operands) -> None:
+    owed = net._builder.build(net, CPU, cached=True).derived
+    for place, (a, b) in enumerate(zip(found.derived, owed, strict=True)):
+        assert torch.equal(a, b), (place, a, b)
 
 
 def test_an_edit_of_any_parameter_is_seen() -> None:
     net = network(busy())
-    before, so = supposed(net)
-    assert so
+    before = cached(net)
+    places = [t.data_ptr() for t in before.derived]
     weights = {net.parameter_name(name, "weight") for name in net.schedule.packed_layers}
     edited = {key for key, value in net.state_dict().items() if value.dtype == torch.float64 or key in weights}
     assert len(weights) == 2
     assert len(edited) > 10
     for key in sorted(edited):
+        stale = [t.clone() for t in before.derived]
         net.state_dict()[key].mul_(1.5).add_(2**-14)
-        _, so = supposed(net)
-        assert not so, key
-        after, so = supposed(net)
-        assert so, key
+        after = cached(net)
+        assert after is before
+        assert any(not torch.equal(a, b) for a, b in zip(after.derived, stale, strict=True)), key
         assert_up_to_date(net, after)
-        assert [t.data_ptr() for t in after] == [t.data_ptr() for t in before], "a graph may read them"
+        assert [t.data_ptr() for t in after.derived] == places, "programs and graphs may read them"
 
 
-def test_parameters_of_another_shape_are_kept_anew() -> None:
+@pytest.mark.parametrize("edit", ["shape", "dtype", "object"])
+def test_parameters_of_another_shape_or_dtype_are_cached_anew(edit: str) -> None:
     net = network(busy())
-    supposed(net)
-    for key, value in net._buffers.items():
-        if value is not None and value.dtype == torch.float64 and value.numel() == 1:
-            net._buffers[key] = value.expand(*value.shape[:-1], 4).clone() * 1.25
-    _, so = supposed(net)
-    assert not so
-    after, so = supposed(net)
-    assert so
+    before = cached(net)
+    if edit == "shape":
+        for value in net._buffers.values():
+            if value is not None and value.dtype == torch.float64 and value.numel() == 1:
+                value.data = value.expand(*value.shape[:-1], 4).clone() * 1.25
+    elif edit == "dtype":
+        for parameter in net.parameters():
+            parameter.data = parameter.data.half()
+    else:
+        net.load_state_dict({key: value * 1.25 for key, value in net.state_dict().items()}, assign=True)
+    after = cached(net)
+    assert after is not before
     assert_up_to_date(net, after)
+    assert all(weight.dtype == torch.float32 for weight in after.weights.values())
+    assert cached(net) is after
 
 
-def test_a_call_with_edited_parameters_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("graphs", [False, True])
+def test_a_call_with_edited_parameters_is_made_again(monkeypatch: pytest.MonkeyPatch, graphs: bool) -> None:
+    """On a CPU, and on a simulated GPU, whose graph reads the operands where they are stored."""
     net, same = network(busy(), chunk=7), network(busy(), chunk=7)
-    device = captured(net, monkeypatch)
-    same.cuda_graph = False
+    device = captured(net, monkeypatch, cached=True) if graphs else None
     for _ in range(3):
         net(drive())
-    assert device.replays == 2
     for key, value in net.state_dict().items():
         value.mul_(1.25)
         same.state_dict()[key].mul_(1.25)
         with monkeypatch.context() as patch:
-            patch.setattr(operands, "alone_on", lambda device, inputs: False)
+            patch.setattr(nir_executor, "unobserved", lambda given: False)
             owed, owed_state = same(drive())
         found, state = net(drive())
         assert torch.equal(found, owed), key
         assert all(torch.equal(state.tensors[name], t) for name, t in owed_state.tensors.items()), key
-    assert device.captures == 1
+    assert device is None or device.captures == 1
 
 
 def test_gradients_reach_what_is_learnt() -> None:
@@ -101,25 +106,29 @@ def test_gradients_reach_what_is_learnt() -> None:
     assert all(p.grad is not None for p in learnt)
 
 
-def test_a_look_that_never_comes_out_ends_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever it refuses four times, the results are those of a call that supposes nothing, then and later."""
+def test_guards_that_always_fail_end_speculation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After four attempts the call runs without any speculative value, then and later."""
     net, same = network(busy(), chunk=7), network(busy(), chunk=7)
-    captured(net, monkeypatch)
-    with monkeypatch.context() as patch:
-        patch.setattr(operands, "alone_on", lambda device, inputs: False)
-        owed, owed_state = same(drive())
+    owed, owed_state = same(drive())
     tried = []
 
-    def never(self: Derived, given: list[Tensor], origins: Any) -> Supposed[Kept | None]:
-        wrong = Derived._computed(self, origins(), torch.device("cpu"))
-        for t in wrong.tensors():
+    def never(self: OperandCache, network: nn.Module, device: torch.device) -> Speculation[Operands]:
+        wrong = self._builder.build(network, device, cached=True)
+        for t in wrong.derived:
             t.fill_(3.0)
         tried.append(wrong)
-        return Supposed(wrong, lambda: False, Looks())
+        return Speculation(wrong, lambda: False)
 
-    monkeypatch.setattr(Derived, "supposed", never)
+    monkeypatch.setattr(OperandCache, "speculate", never)
+    captured(net, monkeypatch, cached=True)
     for call in range(4):
         found, state = net(drive())
         assert torch.equal(found, owed), call
         assert all(torch.equal(state.tensors[name], t) for name, t in owed_state.tensors.items()), call
-    assert len(tried) >= 4
+    assert len(tried) == 8, "two calls; then a graph that computes its operands is replayed"
+
+
+def test_operands_of_a_frozen_network_have_no_guards() -> None:
+    net: Executor = network(busy(), frozen=True)
+    found: list[Tensor] = [*net._operands.speculate(net, CPU).guards.current]
+    assert not found

@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from neurocuda import Executor
-from neurocuda.runtime import guards, nir_executor
-from neurocuda.runtime.capture import call_cache
-from neurocuda.runtime.capture.cuda_graphs import CudaGraphs, Launch
+from neurocuda.runtime import nir_executor
+from neurocuda.runtime.capture.call_cache import CallCache
+from neurocuda.runtime.capture.cuda_graphs import Launch
 
 ASKS_THE_DEVICE = ("aten::_local_scalar_dense", "aten::nonzero", "aten::item", "aten::equal")
 FORGOTTEN = float("nan")
@@ -78,13 +78,15 @@ class OnCPU:
                     place.copy_(t)
 
 
-def captured(net: Executor, monkeypatch: Any) -> OnCPU:
-    """The network takes its tensors for those of a GPU, played by what is returned."""
+def captured(net: Executor, monkeypatch: Any, *, cached: bool = False) -> OnCPU:
+    """Lets a network capture its calls on the simulated GPU that is returned.
+
+    cached: operands are cached between calls, as with the native operators; otherwise a graph computes them.
+    """
     device = OnCPU()
-    net._graphs = CudaGraphs(device)
-    net._recorder = call_cache.Recorder()  # what was recorded on the CPU is not of these tensors
-    monkeypatch.setattr(nir_executor, "capturable", guards.recordable)
-    monkeypatch.setattr(nir_executor, "recordable", lambda given: False)  # as of tensors of a GPU
+    net._calls = CallCache(constant=net._store.frozen, device=device)
+    if not cached:
+        monkeypatch.setattr(nir_executor, "unobserved", lambda given: False)
     return device
 
 
@@ -106,4 +108,4 @@ def on_meta(net: Executor, steps: int, batch: int) -> list[Tensor]:
             tensors[key] = torch.nn.Parameter(moved) if isinstance(t, torch.nn.Parameter) else moved
     shapes = [net.graph.nodes[name].output_shape for name in net.graph.inputs]
     inputs = [torch.empty(steps, batch, *shape, device="meta") for shape in shapes]
-    return [*inputs, *net._at_rest(batch, torch.device("meta")).tensors.values()]
+    return net._with_state(inputs)

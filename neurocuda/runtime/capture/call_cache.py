@@ -1,168 +1,263 @@
-"""Calls that are made again: what is kept of them, by the kind of their inputs, on a CPU and on a GPU."""
+"""Cached calls of a network: the first call with a key runs operator by operator, the second is captured, later ones
+replay.
+
+A captured call is a program on a CPU (`tape`) and a CUDA graph on a GPU (`cuda_graphs`). `neurocuda._C.GuardedCall`
+replays it in one call from Python while its guards hold.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from operator import is_
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from neurocuda.ops import native
-from neurocuda.ops.backends import operators
-from neurocuda.runtime.capture.cuda_graphs import settings
-from neurocuda.runtime.capture.tape import Function, Watched, on_their_own, record
-from neurocuda.runtime.guards import Looks, recordable, together
+from neurocuda.errors import NeuroCUDAWarning
+from neurocuda.ops.backends import requested_backend, unobserved
+from neurocuda.runtime.capture.cuda_graphs import Capture, CapturedGraph, Cuda, capturable, settings
+from neurocuda.runtime.capture.tape import Function, Watched, record
+from neurocuda.runtime.guards import Guards, merged
 
-_MOST = 16
-"""Kinds of inputs that are remembered; then all are forgotten."""
+PROGRAMS, GRAPHS = 16, 8
+"""How many captured calls are kept, least recently used first to go; a graph keeps memory for its inputs, its results
+and all in between.
+"""
+
+_SEEN = 256
+"""How many call keys are remembered from a first call; then all are forgotten."""
 
 
-class Recorder:
-    """Runs a function, and from the second time that it is called with inputs of one kind, its recording.
+class CallCache:
+    """Captured calls by key. constant: no tensor that the functions read besides their inputs ever changes."""
 
-    constant: whether no tensor that the function closes over ever changes.
-    """
-
-    def __init__(self, constant: bool = False) -> None:
+    def __init__(self, constant: bool = False, device: Capture | None = None) -> None:
         self._constant = constant
-        self._programs: dict[Hashable, Any] = {}  # None: seen once; False: cannot be recorded
+        self.simulated = device is not None  # on a CPU, by tests
+        self._device: Capture = Cuda() if device is None else device
+        self._captured: OrderedDict[Hashable, Any] = OrderedDict()  # None: cannot be captured
+        self._seen: set[Hashable] = set()
         self._sources: list[Tensor] = []
-        self._live: Watched = {}  # used as they are, whatever they hold: they may not move
-        self._kept: Watched = {}  # computed from: they may not change
-        self._replays: dict[Hashable, Any] = {}
+        self._places: list[Hashable] = []
+        self._live: Watched = {}  # read where they are stored: they may not move
+        self._folded: Watched = {}  # computed from: they may not change
+        self._guarded: dict[bool, tuple[Any, Hashable]] = {}  # and settings(), None where they do not matter
+        self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[type[Recorder], tuple[bool]]:
-        return Recorder, (self._constant,)  # a copy records anew
+    def __reduce__(self) -> tuple[type[CallCache], tuple[bool]]:
+        return CallCache, (self._constant,)  # a copy captures anew
 
-    def refresh(self, sources: Collection[Tensor]) -> None:
-        """Forget what was recorded unless it still holds. `sources` are the tensors that the function closes over."""
-        same = len(sources) == len(self._sources) and all(a is b for a, b in zip(sources, self._sources, strict=True))
-        watched = [*self._live.values(), *self._kept.values()]
+    def replay(self, ends: bool, x: Tensor, state: Mapping[str, Tensor] | None, network: nn.Module) -> Any:
+        """(output, state by name) of the last guarded call for `ends`, None where its guards fail.
+
+        state: None for rest.
+        """
+        found = self._guarded.get(ends)
+        if found is None or torch.compiler.is_compiling() or requested_backend() not in (None, x.device.type):
+            return None
+        call, libraries = found
+        if libraries is not None and libraries != settings():
+            return None
+        if x.is_cuda and torch.cuda.is_current_stream_capturing():
+            return None
+        return call(x, state, network._parameters, network._buffers)
+
+    def forget_guarded(self) -> None:
+        """Forgets the calls for `replay`: they hold the parameters of before."""
+        self._guarded.clear()
+
+    def refresh(self, sources: Sequence[Tensor]) -> None:
+        """Forgets everything unless the captured programs still hold. sources: the tensors that functions read."""
+        same = len(sources) == len(self._sources) and all(map(is_, sources, self._sources))
+        watched = [*self._live.values(), *self._folded.values()]
         if same and watched:
-            now, then = zip(*watched, strict=True)
-            same = importlib.import_module("neurocuda._C").same_bits(now, then)
+            same = importlib.import_module("neurocuda._C").same_bits(*zip(*watched, strict=True))
         if not same:
-            self._programs.clear()
-            self._replays.clear()
-            self._live.clear()
-            self._kept.clear()
+            self._forget()
             self._sources = list(sources)
 
-    def run(
-        self, key: Hashable, function: Function, inputs: list[Tensor], finite: int = 0, *, state: int = 0
+    def _forget(self) -> None:
+        for known in (self._captured, self._seen, self._guarded, self._live, self._folded):
+            known.clear()
+
+    def run_program(
+        self,
+        key: Hashable,
+        function: Function,
+        inputs: list[Tensor],
+        *,
+        finite: int = 0,
+        state: int = 0,
+        constants: Collection[Tensor] = (),
+        guard: Callable[[Any], None] | None = None,
     ) -> list[Tensor] | None:
-        """`function(inputs)`, or None if one of the first `finite` inputs is not that.
+        """`function(inputs)`, captured as a program; None if one of the first `finite` inputs is not finite.
 
-        The results share no memory with anything; the last `state` of them lie in the order of axes that comes. `key`
-        says what else they depend on.
+        The results share no memory with anything; the last `state` of them keep their order of axes. `key`: what else
+        they depend on. constants: tensors that the function reads and that change in place alone. guard: takes the
+        program, once it is captured and has run, to `guard` it.
         """
-        key = _kind(key, inputs)
-        program = self._programs.get(key)
-        if program:
-            made: list[Tensor] | None = program.run(inputs)
-            return made
-        if not all(native.all_finite(t) for t in inputs[:finite] if t.is_floating_point()):
-            return None
-        if len(self._programs) >= _MOST:
-            self._programs.clear()
-        if program is not None or key not in self._programs:
-            self._programs.setdefault(key, None)
-            return on_their_own(function(inputs), inputs, state)
-        program, results, mode = record(function, inputs, finite, state, self._constant)
-        self._programs[key] = program or False
-        if program:
-            self._live.update(mode.live)
-            self._kept.update(mode.kept)
+        key = call_key(key, inputs)
+        program = self._captured.get(key)
+        if program is not None:
+            results: list[Tensor] | None = program.run(inputs)
+            if guard is not None and results is not None:
+                guard(program)
+            return results
+        for t in inputs[:finite]:
+            if t.is_floating_point() and not importlib.import_module("neurocuda._C").all_finite(t):
+                return None
+        if key in self._captured or self._is_first(key):
+            return own_memory(function(inputs), inputs, state)
+        program, made, tape = record(
+            lambda given: own_memory(function(given), given, state),
+            inputs,
+            finite,
+            None if self._constant else constants,
+        )
+        self._keep(key, program, PROGRAMS)
+        if program is not None:
+            self._live.update(tape.live)
+            self._folded.update(tape.folded)
+            if guard is not None:
+                guard(program)
         # Blocks that fit the calls so far, which did not write in place, would not fit those from now on.
-        results = [t.clone() for t in results]
-        del mode
+        made = [t.clone() for t in made]
+        del tape
         importlib.import_module("neurocuda._C").release_memory()
-        return results
+        return made
 
-    def prepare(self, call: Hashable, key: Hashable, inputs: list[Tensor], names: Sequence[str], looks: Looks) -> None:
-        """Make what was recorded for these inputs ready for `replay` of that call; all inputs but the first have names.
+    def run_graph(
+        self,
+        key: Hashable,
+        function: Function,
+        inputs: list[Tensor],
+        sources: Collection[Tensor],
+        out: Sequence[Tensor] = (),
+    ) -> list[Tensor]:
+        """`function(inputs)`, captured as a CUDA graph; the first results in `out`. `key` and sources as above."""
+        with self._lock:
+            places = [(t.data_ptr(), *metadata(t)) for t in sources]
+            if places != self._places:
+                self._forget()
+                self._places = [*places]
+            key = call_key((key, settings()), inputs)
+            graph = self._captured.get(key)
+            if key not in self._captured and not self._is_first(key):
+                graph = self._capture(function, inputs)
+                self._keep(key, graph, GRAPHS)
+            if graph is not None:
+                self._captured.move_to_end(key)
+                results: list[Tensor] = graph.run(inputs, out)
+                return results
+        return copied_to(out, own_memory(function(inputs), [*inputs, *sources]))
 
-        `looks`: at what else it rests on.
+    def can_capture(self, inputs: Sequence[Tensor]) -> bool:
+        """Whether a CUDA graph may run a call with these inputs."""
+        if self.simulated:
+            return unobserved(inputs)
+        return inputs[0].is_cuda and capturable(inputs)
+
+    def _is_first(self, key: Hashable) -> bool:
+        if key in self._seen:
+            return False
+        if len(self._seen) >= _SEEN:
+            self._seen.clear()
+        self._seen.add(key)
+        return True
+
+    def _keep(self, key: Hashable, captured: Any, most: int) -> None:
+        self._captured[key] = captured
+        while len(self._captured) > most:
+            self._captured.popitem(last=False)
+
+    def _capture(self, function: Function, inputs: list[Tensor]) -> CapturedGraph | None:
+        try:
+            return CapturedGraph(self._device, function, inputs)
+        except RuntimeError as error:
+            warnings.warn(f"no CUDA graph, calls run operator by operator: {error}", NeuroCUDAWarning, stacklevel=2)
+            return None
+
+    def guard(
+        self,
+        ends: bool,
+        run: Any,
+        inputs: Sequence[Tensor],
+        names: Sequence[str],
+        sources: Sequence[Tensor],
+        guards: Sequence[Guards],
+        libraries: bool = False,
+    ) -> None:
+        """Makes a captured call the one that `replay` runs; a function takes its place where nothing was captured.
+
+        Args:
+            run: what `captured` returned, or a function.
+            inputs: the signal, then the state by `names` unless the call starts from rest by itself.
+            libraries: vendor libraries compute layers of it, whose settings it keeps.
         """
-        self._replays.pop(call, None)
-        program = self._programs.get(_kind(key, inputs))
-        if program and recordable(inputs):
-            watched = [*self._live.values(), *self._kept.values()]
-            own = Looks([now for now, _ in watched], [then for _, then in watched])
-            make = importlib.import_module("neurocuda._C").Replay
-            self._replays[call] = make(program, inputs, list(names), self._sources, together([own, looks]))
+        self._guarded.pop(ends, None)
+        module = importlib.import_module("neurocuda._C")
+        program = isinstance(run, module.Program)
+        # A graph reads all parameters where they are stored, a program those that it was recorded with.
+        watched = [*self._live.values(), *self._folded.values()] if program else [(t, t.detach()) for t in sources]
+        own = Guards([now for now, _ in watched], [before for _, before in watched])
+        fields = merged([own, *guards])
+        finite = not program or inputs[0].is_cuda or self.simulated
+        guarded = module.GuardedCall(run, list(inputs), list(names), list(sources), fields, finite)
+        self._guarded[ends] = guarded, settings() if libraries else None
 
-    def replay(self, call: Hashable, x: Tensor, named: dict[str, Tensor] | None, *sources: Mapping[str, Any]) -> Any:
-        """The first result and the others by name, if there are any, in one call into C++; None where `run` has to look
-        again.
-
-        Without `named`, zeros.
-
-        That is where the inputs are of another kind than those prepared for, or not finite, where something watches,
-        or where `sources`, the dictionaries of the tensors that the function closes over, have changed in any bit.
-        """
-        ready = self._replays.get(call)
-        return None if ready is None else ready(x, named, *sources)
+    def captured(self, key: Hashable, inputs: list[Tensor]) -> Any:
+        """The captured call for such inputs, to `guard`; None where there is none."""
+        program = self._captured.get(call_key(key, inputs))
+        if program is not None or not (inputs[0].is_cuda or self.simulated):
+            return program
+        graph = self._captured.get(call_key((key, settings()), inputs))
+        return None if graph is None else graph.without_python(self._lock)
 
     def profile(self, key: Hashable, inputs: list[Tensor]) -> list[tuple[str, float]]:
-        """The operators recorded for these inputs, by name, and the nanoseconds of each in a run; [] if there are none.
-
-        Views are left out.
-        """
-        program = self._programs.get(_kind(key, inputs))
-        times: list[tuple[str, float]] = program.profile(inputs) if program else []
+        """The operators of a program, without views, and the nanoseconds of each in a run; [] if there is none."""
+        program = self._captured.get(call_key(key, inputs))
+        times: list[tuple[str, float]] = program.profile(inputs) if program is not None else []
         return [(name, time) for name, time in times if name != "aten::view"]
 
 
-@dataclass(frozen=True)
-class Repeated:
-    """The kind of a call, `kinds` of what it was given and closes over, and how it is made again, if it can be.
+def call_key(key: Hashable, inputs: Sequence[Tensor]) -> Hashable:
+    """What a call depends on, and the metadata of its inputs."""
+    return (key, *map(metadata, inputs))
 
-    settings: what libraries were asked for, None where no layer is a library's.
+
+def metadata(t: Tensor) -> tuple[Hashable, ...]:
+    return t.shape, t.stride(), t.dtype, t.device
+
+
+def own_memory(results: Sequence[Tensor], inputs: Sequence[Tensor], state: int = 0) -> list[Tensor]:
+    """Results of a function, cloned where they share memory with an input or another result, or are part of a larger
+    tensor.
+
+    Also where they are not contiguous, but for the last `state`, which may have another order of axes.
     """
-
-    kind: bytes
-    settings: Hashable
-    again: Any  # neurocuda._C.Repeated, or None
-
-    def __reduce__(self) -> tuple[type[None], tuple[()]]:
-        return type(None), ()  # a copy has none
-
-
-def kinds(given: Sequence[Tensor], sources: Sequence[Tensor]) -> bytes:
-    """What tensors are that a call is given, and what those are, and where, that it closes over."""
-    found: bytes = importlib.import_module("neurocuda._C").kinds(list(given), list(sources))
-    return found
-
-
-def repeated(
-    kind: bytes, library: bool, names: Sequence[str], looks: Sequence[Looks], run: Function | Any | None
-) -> Repeated:
-    """library: whether layers are a library's. run: a function, or a program of one, from the signal and the state by
-    these names; None: not this time.
-    """
-    again = None
-    if run is not None:
-        again = importlib.import_module("neurocuda._C").Repeated(kind, list(names), together(looks), run)
-    return Repeated(kind, settings() if library else None, again)
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return [t.clone() for t in results]  # there is no memory to compare
+    taken = {t.untyped_storage().data_ptr() for t in inputs}
+    owned = []
+    for place, t in enumerate(results):
+        memory = t.untyped_storage()
+        dense = t.is_contiguous()
+        if place >= len(results) - state and t.dim() == 4:
+            dense = dense or t.is_contiguous(memory_format=torch.channels_last)
+        shared = memory.data_ptr() in taken or memory.nbytes() != t.nbytes or not dense
+        taken.add(memory.data_ptr())
+        owned.append(t.clone(memory_format=torch.contiguous_format) if shared else t)
+    return owned
 
 
-def repeat(call: Repeated, x: Tensor, state: Mapping[str, Tensor] | None, *sources: Mapping[str, Any]) -> Any:
-    """(output, state by name), None where this is another call, or something that it supposes is not so.
-
-    `sources` are the dictionaries of the tensors that the call closes over.
-    """
-    if call.again is None or torch.compiler.is_compiling() or operators(x.device) is not native:
-        return None
-    if x.is_cuda and torch.cuda.is_current_stream_capturing():
-        return None
-    if call.settings is not None and call.settings != settings():
-        return None
-    return call.again(x, state, *sources)
-
-
-def _kind(key: Hashable, inputs: list[Tensor]) -> Hashable:
-    return (key, *((t.shape, t.stride(), t.dtype) for t in inputs))
+def copied_to(out: Sequence[Tensor], results: list[Tensor]) -> list[Tensor]:
+    """The results, the first of them copied to `out`."""
+    for to, result in zip(out, results, strict=False):
+        to.copy_(result)
+    return [*out, *results[len(out) :]]

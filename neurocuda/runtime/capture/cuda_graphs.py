@@ -1,20 +1,17 @@
-"""What a function does with tensors of a GPU, captured once in a CUDA graph and replayed without Python in between.
+"""CUDA graphs: what a function does with tensors of a GPU, captured once and replayed without Python in between.
 
-For functions whose operations depend on the kind of their inputs (shape, strides, type, device) and never on their
-values. Everything is inside the graph, what is computed from parameters too: it reads them where they lie, so that
-edits in place are seen, and it is dropped when one of them lies elsewhere.
+For functions whose operations depend on shapes, strides, dtypes and devices of their inputs and never on values. The
+graph holds everything, also what is computed from parameters: it reads them where they are stored, so that edits in
+place are seen. Whoever keeps a graph drops it when a parameter is stored elsewhere.
 
-Without a GPU the tests replace `Cuda`, which alone talks to the device, by one that does the same on the CPU. Should a
-capture fail there, calls run operator by operator; torch's allocator keeps a trace of it from then on.
+Without a GPU the tests replace `Cuda`, which alone talks to the device, by one that does the same on the CPU. If a
+capture fails there, torch's allocator keeps a trace of it.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-import threading
-import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,18 +20,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from neurocuda.errors import NeuroCUDAWarning
+from neurocuda.ops.backends import unobserved
 from neurocuda.ops.vendor import tf32
-from neurocuda.runtime.capture.tape import Function, on_their_own
-from neurocuda.runtime.guards import recordable
-
-_MOST = 8
-"""Graphs that are kept, each with memory for its inputs, its results and all in between; then the one that was not
-used for longest goes."""
-
-_SEEN = 256
-"""Kinds of inputs that are remembered from a first call; then all are forgotten."""
-
+from neurocuda.runtime.capture.tape import Function
 
 _NO_POOLS = "PYTORCH_NO_CUDA_MEMORY_CACHING"
 """The environment variable under which torch has no memory of its own for a graph, as it is set for compute-sanitizer.
@@ -129,120 +117,47 @@ class Cuda:
         )
 
 
-@dataclass(frozen=True)
-class _Captured:
-    graph: Any
-    inputs: list[Tensor]  # where the graph reads them
-    results: list[Tensor]  # where it leaves them
+class CapturedGraph:
+    """A CUDA graph of a function, with the memory that it reads its inputs from and leaves its results in."""
 
-
-class CudaGraphs:
-    """Runs a function, and from the second time that it is called with inputs of one kind, its graph."""
-
-    def __init__(self, device: Capture | None = None) -> None:
-        self._device: Capture = Cuda() if device is None else device
-        self._graphs: OrderedDict[Hashable, _Captured | None] = OrderedDict()  # None: there can be none
-        self._seen: set[Hashable] = set()
-        self._sources: list[Hashable] = []
-        self._one_at_a_time = threading.Lock()
-
-    def __reduce__(self) -> tuple[type[CudaGraphs], tuple[()]]:
-        return CudaGraphs, ()  # a copy captures anew
-
-    def run(
-        self,
-        key: Hashable,
-        function: Function,
-        inputs: list[Tensor],
-        sources: Collection[Tensor],
-        out: Sequence[Tensor] = (),
-    ) -> list[Tensor]:
-        """`function(inputs)`, whose results share no memory with anything; the first of them in `out`, where given.
-
-        `key` says what else the function depends on, `sources` are the tensors that it closes over.
-        """
-        with self._one_at_a_time:
-            self._forget_unless_there(sources)
-            key = (key, settings(), *(_kind(t) for t in inputs))
-            if key in self._graphs:
-                self._graphs.move_to_end(key)
-            elif key in self._seen:
-                self._graphs[key] = self._capture(function, inputs)
-                while len(self._graphs) > _MOST:
-                    self._graphs.popitem(last=False)
-            captured = self._graphs.get(key)
-            if captured is not None:
-                return self._replay(captured, inputs, out)
-            if len(self._seen) >= _SEEN:
-                self._seen.clear()
-            self._seen.add(key)
-        results = on_their_own(function(inputs), [*inputs, *sources])
-        return into(results, out)
-
-    def captured(self, key: Hashable, inputs: list[Tensor]) -> Any:
-        """What `run` did with such inputs just now, a `neurocuda._C.Captured`; None where that was no replay.
-
-        It looks at the current stream, and not at what the inputs are: for as long as they, what the function closes
-        over and `settings` stay the same.
-        """
-        captured = self._graphs.get((key, settings(), *(_kind(t) for t in inputs)))
-        if captured is None:
-            return None
-        launch = self._device.launch(captured.graph)
-        functions = (launch.current, launch.stream, launch.replay, launch.done, self._one_at_a_time)
-        return importlib.import_module("neurocuda._C").Captured(captured.inputs, captured.results, *functions)
-
-    def _forget_unless_there(self, sources: Collection[Tensor]) -> None:
-        """Drop all graphs unless the sources lie where they lay."""
-        places = [(t.data_ptr(), _kind(t)) for t in sources]
-        if places != self._sources:
-            self._graphs.clear()
-            self._seen.clear()
-            self._sources = list(places)
-
-    def _capture(self, function: Function, inputs: list[Tensor]) -> _Captured | None:
+    def __init__(self, device: Capture, function: Function, inputs: list[Tensor]) -> None:
+        """Captures `function(inputs)`. Raises RuntimeError where there can be no graph."""
+        self._device = device
         with torch.inference_mode(False), torch.no_grad():
-            fixed = [_same_kind(t) for t in inputs]
-            memory = [_written(t) for t in fixed]
-            _copy(memory, [_written(t) for t in inputs])
-            try:
-                graph, results = self._device.capture(lambda: function(fixed), memory)
-            except RuntimeError as error:
-                warnings.warn(f"no CUDA graph, calls run operator by operator: {error}", NeuroCUDAWarning, stacklevel=2)
-                return None
-        return _Captured(graph, memory, results)
+            fixed = [torch.empty_like(_stored(t).detach()).expand(t.shape) for t in inputs]
+            self._inputs = [_stored(t) for t in fixed]
+            _copy(self._inputs, [_stored(t) for t in inputs])
+            self._graph, self._results = device.capture(lambda: function(fixed), self._inputs)
 
-    def _replay(self, captured: _Captured, inputs: list[Tensor], out: Sequence[Tensor]) -> list[Tensor]:
-        new = [torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in captured.results[len(out) :]]
+    def run(self, inputs: list[Tensor], out: Sequence[Tensor]) -> list[Tensor]:
+        """The results in memory of their own, the first of them in `out`."""
+        new = [torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in self._results[len(out) :]]
         results = [*out, *new]
         self._device.replay(
-            captured.graph,
-            lambda: _copy(captured.inputs, [_written(t) for t in inputs]),
-            lambda: _copy(results, captured.results),
+            self._graph,
+            lambda: _copy(self._inputs, [_stored(t) for t in inputs]),
+            lambda: _copy(results, self._results),
         )
         return results
 
+    def without_python(self, lock: object) -> Any:
+        """A `neurocuda._C.CudaGraph` that replays this graph on the current stream. It checks the stream, and nothing
+        else about its inputs. lock: held during a replay.
+        """
+        launch = self._device.launch(self._graph)
+        functions = (launch.current, launch.stream, launch.replay, launch.done, lock)
+        return importlib.import_module("neurocuda._C").CudaGraph(self._inputs, self._results, *functions)
+
 
 def capturable(inputs: Collection[Tensor]) -> bool:
-    """Whether a graph may stand for what happens to these tensors: on a GPU, and nothing else watches."""
+    """Whether a graph may replace the operators on these tensors: on a GPU, and nothing observes them."""
     first = next(iter(inputs))
     return (
         first.is_cuda
-        and recordable(inputs)
+        and unobserved(inputs)
         and not torch.cuda.is_current_stream_capturing()
         and _NO_POOLS not in os.environ
     )
-
-
-def into(results: list[Tensor], out: Sequence[Tensor]) -> list[Tensor]:
-    """The results, the first of them copied to `out`."""
-    for to, result in zip(out, results, strict=False):
-        to.copy_(result)
-    return [*out, *results[len(out) :]]
-
-
-def _kind(t: Tensor) -> Hashable:
-    return t.shape, t.stride(), t.dtype, t.device
 
 
 def settings() -> Hashable:
@@ -257,17 +172,12 @@ def settings() -> Hashable:
     )
 
 
-def _written(t: Tensor) -> Tensor:
+def _stored(t: Tensor) -> Tensor:
     """The part of a tensor that takes memory: axes of stride 0 once."""
     for axis, (size, stride) in enumerate(zip(t.shape, t.stride(), strict=True)):
         if stride == 0 and size > 1:
             t = t.narrow(axis, 0, 1)
     return t
-
-
-def _same_kind(t: Tensor) -> Tensor:
-    """Memory for a tensor of that kind; what lies apart in a larger one lies side by side in it."""
-    return torch.empty_like(_written(t).detach()).expand(t.shape)
 
 
 def _copy(to: Sequence[Tensor], values: Sequence[Tensor]) -> None:

@@ -1,15 +1,15 @@
-"""What a function does with tensors, recorded once and run again without Python between the operators.
+"""A tape records the operators that a function runs; its program runs them again without Python in between.
 
-For functions whose operations depend on the kind of their inputs (shape, type, strides) and never on their values.
-What does not depend on the inputs is computed at recording and kept, for as long as the tensors it was computed from
-have the same bits.
+For functions whose operations depend on shapes, strides and dtypes of their inputs and never on values. What does not
+depend on the inputs is computed when the tape is recorded and kept, for as long as the tensors that it was computed
+from have the same bits.
 """
 
 from __future__ import annotations
 
 import importlib
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -23,68 +23,42 @@ Watched = dict[int, tuple[Tensor, Tensor]]
 """By id: a tensor, and what it was."""
 
 
-def recorded(function: Function, inputs: list[Tensor], state: int = 0, constant: bool = False) -> Any:
-    """The program of a function, as `Recorder.run` makes it; None where it cannot be recorded, or computes from what it
-    closes over, if that is not constant, what a program would keep.
-    """
-    program, _, mode = record(function, inputs, 0, state, constant)
-    return None if mode.kept else program
-
-
 def record(
-    function: Function, inputs: list[Tensor], finite: int, state: int, constant: bool
-) -> tuple[Any, list[Tensor], _Recording]:
-    """The program of a function, its results, and what was seen of it."""
-    inputs = [t.detach() for t in inputs]  # one tensor may stand for two inputs
-    mode = _Recording(inputs, constant)
-    with mode:
-        results = function(inputs)
-    program, results = mode.finish(results, finite, state)
-    return program, results, mode
+    function: Function, inputs: list[Tensor], finite: int = 0, constants: Collection[Tensor] | None = ()
+) -> tuple[Any, list[Tensor], Tape]:
+    """Runs a function and records its operators; returns the program (None where there can be none), the results, and
+    the tape, which names the tensors that the program relies on.
 
-
-def on_their_own(results: Sequence[Tensor], inputs: Sequence[Tensor], state: int = 0) -> list[Tensor]:
-    """Results of a function, copied where they share memory: with an input, another, or what they are a part of.
-
-    And where they are not contiguous, but for the last `state`, which may have their axes in another order.
+    Args:
+        inputs: the first `finite` of them are refused by the program where they are not finite.
+        constants: tensors that never change; None: all that are not inputs.
     """
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
-        return [t.clone() for t in results]  # there is no memory to look at
-    return [
-        t.clone(memory_format=torch.contiguous_format) if shared else t
-        for t, shared in zip(results, _shared(results, inputs, state), strict=True)
-    ]
+    inputs = [t.detach() for t in inputs]  # one tensor may be two inputs
+    tape = Tape(inputs, constants)
+    with tape:
+        results = function(inputs)
+    program, results = tape.finish(results, finite)
+    return program, results, tape
 
 
-def _shared(results: Sequence[Tensor], inputs: Sequence[Tensor], state: int) -> list[bool]:
-    seen = {t.untyped_storage().data_ptr() for t in inputs}
-    shared = []
-    for place, t in enumerate(results):
-        memory = t.untyped_storage()
-        lies_well = t.is_contiguous() or (place >= len(results) - state and _is_dense(t))
-        shared.append(memory.data_ptr() in seen or memory.nbytes() != t.nbytes or not lies_well)
-        seen.add(memory.data_ptr())
-    return shared
+class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records every operator below autograd.
 
+    live: tensors that the program reads where they are stored. folded: tensors that the program has computed constants
+    from.
+    """
 
-def _is_dense(t: Tensor) -> bool:
-    """Whether each place of its memory is one value, in whatever order of the axes."""
-    return t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last)
-
-
-class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes every operator below autograd, and what it takes from outside unless that is constant."""
-
-    def __init__(self, inputs: list[Tensor], constant: bool) -> None:
+    def __init__(self, inputs: list[Tensor], constants: Collection[Tensor] | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         module = importlib.import_module("neurocuda._C")
         self.program, self.slot_type = module.Program(len(inputs)), module.Slot
-        self.inputs, self.constant = inputs, constant
+        self.all_constant = constants is None
+        self.fixed = {id(t) for t in constants or ()}
         self.slots = {id(t): self.slot_type(n) for n, t in enumerate(inputs)}  # what depends on the inputs
         self.constants: dict[int, Any] = {}
         self.origins: dict[int, tuple[Tensor, ...]] = {}  # of what was computed from constants: what it is a view of
         self.live: Watched = {}
-        self.kept: Watched = {}
+        self.folded: Watched = {}
         self.seen: dict[int, Any] = {}  # references that do not keep a tensor, but know when its id is free
         self.possible = True
 
@@ -116,18 +90,18 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for known in (self.slots, self.constants, self.origins, self.seen):
             known.pop(number, None)
 
-    def finish(self, results: list[Tensor], finite: int, state: int) -> tuple[Any, list[Tensor]]:
-        """The program, None if there can be none, and results that share no memory."""
+    def finish(self, results: list[Tensor], finite: int) -> tuple[Any, list[Tensor]]:
+        """The program, None if there can be none, and the results. A result that depends on no input is cloned."""
         slots = []
-        for place, shared in enumerate(_shared(results, self.inputs, state)):
-            slot = self._argument(results[place])
-            if shared or id(results[place]) in self.constants:
+        for place, t in enumerate(results):
+            slot = self._argument(t)
+            if id(t) in self.constants:
                 copy = self.program.new_slot()
                 self.program.add("aten::clone", "", (slot,), {"memory_format": torch.contiguous_format}, [copy.number])
-                slot, results[place] = copy, results[place].clone(memory_format=torch.contiguous_format)
+                slot, results[place] = copy, t.clone(memory_format=torch.contiguous_format)
             slots.append(slot.number)
         self.program.finish(slots, finite)
-        self.seen.clear()  # what it calls is of this object, which nothing should keep
+        self.seen.clear()  # its callbacks are bound to this object: nothing should keep it
         return self.program if self.possible else None, results
 
     def _add(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], results: list[Tensor]) -> None:
@@ -154,15 +128,15 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What is computed from constants is one, and holds while they have the same bits; a view of one, always."""
         origins = [origin for t in given for origin in self.origins.get(id(t), (t,))]
         if not func.is_view:
-            self.kept.update({id(t): (t, t.detach().clone()) for t in origins if self._can_change(t)})
+            self.folded.update({id(t): (t, t.detach().clone()) for t in origins if self._can_change(t)})
             origins = []
         for t in results:
             if isinstance(t, Tensor):
                 self.origins.setdefault(id(t), tuple(origins))
 
     def _can_change(self, t: Tensor) -> bool:
-        """A library's own form of a weight cannot be written to, nor looked at."""
-        return not self.constant and t.layout == torch.strided
+        """Prepacked weights of the vendor library cannot be written or read."""
+        return not self.all_constant and id(t) not in self.fixed and t.layout == torch.strided
 
     def _writes_a_constant(self, func: Any, args: tuple[Any, ...]) -> bool:
         return any(

@@ -18,7 +18,6 @@ import neurocuda
 from neurocuda import Executor, State
 from neurocuda.errors import ArgumentError
 from neurocuda.ops import backends
-from neurocuda.runtime import operands
 
 pytestmark = pytest.mark.skipif(
     not backends.serves(backends.backends()["cpu"]), reason="no compiled operators, which do the asking"
@@ -32,9 +31,8 @@ class LookedAt(Exception):
 @pytest.fixture
 def again(monkeypatch: pytest.MonkeyPatch) -> Executor:
     """A network that can only repeat its last calls, with a state that is left and without, which were from a state."""
-    monkeypatch.setattr(operands, "alone_on", lambda device, inputs: not torch.is_grad_enabled())
     net = network(busy(), chunk=7)
-    captured(net, monkeypatch)
+    captured(net, monkeypatch, cached=True)
     with torch.no_grad():
         state = None
         for _ in range(4):
@@ -67,6 +65,15 @@ def test_other_values_go_the_short_way(again: Executor) -> None:
         assert all(torch.equal(t, owed_state.tensors[name]) for name, t in after.tensors.items()), seed
 
 
+@torch.no_grad()
+def test_a_call_from_rest_goes_the_short_way(again: Executor) -> None:
+    owed, owed_state = network(busy(), chunk=7)(drive())
+    y, after = again(drive())
+    assert torch.equal(y, owed)
+    assert torch.equal(again.output(drive()), owed)
+    assert all(torch.equal(t, owed_state.tensors[name]) for name, t in after.tensors.items())
+
+
 def test_threads_take_turns(again: Executor) -> None:
     wrong: list[int] = []
 
@@ -94,9 +101,7 @@ def _half(net: Executor) -> None:
 
 
 OTHERWISE: dict[str, Callable[[Executor], object]] = {
-    "from rest": lambda net: net(drive()),
     "fewer steps": lambda net: net(drive(steps=29), a_state()),
-    "the output from rest": lambda net: net.output(drive()),
     "another type": lambda net: net(drive().double().to(torch.float16), a_state()),
     "other strides": lambda net: net(drive(batch=30, steps=5).transpose(0, 1), a_state()),
     "not finite": lambda net: net(drive() * torch.inf, a_state()),
@@ -110,7 +115,7 @@ OTHERWISE: dict[str, Callable[[Executor], object]] = {
                                        net(drive(), a_state())),
     "a narrower weight": lambda net: (_half(net), net(drive(), a_state())),
     "moved": lambda net: net.to("cpu")(drive(), a_state()),
-    "another stream": lambda net: (setattr(net._graphs._device, "stream", 2), net(drive(), a_state())),
+    "another stream": lambda net: (setattr(net._calls._device, "stream", 2), net(drive(), a_state())),
     "no graphs": lambda net: (setattr(net, "cuda_graph", False), net(drive(), a_state())),
 }  # fmt: skip
 
@@ -123,9 +128,8 @@ def test_everything_else_goes_the_long_way(again: Executor, name: str) -> None:
 
 @torch.no_grad()
 def test_graphs_come_back_where_they_were_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operands, "alone_on", lambda device, inputs: True)
     net = network(busy(), chunk=7)
-    device = captured(net, monkeypatch)
+    device = captured(net, monkeypatch, cached=True)
     for graphs, replays in ((False, 0), (True, 1)):
         net.cuda_graph = graphs
         for _ in range(3):
@@ -141,9 +145,8 @@ def alone() -> Raw:
 
 @torch.no_grad()
 def test_one_operator_is_made_again_without_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operands, "alone_on", lambda device, inputs: not torch.is_grad_enabled())
     net = network(alone())
-    device = captured(net, monkeypatch)
+    device = captured(net, monkeypatch, cached=True)
     called: list[int] = []
     whole = net._whole
     monkeypatch.setattr(net, "_whole", lambda *a, **how: (called.append(1), whole(*a, **how))[1])
@@ -155,7 +158,7 @@ def test_one_operator_is_made_again_without_python(monkeypatch: pytest.MonkeyPat
             assert torch.equal(y, owed), call
             assert torch.equal(state.tensors["lif.v"], owed_state.tensors["lif.v"]), call
             assert y.untyped_storage().nbytes() == y.nbytes
-        assert len(called) == 3, "once by itself, then by itself and to be recorded"
+        assert len(called) == 2, "once by itself, and once to be recorded"
         called.clear()
     assert device.captures == 0
     net.state_dict()["lif:tau"].mul_(2)

@@ -15,8 +15,9 @@ from captured import OnCPU
 from torch import Tensor
 
 from neurocuda import NeuroCUDAWarning
-from neurocuda.runtime.capture import cuda_graphs
-from neurocuda.runtime.capture.cuda_graphs import Cuda, CudaGraphs
+from neurocuda.runtime.capture import call_cache, cuda_graphs
+from neurocuda.runtime.capture.call_cache import CallCache
+from neurocuda.runtime.capture.cuda_graphs import Cuda
 
 WEIGHT = torch.arange(12.0).reshape(3, 4)
 
@@ -40,9 +41,9 @@ def draw(seed: int, rows: int = 2, layout: str = "contiguous") -> list[Tensor]:
     return [x, state]
 
 
-def call(graphs: CudaGraphs, given: list[Tensor], function: Callable[..., list[Tensor]] = matrix) -> list[Tensor]:
+def call(graphs: CallCache, given: list[Tensor], function: Callable[..., list[Tensor]] = matrix) -> list[Tensor]:
     with torch.no_grad():
-        return graphs.run((), function, given, [WEIGHT])
+        return graphs.run_graph((), function, given, [WEIGHT])
 
 
 def assert_same(found: list[Tensor], given: list[Tensor], function: Callable[..., list[Tensor]] = matrix) -> None:
@@ -64,7 +65,7 @@ def test_the_second_call_is_captured_and_later_ones_are_replayed() -> None:
         calls.append(len(given))
         return matrix(given)
 
-    graphs = CudaGraphs(device)
+    graphs = CallCache(device=device)
     for seed in range(5):
         given = draw(seed)
         assert_same(call(graphs, given, counted), given)
@@ -75,18 +76,18 @@ def test_the_second_call_is_captured_and_later_ones_are_replayed() -> None:
 @pytest.mark.parametrize("layout", ["contiguous", "transposed", "held", "apart"])
 def test_every_kind_of_inputs_has_its_graph(layout: str) -> None:
     device = OnCPU()
-    graphs = CudaGraphs(device)
+    graphs = CallCache(device=device)
     for seed in range(4):
         for rows in (1, 2, 5):
             for inputs in (draw(seed, rows, layout), draw(seed, rows)):
                 assert_same(call(graphs, inputs), inputs)
-    kinds = {cuda_graphs._kind(draw(0, rows, which)[0]) for rows in (1, 2, 5) for which in (layout, "contiguous")}
+    kinds = {call_cache.metadata(draw(0, rows, which)[0]) for rows in (1, 2, 5) for which in (layout, "contiguous")}
     assert device.captures == len(kinds)
 
 
 def test_types_and_settings_have_graphs_of_their_own() -> None:
     device = OnCPU()
-    graphs = CudaGraphs(device)
+    graphs = CallCache(device=device)
 
     def widened(given: list[Tensor]) -> list[Tensor]:
         return [given[0].float() * 2]
@@ -106,8 +107,8 @@ def test_types_and_settings_have_graphs_of_their_own() -> None:
 
 def test_what_was_not_used_for_longest_goes() -> None:
     device = OnCPU()
-    graphs = CudaGraphs(device)
-    many = cuda_graphs._MOST + 1
+    graphs = CallCache(device=device)
+    many = call_cache.GRAPHS + 1
     for rows in (*range(1, many + 1), *range(1, many + 1)):
         for _ in range(2):
             given = draw(rows, rows)
@@ -115,9 +116,9 @@ def test_what_was_not_used_for_longest_goes() -> None:
     assert device.captures == 2 * many
     call(graphs, draw(0, many))
     assert device.captures == 2 * many
-    for seen in range(cuda_graphs._SEEN + 1):
+    for seen in range(call_cache._SEEN + 1):
         call(graphs, draw(0, many + 1 + seen))
-    assert len(graphs._seen) <= cuda_graphs._SEEN
+    assert len(graphs._seen) <= call_cache._SEEN
 
 
 EDITS: dict[str, Callable[[], object]] = {
@@ -132,7 +133,7 @@ EDITS: dict[str, Callable[[], object]] = {
 @pytest.mark.parametrize("edit", EDITS)
 def test_an_edit_is_seen(edit: str) -> None:
     device = OnCPU()
-    graphs = CudaGraphs(device)
+    graphs = CallCache(device=device)
     for seed in range(3):
         call(graphs, draw(seed))
     EDITS[edit]()
@@ -144,7 +145,7 @@ def test_an_edit_is_seen(edit: str) -> None:
 
 
 def test_results_are_nobodys() -> None:
-    graphs = CudaGraphs(OnCPU())
+    graphs = CallCache(device=OnCPU())
 
     def shared(given: list[Tensor]) -> list[Tensor]:
         y = given[0] * 2
@@ -162,18 +163,18 @@ def test_results_are_nobodys() -> None:
 
 
 def test_out_takes_the_first_results() -> None:
-    graphs = CudaGraphs(OnCPU())
+    graphs = CallCache(device=OnCPU())
     out = torch.empty(3, 2).t()
     for seed in range(4):
         given = draw(seed)
         with torch.no_grad():
-            results = graphs.run((), matrix, given, [WEIGHT], [out])
+            results = graphs.run_graph((), matrix, given, [WEIGHT], [out])
         assert results[0] is out
         assert_same(results, given)
 
 
 def test_inference_mode_may_begin_and_end() -> None:
-    graphs = CudaGraphs(OnCPU())
+    graphs = CallCache(device=OnCPU())
     for seed, inference in enumerate((True, True, False, True, False)):
         with torch.inference_mode(inference):
             given = draw(seed)
@@ -182,7 +183,7 @@ def test_inference_mode_may_begin_and_end() -> None:
 
 def test_what_cannot_be_captured_runs_as_it_is() -> None:
     device = OnCPU()
-    graphs = CudaGraphs(device)
+    graphs = CallCache(device=device)
 
     def asks(given: list[Tensor]) -> list[Tensor]:
         return [given[0] * given[1].max().item()]
@@ -199,7 +200,7 @@ def test_what_cannot_be_captured_runs_as_it_is() -> None:
 
 
 def test_an_error_leaves_it_usable() -> None:
-    graphs = CudaGraphs(OnCPU())
+    graphs = CallCache(device=OnCPU())
 
     def fails(given: list[Tensor]) -> list[Tensor]:
         raise ValueError("asked for")
@@ -213,15 +214,15 @@ def test_an_error_leaves_it_usable() -> None:
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda graphs: pickle.loads(pickle.dumps(graphs))])
-def test_a_copy_captures_anew(copied: Callable[[CudaGraphs], CudaGraphs]) -> None:
-    graphs = CudaGraphs(OnCPU())
+def test_a_copy_captures_anew(copied: Callable[[CallCache], CallCache]) -> None:
+    graphs = CallCache(device=OnCPU())
     for seed in range(3):
         call(graphs, draw(seed))
-    assert not copied(graphs)._graphs
+    assert not copied(graphs)._captured
 
 
 def test_threads_take_turns() -> None:
-    graphs, wrong = CudaGraphs(OnCPU()), []
+    graphs, wrong = CallCache(device=OnCPU()), []
 
     def work(seed: int) -> None:
         for turn in range(100):

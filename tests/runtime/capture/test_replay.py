@@ -62,14 +62,14 @@ def warm(net: Executor, x: Tensor) -> State:
     _, state = net(x)
     for _ in range(4):
         _, state = net(x, state)
-    assert net._recorder.replay(False, x, state.tensors, net._parameters, net._buffers) is not None
+    assert net._calls.replay(False, x, state.tensors, net) is not None
     return state
 
 
 def warm_from_rest(net: Executor, x: Tensor) -> None:
     for _ in range(4):
         net(x)
-    assert net._recorder.replay(False, x, None, net._parameters, net._buffers) is not None
+    assert net._calls.replay(False, x, None, net) is not None
 
 
 def equal(case: str, found: tuple[Tensor, State], owed: tuple[Tensor, State]) -> None:
@@ -203,7 +203,7 @@ def test_autograd_and_transforms_see_the_operators() -> None:
 def test_a_step_from_rest_is_made_again_too() -> None:
     net, x = network(), signal()
     warm(net, x)
-    assert net._recorder.replay(False, x, None, net._parameters, net._buffers) is not None
+    assert net._calls.replay(False, x, None, net) is not None
     equal("from rest", net(x), oracle(net, x, None))
     edit_data(net)
     equal("from rest after an edit", net(x), oracle(net, x, None))
@@ -267,7 +267,7 @@ def test_a_call_of_several_chunks_is_not_made_again_in_one() -> None:
     x = signal(steps=5)
     for _ in range(4):
         equal("more than a chunk", net(x), oracle(net, x, None))
-    assert net._recorder.replay(False, x, None, net._parameters, net._buffers) is None
+    assert net._calls.replay(False, x, None, net) is None
 
 
 @given(cases())

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, native
+from neurocuda.ops.backends import unobserved
 from neurocuda.runtime.capture import tape
-from neurocuda.runtime.capture.call_cache import Recorder
-from neurocuda.runtime.guards import recordable
+from neurocuda.runtime.capture.call_cache import CallCache
 
 pytestmark = [
     pytest.mark.sanitized,
@@ -117,10 +117,10 @@ def draw(seed: int, layout: str = "contiguous") -> list[Tensor]:
     return [x.t().contiguous().t() if layout == "transposed" else x, state]
 
 
-def call(recorder: Recorder, function: Callable[[list[Tensor]], list[Tensor]], given: list[Tensor]) -> list[Tensor]:
+def call(calls: CallCache, function: Callable[[list[Tensor]], list[Tensor]], given: list[Tensor]) -> list[Tensor]:
     with torch.no_grad():
-        recorder.refresh([WEIGHT, SCALE])
-        return recorder.run((), function, given)
+        calls.refresh([WEIGHT, SCALE])
+        return calls.run_program((), function, given)
 
 
 def assert_same(found: list[Tensor], function: Callable[[list[Tensor]], list[Tensor]], given: list[Tensor]) -> None:
@@ -142,23 +142,23 @@ def _constants_as_before() -> object:
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_calls_of_any_kind_give_what_the_function_gives(function: Callable[[list[Tensor]], list[Tensor]]) -> None:
-    recorder = Recorder()
+    calls = CallCache()
     for seed in range(5):
         for layout in ("contiguous", "transposed"):
             given = draw(seed, layout)
-            assert_same(call(recorder, function, given), function, given)
+            assert_same(call(calls, function, given), function, given)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS[:8])
 def test_most_functions_are_recorded(function: Callable[[list[Tensor]], list[Tensor]]) -> None:
-    recorder, calls = Recorder(), []
+    cache, calls = CallCache(), []
 
     def counted(given: list[Tensor]) -> list[Tensor]:
         calls.append(1)
         return function(given)
 
     for seed in range(6):
-        call(recorder, counted, draw(seed))
+        call(cache, counted, draw(seed))
     assert len(calls) == 2  # the first, and the one that is recorded
 
 
@@ -173,22 +173,22 @@ EDITS: dict[str, Callable[[], object]] = {
 @pytest.mark.parametrize("edit", EDITS)
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_an_edit_is_seen(function: Callable[[list[Tensor]], list[Tensor]], edit: str) -> None:
-    recorder = Recorder()
+    calls = CallCache()
     for seed in range(3):
-        call(recorder, function, draw(seed))
+        call(calls, function, draw(seed))
     EDITS[edit]()
     for seed in range(3):
         given = draw(seed)
-        assert_same(call(recorder, function, given), function, given)
+        assert_same(call(calls, function, given), function, given)
 
 
 def test_what_one_recording_keeps_another_may_use_as_it_is() -> None:
-    recorder = Recorder()
+    calls = CallCache()
 
     def check(key: str, function: Callable[[list[Tensor]], list[Tensor]]) -> None:
         with torch.no_grad():
-            recorder.refresh([WEIGHT])
-            found = recorder.run(key, function, [torch.ones(3, 4)])
+            calls.refresh([WEIGHT])
+            found = calls.run_program(key, function, [torch.ones(3, 4)])
         assert_same(found, function, [torch.ones(3, 4)])
 
     for _ in range(2):
@@ -201,70 +201,70 @@ def test_what_one_recording_keeps_another_may_use_as_it_is() -> None:
 
 def test_another_source_is_seen() -> None:
     weights = [torch.ones(3), torch.full((3,), 2.0)]
-    recorder = Recorder()
+    calls = CallCache()
     for weight in (*weights, *weights):
         for seed in range(4):
-            recorder.refresh([weight])
+            calls.refresh([weight])
             given = draw(seed)
             with torch.no_grad():
-                (found,) = recorder.run((), lambda g, w=weight: [g[1] * w], given)
+                (found,) = calls.run_program((), lambda g, w=weight: [g[1] * w], given)
             assert torch.equal(found, given[1] * weight)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_results_are_nobodys(function: Callable[[list[Tensor]], list[Tensor]]) -> None:
-    recorder = Recorder()
+    calls = CallCache()
     for seed in range(5):
         given = draw(seed)
         before = [t.clone() for t in given]
-        for result in call(recorder, function, given):
+        for result in call(calls, function, given):
             result.zero_()
         assert all(torch.equal(a, b) for a, b in zip(given, before, strict=True))
         assert WEIGHT.detach().sum() == 66
         fresh = draw(seed)
-        assert_same(call(recorder, function, fresh), function, fresh)
+        assert_same(call(calls, function, fresh), function, fresh)
 
 
 def test_one_tensor_may_stand_for_two_inputs() -> None:
-    recorder = Recorder()
+    calls = CallCache()
     same = torch.ones(2)
     for _ in range(3):
-        recorder.run((), lambda g: [g[0] - g[1]], [same, same])
-    (found,) = recorder.run((), lambda g: [g[0] - g[1]], [torch.full((2,), 5.0), torch.full((2,), 3.0)])
+        calls.run_program((), lambda g: [g[0] - g[1]], [same, same])
+    (found,) = calls.run_program((), lambda g: [g[0] - g[1]], [torch.full((2,), 5.0), torch.full((2,), 3.0)])
     assert torch.equal(found, torch.full((2,), 2.0))
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda r: pickle.loads(pickle.dumps(r))])
-def test_a_copy_records_anew(copied: Callable[[Recorder], Recorder]) -> None:
-    recorder = Recorder()
+def test_a_copy_records_anew(copied: Callable[[CallCache], CallCache]) -> None:
+    calls = CallCache()
     for seed in range(3):
-        call(recorder, matrix, draw(seed))
-    again = copied(recorder)
+        call(calls, matrix, draw(seed))
+    again = copied(calls)
     for seed in range(3):
         assert_same(call(again, matrix, draw(seed)), matrix, draw(seed))
 
 
 def test_an_error_leaves_it_usable() -> None:
-    recorder = Recorder()
+    calls = CallCache()
 
     def fails(given: list[Tensor]) -> list[Tensor]:
         raise RuntimeError("asked for")
 
     for _ in range(3):
         with pytest.raises(RuntimeError, match="asked for"):
-            recorder.run((), fails, draw(0))
+            calls.run_program((), fails, draw(0))
     for seed in range(3):
-        assert_same(recorder.run((), in_place, draw(seed)), in_place, draw(seed))
+        assert_same(calls.run_program((), in_place, draw(seed)), in_place, draw(seed))
 
 
-def test_threads_share_a_recorder() -> None:
-    recorder, wrong = Recorder(), []
+def test_threads_share_a_cache() -> None:
+    calls, wrong = CallCache(), []
 
     def work(seed: int) -> None:
         for turn in range(200):
             given = draw(seed * 1000 + turn)
             with torch.no_grad():
-                found = recorder.run((), matrix, given)
+                found = calls.run_program((), matrix, given)
                 expected = matrix(given)
             wrong.extend(place for place in range(2) if not torch.equal(found[place], expected[place]))
 
@@ -279,13 +279,13 @@ def test_threads_share_a_recorder() -> None:
 def test_what_others_watch_is_not_recorded() -> None:
     x = torch.ones(2)
     with torch.no_grad():
-        assert recordable([x])
+        assert unobserved([x])
         with torch.autocast("cpu"):
-            assert not recordable([x])
+            assert not unobserved([x])
         with torch._subclasses.FakeTensorMode():
-            assert not recordable([x])
-        assert not torch.vmap(lambda t: t * 0 + recordable([t]))(x).any()
-    assert not recordable([x])
+            assert not unobserved([x])
+        assert not torch.vmap(lambda t: t * 0 + unobserved([t]))(x).any()
+    assert not unobserved([x])
 
 
 def test_a_recording_imports_nothing() -> None:
@@ -299,7 +299,7 @@ def test_a_recording_imports_nothing() -> None:
         "before = set(sys.modules)\n"
         "with torch.no_grad():\n"
         "    for _ in range(3): net(torch.ones(2, 1, 3))\n"
-        "assert any(net._recorder._programs.values())\n"
+        "assert any(net._calls._captured.values())\n"
         "print(*sorted(set(sys.modules) - before))\n"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
@@ -317,11 +317,11 @@ def test_a_recording_keeps_no_tensor_for_longer_than_the_function() -> None:
         alive.append(sum(reference() is not None for reference in references))
         return [x]
 
-    recorder = Recorder()
+    calls = CallCache()
     with torch.no_grad():
         for seed in range(4):
             given = torch.randn(3, 4, generator=torch.Generator().manual_seed(seed))
-            found = recorder.run("chain", chain, [given])
+            found = calls.run_program("chain", chain, [given])
             assert found is not None
             assert torch.equal(found[0], chain([given])[0])
     assert alive[0] == 1
@@ -333,10 +333,10 @@ def test_a_recording_leaves_nothing_to_the_collector_of_cycles() -> None:
     gc.collect()
     gc.disable()
     try:
-        recorder = Recorder()
+        calls = CallCache()
         with torch.no_grad():
             for _ in range(4):
-                recorder.run("matrix", matrix, [torch.randn(3, 4), torch.randn(3, 3)])
-        assert not [held for held in gc.get_objects() if type(held) is tape._Recording]
+                calls.run_program("matrix", matrix, [torch.randn(3, 4), torch.randn(3, 3)])
+        assert not [held for held in gc.get_objects() if type(held) is tape.Tape]
     finally:
         gc.enable()
