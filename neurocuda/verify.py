@@ -19,7 +19,7 @@ from neurocuda.compiler.grids import InputGrid
 from neurocuda.compiler.lowering import BY_LIBRARY, How
 from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError
-from neurocuda.graph import NEURONS, SPIKE_PRODUCING, WEIGHTED, Graph
+from neurocuda.graph import PRIMITIVES, Graph
 from neurocuda.graph.serialization import read
 from neurocuda.ops import int8
 from neurocuda.runtime.nir_executor import Executor, RunResult
@@ -102,7 +102,7 @@ class _Baseline:
     @property
     def spikes(self) -> int:
         """How many spikes were fired."""
-        firing = [name for name, node in self.net.graph.nodes.items() if node.type in SPIKE_PRODUCING]
+        firing = [name for name, node in self.net.graph.nodes.items() if node.primitive.emits_spikes]
         return sum(int(self.result.recordings[name]["output"].sum(dtype=torch.float64)) for name in firing)
 
     def trial(self, way: str, recordings: Recordings, state: State, start: int = 0) -> Trial:
@@ -237,7 +237,9 @@ def _proved(net: Executor, x: Mapping[str, Tensor]) -> list[Proof]:
     """The layers with weights that are proved exact, and rest on none of the inputs that break their promise."""
     broken = {name for name, grid in net.certificate.inputs.items() if not _is_on(x[name], grid)}
     proofs = net.certificate.proofs
-    return [proof for proof in proofs if proof.exact and proof.type in WEIGHTED and not proof.inputs & broken]
+    return [
+        proof for proof in proofs if proof.exact and PRIMITIVES[proof.type].is_weighted and not proof.inputs & broken
+    ]
 
 
 def _is_on(x: Tensor, grid: InputGrid) -> bool:
@@ -357,7 +359,7 @@ def _other_arithmetic(baseline: _Baseline, force: Mapping[str, How] | None) -> I
 
 def _quantities(graph: Graph, name: str) -> tuple[str, ...]:
     node = graph.nodes[name]
-    membrane = ("v",) if node.type in NEURONS else ()
+    membrane = ("v",) if node.primitive.is_neuron else ()
     return ("output", *membrane, *(("i",) if "tau_syn" in node.parameters else ()))
 
 

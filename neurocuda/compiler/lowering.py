@@ -10,7 +10,7 @@ from typing import Literal
 from neurocuda.compiler.certificate import Certificate, Integers, Proof
 from neurocuda.compiler.schedule import Edge, Schedule, Stage
 from neurocuda.errors import ArgumentError
-from neurocuda.graph import SPIKING, WEIGHTED, Graph, Node, SoftReset, shape_text, soft_resets
+from neurocuda.graph import Graph, Node, SoftReset, shape_text, soft_resets
 from neurocuda.ops import int8
 
 How = Literal["ordered", "library", "integer", "neuron", "recurrent", "soft reset", "direct"]
@@ -60,7 +60,7 @@ class LoweredNode:
 
     @property
     def channels_last(self) -> bool:
-        if self.how not in BY_LIBRARY or self.node.type != "Conv2d":
+        if self.how not in BY_LIBRARY or self.node.primitive.spatial_axes != 2:
             return False
         channels, *space = self.node.output_shape
         return math.prod(space) >= (_LAST_FROM_WITH_FEW if channels <= _FEW_CHANNELS else _LAST_FROM)
@@ -71,7 +71,7 @@ class LoweredNode:
         with the channels last.
         """
         large = self.channels_last or self.node.output_shape[0] > _FEW_CHANNELS
-        return self.how in BY_LIBRARY and self.node.type == "Conv2d" and large
+        return self.how in BY_LIBRARY and self.node.primitive.spatial_axes == 2 and large
 
 
 @dataclass(frozen=True)
@@ -113,13 +113,13 @@ class LoweredSchedule:
     @property
     def packed_layers(self) -> tuple[str, ...]:
         """The layers whose weights the compiled operators read packed."""
-        entries = [entry for stage in self.stages for entry in stage.nodes if entry.node.type in WEIGHTED]
+        entries = [entry for stage in self.stages for entry in stage.nodes if entry.node.primitive.is_weighted]
         return tuple(entry.node.name for entry in entries if entry.how in ("ordered", "recurrent"))
 
     @property
     def layered(self) -> bool:
         """Whether signals stand between the inputs and the outputs, which chunks of time keep small."""
-        return sum(stage.nodes[0].node.type not in ("Input", "Output") for stage in self.stages) > 1
+        return sum(not stage.nodes[0].node.primitive.is_terminal for stage in self.stages) > 1
 
     @property
     def by_sample(self) -> bool:
@@ -128,7 +128,7 @@ class LoweredSchedule:
         """
         entries = [entry for stage in self.stages for entry in stage.nodes]
         forward = all(stage.soft_reset or not stage.cyclic for stage in self.stages)
-        return forward and any(entry.node.type in ("Conv1d", "Conv2d") for entry in entries)
+        return forward and any(entry.node.primitive.is_convolution for entry in entries)
 
     @property
     def by_library(self) -> bool:
@@ -169,16 +169,13 @@ def lower(
     ordered: all layers with weights are summed in the defined order, however large they are.
     """
     force = dict(force or {})
-    wrong = sorted(name for name in force if name not in graph.nodes or graph.nodes[name].type not in WEIGHTED)
+    wrong = sorted(name for name in force if name not in graph.nodes or not graph.nodes[name].primitive.is_weighted)
     if wrong or not set(force.values()) <= {"ordered", "library", "integer"}:
         found = ", ".join(map(repr, wrong)) or str(force)
         raise ArgumentError(f"force: expected layers with weights as 'ordered', 'library' or 'integer', found {found}")
-    readers: dict[str, list[str]] = {name: [] for name in graph.nodes}
-    for source, target in graph.edges:
-        readers[source].append(target)
     loops = {frozenset((loop.integrator, loop.threshold, loop.scale)): loop for loop in soft_resets(graph)}
     entries = {name: _node(node, certificate, force, ordered) for name, node in graph.nodes.items()}
-    stages = tuple(_stage(graph, schedule, stage, readers, loops, entries) for stage in schedule.stages)
+    stages = tuple(_stage(graph, schedule, stage, loops, entries) for stage in schedule.stages)
     return LoweredSchedule(schedule, stages, _spent(graph, schedule), _bytes(schedule, stages))
 
 
@@ -196,7 +193,7 @@ def _bytes(schedule: Schedule, stages: tuple[LoweredStage, ...]) -> frozenset[st
     for stage in stages:
         loop = stage.soft_reset
         name = loop.threshold if loop else stage.nodes[0].node.name
-        if not loop and (stage.cyclic or stage.nodes[0].node.type not in SPIKING):
+        if not loop and (stage.cyclic or not stage.nodes[0].node.primitive.is_spiking):
             continue
         readers = {
             (edge.target, edge.delayed) for edges in schedule.edges.values() for edge in edges if edge.source == name
@@ -225,7 +222,6 @@ def _stage(
     graph: Graph,
     schedule: Schedule,
     stage: Stage,
-    readers: Mapping[str, list[str]],
     loops: Mapping[frozenset[str], SoftReset],
     entries: Mapping[str, LoweredNode],
 ) -> LoweredStage:
@@ -236,7 +232,7 @@ def _stage(
         return LoweredStage(
             tuple(LoweredNode(graph.nodes[name], "soft reset", why) for name in stage.nodes), True, None, loop
         )
-    pair = _recurrence(graph, schedule, stage, nodes, readers)
+    pair = _recurrence(graph, schedule, stage, nodes)
     if pair is None:
         return LoweredStage(nodes, stage.cyclic)
     why = f"cycle of {pair[0]!r} and its weight {pair[1]!r}, ascending sum"
@@ -245,9 +241,9 @@ def _stage(
 
 def _node(node: Node, certificate: Certificate, force: Mapping[str, How], ordered: bool) -> LoweredNode:
     proof = certificate.of(node.name)
-    if "tau" in node.parameters or "r" in node.parameters:
+    if node.primitive.is_neuron:
         return LoweredNode(node, "neuron", "sum and update in one pass")
-    if node.type not in WEIGHTED:
+    if not node.primitive.is_weighted:
         return LoweredNode(node, "direct", "", proof)
     assert proof is not None
     work = multiply_adds(node)
@@ -276,34 +272,30 @@ def _multiplies_bytes() -> bool:
 def multiply_adds(node: Node) -> int:
     """Multiply-adds of a layer with weights for one step of one sample, computed densely."""
     weight = node.array("weight")
-    fan_in = weight.shape[-1] if node.type in ("Affine", "Linear") else math.prod(weight.shape[1:])
+    fan_in = weight.shape[-1] if node.primitive.is_matrix else math.prod(weight.shape[1:])
     return math.prod(node.output_shape) * fan_in
 
 
 def _recurrence(
-    graph: Graph,
-    schedule: Schedule,
-    stage: Stage,
-    nodes: tuple[LoweredNode, ...],
-    readers: Mapping[str, list[str]],
+    graph: Graph, schedule: Schedule, stage: Stage, nodes: tuple[LoweredNode, ...]
 ) -> tuple[str, str] | None:
     """The neuron and weight of a cycle of just these two, each reaching the other once, spikes one step late."""
     if not stage.cyclic or len(stage.nodes) != 2:
         return None
-    by_type = {("neuron" if graph.nodes[name].type in SPIKING else "weight"): name for name in stage.nodes}
+    by_type = {("neuron" if graph.nodes[name].primitive.is_spiking else "weight"): name for name in stage.nodes}
     neuron, weight = by_type.get("neuron"), by_type.get("weight")
     if neuron is None or weight is None:
         return None
     matrix = graph.nodes[weight]
     lowered = {entry.node.name: entry for entry in nodes}[weight]
-    if matrix.type not in ("Affine", "Linear") or matrix.array("weight").ndim != 2 or lowered.how != "ordered":
+    if not matrix.primitive.is_matrix or matrix.array("weight").ndim != 2 or lowered.how != "ordered":
         return None
     into_weight = [(edge.source, edge.delayed) for edge in schedule.edges[weight]]
     returned = [(edge.source, edge.delayed) for edge in schedule.edges[neuron] if edge.source == weight]
     from_itself = any(edge.source == neuron for edge in schedule.edges[neuron])
     fused = (
         into_weight == [(neuron, True)]
-        and readers[weight] == [neuron]
+        and graph.targets[weight] == (neuron,)
         and returned == [(weight, False)]
         and not from_itself
     )

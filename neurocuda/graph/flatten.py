@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from neurocuda.errors import Problem, nearest
-from neurocuda.graph.primitives import PRIMITIVES, describe
+from neurocuda.graph.fields import describe
+from neurocuda.graph.primitives import PRIMITIVES
 
 Raw = Mapping[str, Any]
 """A node as it stands in a file: its fields by name, `type` among them."""

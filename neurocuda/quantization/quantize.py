@@ -17,10 +17,11 @@ from neurocuda.compiler import grids
 from neurocuda.compiler.certificate import Certificate
 from neurocuda.compiler.exactness import InputGrids, Search, certify, promised
 from neurocuda.compiler.grids import HIGHEST, LEAST, MOST, Grid, InputGrid, Sum
+from neurocuda.compiler.range_rules import channels, weighted_sum
 from neurocuda.discretization.coefficients import coefficients, neuron_parameters
 from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError
-from neurocuda.graph import WEIGHTED, Graph, Node, SoftReset, align, from_nir, soft_resets
+from neurocuda.graph import Graph, Node, SoftReset, align, from_nir, soft_resets
 from neurocuda.graph.model import collapse
 from neurocuda.graph.primitives import SIGNAL_PARAMETERS
 from neurocuda.quantization.fold_pools import with_sums
@@ -32,7 +33,6 @@ BITS = range(2, 9)
 QUANTIZED = "quantized"
 """Where a graph's metadata say its bits, and of each input the step and the bounds."""
 
-_ROUNDED = WEIGHTED | {"Scale"}
 _LEFT = (8, 24)
 """Bits of a sum's 24 that a bias leaves free, for sums over branches and steps and for the next weights; the second,
 which makes no step finer than that of the sum, if the first is not enough.
@@ -168,7 +168,7 @@ def _check_finite(graph: Graph) -> None:
             if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
                 continue
             with np.errstate(over="ignore"):
-                single = value.astype(np.float32) if node.type in _ROUNDED else value
+                single = value.astype(np.float32) if node.primitive.weight_field else value
             if not np.isfinite(single).all():
                 found = value[~np.isfinite(single)].flat[0]
                 raise ArgumentError(
@@ -198,26 +198,27 @@ class _Rounder:
         """All nodes, rounded."""
         self.search.certificate()
         for name, node in self.graph.nodes.items():
-            if node.type in _ROUNDED and name not in self.rounded and name not in self.resets:
+            if node.primitive.weight_field and name not in self.rounded and name not in self.resets:
                 self.rounded[name] = _rounded(node, self.bits, self.left, None)
         for loop in self.loops:
             self.rounded |= self._loop(loop)
         for name, node in self.graph.nodes.items():
-            if node.type == "IF":
+            if node.primitive.is_spiking and not node.primitive.is_leaky:
                 self.rounded[name] = self._fire(node)
         return {**self.graph.nodes, **self.rounded}
 
     def _replaced(self, node: Node, x: Grid) -> Node:
-        if node.type in _ROUNDED and node.name not in self.resets:
+        if node.primitive.weight_field and node.name not in self.resets:
             node = self.rounded[node.name] = _rounded(node, self.bits, self.left, x)
         return node
 
     def _arriving(self, name: str, without: str | None = None) -> Grid | None:
         """The grid of the sum into a node, None where a part of it is on none."""
-        signals = [self.search.signals.get(a) for a, b in self.graph.edges if b == name and a != without]
+        signals = [self.search.signals.get(a) for a in self.graph.sources[name] if a != without]
         parts = [signal for signal in signals if isinstance(signal, Grid)]
-        shape = self.graph.nodes[name].input_shape
-        return grids.add(parts, shape[0] if shape else 1).grid if len(parts) == len(signals) else None
+        return (
+            grids.add(parts, channels(self.graph.nodes[name].input_shape)).grid if len(parts) == len(signals) else None
+        )
 
     def _potential(self, node: Node, x: Grid | None) -> np.ndarray | None:
         """The exponent of the step of an integrator's potential, by channel, None where a product is rounded."""
@@ -277,7 +278,8 @@ def _rounded(node: Node, bits: int, left: int, x: Grid | None) -> Node:
 
     left: bits of the sum that its bias leaves free.
     """
-    field = "scale" if node.type == "Scale" else "weight"
+    field = node.primitive.weight_field
+    assert field is not None
     array = node.array(field).astype(np.float64)
     if field == "scale":
         array = align(array, len(node.input_shape))
@@ -286,23 +288,27 @@ def _rounded(node: Node, bits: int, left: int, x: Grid | None) -> Node:
     bias = _bias_rows(node, len(rows))
     largest = np.abs(bias).max(1)
     found = on_grid(rows, bits)
+
+    def total() -> Sum | None:
+        """The sum with the weights found so far, without the bias."""
+        return None if x is None else weighted_sum(node, found.reshape(array.shape), None, x)
+
     for fewer in range(bits - 1, BITS[0] - 1, -1):
-        over = _over(_sum(node, found.reshape(array.shape), x), largest)
+        over = _over(total(), largest)
         if not over.any():
             break
         found = np.where(over[:, None], on_grid(rows, fewer), found)
-    total = _sum(node, found.reshape(array.shape), x)
-    if total is not None and not _over(total, largest).any():
-        bias = on_step(bias, _bias_steps(total, largest, left))
+    last = total()
+    if last is not None and not _over(last, largest).any():
+        bias = on_step(bias, _bias_steps(last, largest, left))
     else:  # no number of bits helps
         found = on_grid(rows, bits)
     fresh: dict[str, np.ndarray] = {field: found.reshape(array.shape)}
     if field == "scale":
         fresh[field] = collapse(fresh[field], len(node.input_shape))
     if "bias" in node.parameters:
-        shape = node.output_shape[:1] if node.type.startswith("Conv") else node.output_shape
         single = node.array("bias").size == 1 and bool((bias == bias[0, 0]).all())
-        fresh["bias"] = bias[:1, :1].reshape(node.array("bias").shape) if single else bias.reshape(shape)
+        fresh["bias"] = bias[:1, :1].reshape(node.array("bias").shape) if single else bias.reshape(node.bias_shape)
     return replace(node, parameters={**node.parameters, **{name: v.astype(np.float32) for name, v in fresh.items()}})
 
 
@@ -311,19 +317,7 @@ def _bias_rows(node: Node, rows: int) -> np.ndarray:
     if "bias" not in node.parameters:
         return np.zeros((rows, 1))
     bias = node.array("bias").astype(np.float64)
-    shape = node.output_shape[:1] if node.type.startswith("Conv") else node.output_shape
-    return np.broadcast_to(bias.reshape(()) if bias.size == 1 else bias, shape).reshape(rows, -1)
-
-
-def _sum(node: Node, array: np.ndarray, x: Grid | None) -> Sum | None:
-    """The sum of a layer with other weights and without its bias."""
-    if x is None:
-        return None
-    if node.type == "Scale":
-        return grids.scaled(x, array)
-    if node.type in ("Affine", "Linear"):
-        return grids.matrices(array, None, x) if array.ndim > 2 else grids.layer(array[:, :, None], None, x)
-    return grids.layer(array.reshape(*array.shape[:2], -1), None, x, node.number("groups"))
+    return np.broadcast_to(bias.reshape(()) if bias.size == 1 else bias, node.bias_shape).reshape(rows, -1)
 
 
 def _over(total: Sum | None, largest: np.ndarray) -> np.ndarray:
@@ -356,7 +350,7 @@ def _changes(before: Graph, after: Graph) -> tuple[Change, ...]:
             new = value.astype(np.float64)
             if field in SIGNAL_PARAMETERS:
                 old, new = (align(array, len(node.input_shape)) for array in (old, new))
-            if node.type not in WEIGHTED and old.shape == new.shape and (old == new).all():
+            if not node.primitive.is_weighted and old.shape == new.shape and (old == new).all():
                 continue
             moved, size = np.abs(new - old), np.broadcast_to(old, np.broadcast_shapes(old.shape, new.shape))
             scale = float(np.sqrt((size**2).mean()))

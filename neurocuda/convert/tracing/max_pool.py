@@ -11,7 +11,7 @@ from torch.nn import functional
 from neurocuda.convert.tracing.layer_rules import frames, numbers
 from neurocuda.convert.tracing.pool_rules import adaptive_windows, depthwise, even
 from neurocuda.convert.tracing.symbolic import Call, Part, Sketch, Value, true_parts
-from neurocuda.graph import WEIGHTED, Node
+from neurocuda.graph import Node
 
 MAXIMUM = "part of a maximum"
 """In the metadata of a ReLU that compares two signals for a maximum."""
@@ -69,7 +69,7 @@ def max_pool(
 def _rectified(sketch: Sketch, part: Part) -> Node | None:
     """The ReLU that alone gives a part."""
     node = sketch.nodes[part.sources[0]]
-    alone = len(part.sources) == 1 and node.type == "ReLU" and node.output_shape == part.shape
+    alone = len(part.sources) == 1 and node.primitive.is_rectifier and node.output_shape == part.shape
     return node if alone and sketch.into[node.name] else None
 
 
@@ -86,19 +86,18 @@ def adaptive_max_pool(call: Call, x: Value, rank: int, output_size: int | Sequen
 
 def never_negative(sketch: Sketch, name: str) -> bool:
     """Whether a node gives no negative values, by what it is and by what it is made of."""
-    seen: dict[str, bool] = {}
+    seen: set[str] = set()
     waiting = [name]
     while waiting:
         node = sketch.nodes[waiting.pop()]
-        if node.name in seen or node.type == "ReLU":
+        primitive = node.primitive
+        if node.name in seen or primitive.is_rectifier:
             continue
         arrays = [value for value in node.parameters.values() if isinstance(value, np.ndarray)]
-        kept = node.type in ("AvgPool2d", "SumPool2d", "Flatten") or (
-            node.type in WEIGHTED | {"Scale"} and all((values >= 0).all() for values in arrays)
-        )
-        if not kept:
+        weighted = primitive.weight_field and all((values >= 0).all() for values in arrays)
+        if not (weighted or primitive.is_pool or primitive.forwards_values):
             return False
-        seen[node.name] = True
+        seen.add(node.name)
         waiting += sketch.into[node.name]
     return True
 

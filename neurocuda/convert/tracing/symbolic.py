@@ -13,9 +13,8 @@ from torch import Tensor
 
 from neurocuda.errors import UnsupportedModuleError
 from neurocuda.graph import Graph, Node, Shape
+from neurocuda.graph.fields import Value as Parameter
 from neurocuda.graph.model import collapse
-from neurocuda.graph.primitives import Value as Parameter
-from neurocuda.graph.shape_inference import Typed, output_shape
 
 CHANNEL_AFFINE = "ChannelAffine"
 """scale * x + shift: a node of the sketch alone, which folding replaces; not NIR."""
@@ -137,14 +136,11 @@ class Sketch:
         self.into: dict[str, list[str]] = {}
         self._flat: dict[tuple[tuple[str, ...], int, int], Part] = {}
 
-    def add(self, name: str, kind: str, parameters: Mapping[str, Any], source: Part) -> Part:
+    def add(self, name: str, type: str, parameters: Mapping[str, Any], source: Part) -> Part:
         """A node whose input is the sum of the part's sources."""
-        own: dict[str, Parameter] = dict(parameters)
-        given = output_shape(Typed(name, kind, own, None), source.shape)
-        name = self.unused(name)
-        self.nodes[name] = Node(name, kind, own, source.shape, given)
-        self.into[name] = list(source.sources)
-        return Part((name,), given)
+        node = Node(self.unused(name), type, parameters, source.shape, ())
+        given = node.primitive.shape_rule(node.parameters, source.shape)
+        return self.put(replace(node, output_shape=given), source.sources)
 
     def put(self, node: Node, sources: Iterable[str]) -> Part:
         """A node as it is, under a name of its own."""
@@ -187,21 +183,18 @@ class Sketch:
         groups: int = 1,
     ) -> Part:
         """A Conv1d or Conv2d, by the axes of the weight."""
-        rank = weight.ndim - 2
         parameters = {
-            "weight": weight,
-            "bias": np.zeros(weight.shape[0]) if bias is None else bias,
-            "stride": stride or (1,) * rank,
-            "padding": (0,) * rank if padding is None else padding,
-            "dilation": dilation or (1,) * rank,
-            "groups": groups,
+            **convolution_parameters(weight, bias, groups),
+            **({} if stride is None else {"stride": stride}),
+            **({} if padding is None else {"padding": padding}),
+            **({} if dilation is None else {"dilation": dilation}),
         }
-        return self.add(name, f"Conv{rank}d", parameters, part)
+        return self.add(name, f"Conv{weight.ndim - 2}d", parameters, part)
 
     def graph(self, source: str) -> Graph:
         """The graph, without what no Output depends on."""
         needed: set[str] = set()
-        waiting = [name for name, node in self.nodes.items() if node.type in ("Input", "Output")]
+        waiting = [name for name, node in self.nodes.items() if node.primitive.is_terminal]
         while waiting:
             name = waiting.pop()
             if name not in needed:
@@ -209,6 +202,14 @@ class Sketch:
                 waiting += self.into[name]
         nodes = {name: _finished(node) for name, node in self.nodes.items() if name in needed}
         return Graph(nodes, tuple((a, b) for b in nodes for a in self.into[b]), source=source)
+
+
+def convolution_parameters(weight: np.ndarray, bias: np.ndarray | None, groups: int) -> dict[str, Parameter]:
+    """Those of a convolution with stride 1, without padding."""
+    one = (1,) * (weight.ndim - 2)
+    bias = np.zeros(weight.shape[0]) if bias is None else bias
+    zero = (0,) * len(one)
+    return {"weight": weight, "bias": bias, "stride": one, "padding": zero, "dilation": one, "groups": groups}
 
 
 def _finished(node: Node) -> Node:
