@@ -3,8 +3,6 @@
 from neurocuda.graph.builder import build, from_nir
 from neurocuda.graph.fields import Shape
 from neurocuda.graph.model import (
-    NEURONS,
-    SPIKE_PRODUCING,
     Graph,
     Node,
     align,
@@ -16,9 +14,7 @@ from neurocuda.graph.patterns import SoftReset, soft_resets
 from neurocuda.graph.primitives import PRIMITIVES, Primitive, complete
 
 __all__ = [
-    "NEURONS",
     "PRIMITIVES",
-    "SPIKE_PRODUCING",
     "Graph",
     "Node",
     "Primitive",

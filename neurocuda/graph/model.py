@@ -13,9 +13,6 @@ import numpy as np
 from neurocuda.graph.fields import Shape, Value
 from neurocuda.graph.primitives import PRIMITIVES, SIGNAL_PARAMETERS, TRACED, Primitive
 
-NEURONS = frozenset(name for name, primitive in PRIMITIVES.items() if primitive.is_neuron)
-SPIKE_PRODUCING = frozenset(name for name, primitive in PRIMITIVES.items() if primitive.emits_spikes)
-
 
 @dataclass(frozen=True, eq=False)
 class Node:

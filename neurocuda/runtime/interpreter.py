@@ -11,13 +11,11 @@ from torch import Tensor
 
 from neurocuda.compiler.lowering import LoweredSchedule
 from neurocuda.compiler.tiling import Span, spans
-from neurocuda.graph import NEURONS, Graph
+from neurocuda.graph import Graph
 from neurocuda.runtime.cycles import fuses, is_enough, run_cycle, run_recurrence, run_soft_reset
 from neurocuda.runtime.memory_layout import joined, joined_samples, laid_by_sample, some_steps
 from neurocuda.runtime.nodes import Chunk, compute, signal_of
 from neurocuda.runtime.operands import Tensors
-
-_STATEFUL = NEURONS | {"Delay"}
 
 Advance = Callable[[list[Tensor], list[Tensor], bool], tuple[list[Tensor], list[Tensor]]]
 """What a chunk gives and the state after it, of its inputs, the state before it, and whether it is the last."""
@@ -100,7 +98,7 @@ def _run_steady(lowered: LoweredSchedule, tensors: Tensors, inputs: Mapping[str,
         node, edges = stage.nodes[0].node, lowered.schedule.edges[stage.nodes[0].node.name]
         follows = edges and all(edge.source in names and not edge.delayed for edge in edges)
         late = f"{node.name}.previous" in chunk.carry
-        if node.name in names or (follows and not late and not stage.cyclic and node.type not in _STATEFUL):
+        if node.name in names or (follows and not late and not stage.cyclic and not node.primitive.has_state):
             names.add(node.name)
             done.append(number)
     once = replace(chunk, steps=1, records={key: [] for key in chunk.records if key[0] in names}, signals={})
@@ -172,7 +170,7 @@ def _run_stages(
             run_cycle(lowered, stage, tensors, chunk)
         else:
             node = stage.nodes[0].node
-            if node.type == "Input":
+            if node.name in inputs:
                 x = inputs[node.name]
                 chunk.signals[node.name] = laid_by_sample(x) if chunk.by_sample else x
                 chunk.record(node.name, "input", inputs[node.name])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from neurocuda.compiler.lowering import LoweredNode
-from neurocuda.graph import Node
+from neurocuda.graph import PRIMITIVES, Node, complete
 from neurocuda.ops import int8, reference, vendor
 from neurocuda.runtime.memory_layout import frames_of, over_time
 from neurocuda.runtime.operands import Tensors
@@ -16,7 +17,15 @@ from neurocuda.runtime.operands import Tensors
 
 def compute(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
     """The output [T, B, *shape] of a node for its sum x."""
-    return _COMPUTE[lowered.node.type](x, lowered, tensors)
+    evaluation = EVALUATIONS[lowered.node.type]
+    assert evaluation is not None, lowered.node.type
+    return evaluation.compute(x, lowered, tensors)
+
+
+def takes_bytes(node: Node) -> bool:
+    """Whether the operator of a node reads uint8 spikes as they are."""
+    evaluation = EVALUATIONS[node.type]
+    return evaluation is not None and evaluation.takes_bytes
 
 
 def _identity(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
@@ -110,7 +119,7 @@ def _library_convolution(
         weight = tensors.laid_out(node, padding)
         return vendor.convolution_laid_out(frames, weight, bias.contiguous(), stride, padding, dilation, groups)
     weight = tensors.weights[node.name, "weight"]
-    if frames.device.type == "cpu" and node.type == "Conv2d":
+    if frames.device.type == "cpu" and node.primitive.spatial_axes == 2:
         layout = torch.channels_last if lowered.channels_last else torch.contiguous_format
         frames = frames.contiguous(memory_format=layout)
     return vendor.convolution(frames, weight, bias, stride, padding, dilation, groups)
@@ -140,16 +149,29 @@ def _window(node: Node) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ..
     return node.numbers("kernel_size"), node.numbers("stride"), node.numbers("padding")
 
 
-_COMPUTE: Mapping[str, Callable[[Tensor, LoweredNode, Tensors], Tensor]] = {
-    "Output": _identity,
-    "Identity": _identity,
-    "Scale": _scale,
-    "Threshold": _threshold,
-    "Flatten": _flatten,
-    "Affine": _linear,
-    "Linear": _linear,
-    "Conv1d": _convolution,
-    "Conv2d": _convolution,
-    "SumPool2d": _sum_pool,
-    "AvgPool2d": _average_pool,
-}
+@dataclass(frozen=True)
+class Evaluation:
+    """compute: the output [T, B, *shape] for the sum x. takes_bytes: x may be uint8 spikes."""
+
+    compute: Callable[[Tensor, LoweredNode, Tensors], Tensor]
+    takes_bytes: bool = False
+
+
+EVALUATIONS: Mapping[str, Evaluation | None] = complete(
+    {
+        "Input": None,  # the interpreter brings its signal
+        "Output": Evaluation(_identity),
+        "Identity": Evaluation(_identity),
+        "Scale": Evaluation(_scale),
+        "Threshold": Evaluation(_threshold),
+        "Flatten": Evaluation(_flatten, takes_bytes=True),
+        "Affine": Evaluation(_linear),
+        "Linear": Evaluation(_linear),
+        "Conv1d": Evaluation(_convolution),
+        "Conv2d": Evaluation(_convolution),
+        "SumPool2d": Evaluation(_sum_pool, takes_bytes=True),
+        "AvgPool2d": Evaluation(_average_pool, takes_bytes=True),
+        **{name: None for name, primitive in PRIMITIVES.items() if primitive.has_state},  # `nodes` runs these
+    },
+    "neurocuda/runtime/layers.py, EVALUATIONS",
+)

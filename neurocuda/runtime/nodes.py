@@ -10,15 +10,11 @@ from torch import Tensor
 
 from neurocuda.compiler.lowering import LoweredNode
 from neurocuda.compiler.schedule import Edge
-from neurocuda.graph import NEURONS
 from neurocuda.ops import NeuronState, reference
 from neurocuda.runtime import layers
 from neurocuda.runtime.operands import Tensors
 
 TRACED = {"v", "i"}
-
-_TAKE_BYTES = {"SumPool2d", "AvgPool2d", "Flatten"}
-"""What takes uint8 spikes as they are, beside layers of integers and populations."""
 
 
 @dataclass
@@ -83,7 +79,7 @@ def compute(lowered: LoweredNode, branches: list[Tensor], tensors: Tensors, chun
     node = lowered.node
     name = node.name
     branches = branches or [silence(chunk, node.input_shape, steps)]
-    if node.type in NEURONS:
+    if node.primitive.is_neuron:
         wanted = chunk.quantities(name) & TRACED
         c = tensors.coefficients[name]
         output, state, traces = tensors.operators.neuron(
@@ -95,10 +91,10 @@ def compute(lowered: LoweredNode, branches: list[Tensor], tensors: Tensors, chun
         if "input" in chunk.quantities(name):
             chunk.record(name, "input", tensors.operators.branch_sum(branches))
     else:
-        takes_bytes = name in tensors.integers or node.type in _TAKE_BYTES
+        takes_bytes = name in tensors.integers or layers.takes_bytes(node)
         x = branches[0] if len(branches) == 1 and takes_bytes else tensors.operators.branch_sum(branches)
         chunk.record(name, "input", x)
-        if node.type == "Delay":
+        if node.primitive.is_delay:
             key = f"{name}.history"
             delays = tensors.delays[name]
             steps_ago = delays.counts[0] if len(delays.counts) == 1 else delays.steps

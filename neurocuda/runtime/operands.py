@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from neurocuda.discretization.coefficients import coefficients, coefficients_together
 from neurocuda.discretization.settings import Discretization
-from neurocuda.graph import NEURONS, Graph, Node
+from neurocuda.graph import Graph, Node
 from neurocuda.ops import NeuronCoefficients, Surrogate, native, vendor
 from neurocuda.ops.backends import operators
 from neurocuda.ops.coefficients import SpikeWhen
@@ -203,7 +203,7 @@ def computed_with(
     else:
         weights = constants.weights()
     for (name, entry), key in names.exact.items():
-        if held.graph.nodes[name].type not in NEURONS:
+        if not held.graph.nodes[name].primitive.is_neuron:
             weights[name, entry] = getattr(module, key).float()
     if kept is None:
         neurons = parameters.of_neurons(module, names, held.graph)

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from neurocuda.discretization.coefficients import delay_steps, neuron_parameters
 from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError
-from neurocuda.graph import NEURONS, Graph, Node, align
+from neurocuda.graph import Graph, Node, align
 from neurocuda.ops import vendor
 
 _WEIGHTS = ("weight", "bias", "scale")
@@ -56,12 +56,12 @@ def _register(
     module: nn.Module, names: Names, node: Node, d: Discretization, learn: Collection[str], later: Collection[str]
 ) -> None:
     prefix = node.name.replace("~", "~0").replace("/", "~1").replace(".", "/")
-    if node.type == "Delay":
+    if node.primitive.is_delay:
         steps = delay_steps(node, d)
         names.delays[node.name] = f"{prefix}:steps"
         names.delay_counts[node.name] = tuple(sorted(set(steps.flatten().tolist())))
         module.register_buffer(names.delays[node.name], steps, persistent=False)
-    exact = node.type in NEURONS or node.type == "Threshold"
+    exact = node.primitive.is_neuron or node.primitive.emits_spikes
     for entry, value in neuron_parameters(node).items() if exact else ():
         key = names.exact[node.name, entry] = f"{prefix}:{entry}"
         if entry in learn:
@@ -80,7 +80,7 @@ def of_layer(node: Node, entry: str) -> Tensor:
     if entry == "scale":
         array = align(array, len(node.input_shape))
     if entry == "bias" and array.size == 1:
-        array = array.reshape((1,) * (1 if "stride" in node.parameters else len(node.output_shape)))
+        array = array.reshape((1,) * len(node.bias_shape))
     return torch.from_numpy(array.astype(np.float32))
 
 
@@ -103,7 +103,7 @@ def of_neurons(module: nn.Module, names: Names, graph: Graph) -> dict[str, dict[
     """The parameters of the neurons, by node and field."""
     neurons: dict[str, dict[str, Tensor]] = {}
     for (name, entry), key in names.exact.items():
-        if graph.nodes[name].type in NEURONS:
+        if graph.nodes[name].primitive.is_neuron:
             neurons.setdefault(name, {})[entry] = getattr(module, key)
     return neurons
 
