@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from neurocuda.convert.tracing.layer_rules import frames, numbers
 from neurocuda.convert.tracing.pool_rules import adaptive_windows, depthwise, even
-from neurocuda.convert.tracing.symbolic import Call, Part, Sketch, Value, true_parts
+from neurocuda.convert.tracing.symbolic import Call, Part, Sketch, Value, fresh
 from neurocuda.graph import Node
 
 MAXIMUM = "part of a maximum"
@@ -54,8 +54,7 @@ def max_pool(
                     "put a ReLU before it (a ReLU after it may change places with it)",
                 )
     parts = []
-    for number, (part, rectifier) in enumerate(zip(x.parts, rectified, strict=True)):
-        name = call.named(number, len(x.parts))
+    for (name, part, _), rectifier in zip(call.named(x), rectified, strict=True):
         if rectifier is not None:
             part = Part(tuple(call.sketch.into[rectifier.name]), part.shape)
         for axis in reversed(range(rank)):
@@ -63,7 +62,7 @@ def max_pool(
         if rectifier is not None:
             part = call.sketch.add(f"{name}.relu", "ReLU", rectifier.parameters, part)
         parts.append(part)
-    return true_parts(x, parts)
+    return fresh(x, parts)
 
 
 def _rectified(sketch: Sketch, part: Part) -> Node | None:

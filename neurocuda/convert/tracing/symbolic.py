@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -71,9 +71,13 @@ class Call:
         """Raise the error of what cannot be a part of a spiking network."""
         raise unsupported(self.path, self.what, reason, instead)
 
-    def named(self, number: int, count: int) -> str:
-        """The name of one of `count` nodes."""
-        return self.name if count == 1 else f"{self.name}.{number}"
+    def named(self, x: Value) -> Iterator[tuple[str, Part, slice]]:
+        """The parts of x, each with the name of its node and its place in the first axis of x."""
+        start = 0
+        for number, part in enumerate(x.parts):
+            place = slice(start, start + (part.shape[0] if part.shape else 1))
+            start = place.stop
+            yield self.name if len(x.parts) == 1 else f"{self.name}.{number}", part, place
 
     def true(self, x: Value) -> Value:
         """The same value with parts of the axes that it has for the model."""
@@ -85,12 +89,10 @@ class Call:
                 f"it takes axes {x.shape} of what is {x.joined} in the graph",
                 "keep channels, rows and columns as they are, or flatten them",
             )
-        name = x.view or f"{self.name}.flatten"
-        count = len(x.parts)
         parts = []
-        for number, part in enumerate(x.parts):
+        for name, part, _ in replace(self, name=x.view or f"{self.name}.flatten").named(x):
             for start, end in merges:
-                part = self.sketch.flatten(name if count == 1 else f"{name}.{number}", part, start, end)
+                part = self.sketch.flatten(name, part, start, end)
             parts.append(part)
         return replace(x, parts=tuple(parts))
 
@@ -102,12 +104,9 @@ class Call:
         if len(x.shape) > 3:
             self.refuse(f"it takes a concatenation of shape {x.shape}", "concatenate signals of at most three axes")
         sources: list[str] = []
-        start = 0
-        for number, part in enumerate(x.parts):
-            place = np.zeros((x.shape[0], part.shape[0]))
-            place[start + np.arange(part.shape[0]), np.arange(part.shape[0])] = 1
-            start += part.shape[0]
-            sources += self.sketch.channels(f"{self.name}.place{number}", part, place).sources
+        for number, (_, part, place) in enumerate(self.named(x)):
+            matrix = np.eye(x.shape[0])[:, place]
+            sources += self.sketch.channels(f"{self.name}.place{number}", part, matrix).sources
         return replace(x, parts=(Part(tuple(sources), x.shape),))
 
 
@@ -117,15 +116,10 @@ def unsupported(path: str, what: str, reason: str, instead: str) -> UnsupportedM
     return UnsupportedModuleError(f"{where}, {what}: {reason}; instead: {instead}")
 
 
-def fresh(x: Value, parts: Iterable[Part], shape: Shape) -> Value:
-    """A new tensor over the same batch as x."""
-    return Value(tuple(parts), tuple(shape), x.lead)
-
-
-def true_parts(x: Value, parts: Sequence[Part]) -> Value:
-    """A new tensor over the same batch as x, of the axes of its parts."""
-    made = fresh(x, parts, ())
-    return replace(made, shape=made.joined)
+def fresh(x: Value, parts: Iterable[Part], shape: Shape | None = None) -> Value:
+    """A new tensor over the same batch as x, of this shape or that of its parts."""
+    made = Value(tuple(parts), shape or (), x.lead)
+    return replace(made, shape=made.joined) if shape is None else made
 
 
 class Sketch:
