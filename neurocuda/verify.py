@@ -18,7 +18,7 @@ from neurocuda.compiler.certificate import Proof
 from neurocuda.compiler.grids import InputGrid
 from neurocuda.compiler.lowering import BY_LIBRARY, How
 from neurocuda.discretization.settings import Discretization
-from neurocuda.errors import ArgumentError
+from neurocuda.errors import ArgumentError, check_integer
 from neurocuda.graph import PRIMITIVES, Graph
 from neurocuda.graph.serialization import read
 from neurocuda.ops import int8
@@ -176,8 +176,7 @@ def drawn_input(graph: Graph, steps: int, batch: int) -> dict[str, Tensor]:
     The same numbers at every call. Raises `ArgumentError` for fewer than one step or sample.
     """
     for name, count in (("steps", steps), ("batch", batch)):
-        if count < 1:
-            raise ArgumentError(f"{name}: expected a whole number >= 1, found {count}")
+        check_integer(name, count, 1)
     generator = torch.Generator().manual_seed(_SEED)
     signals = {}
     for name in graph.inputs:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from neurocuda.compiler.grids import InputGrid
+from neurocuda.graph import table
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,14 @@ class Certificate:
             rows.append((p.node, p.type, "yes" if p.exact else "no", used, *bits, p.reason))
         return rows
 
-    def lines(self) -> list[str]:
-        """What it says, and what it rests on, in a few lines."""
+    @property
+    def summary(self) -> str:
         exact = sum(proof.exact for proof in self.proofs)
-        lines = [f"{self.source}: {exact} of {len(self.proofs)} layers and pools are exact in any order"]
+        return f"{exact} of {len(self.proofs)} layers and pools are exact in any order"
+
+    def lines(self) -> list[str]:
+        """What is proved, and under which conditions, in a few lines."""
+        lines = [f"{self.source}: {self.summary}"]
         lines += [f"given that input {name!r} has {grid}" for name, grid in self.inputs.items()]
         if self.steps is not None:
             lines.append(f"given that a run has no more than {self.steps} steps")
@@ -95,7 +100,4 @@ class Certificate:
         return lines
 
     def __str__(self) -> str:
-        rows = self.rows() if self.proofs else []
-        widths = [max(len(row[column]) for row in rows) for column in range(7)] if rows else []
-        table = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*table, *self.lines()])
+        return "\n".join([*(table(self.rows()) if self.proofs else []), *self.lines()])

@@ -17,7 +17,7 @@ from neurocuda.compiler.grids import Grid, InputGrid
 from neurocuda.compiler.range_rules import Context, Lost, Signal, channels, follow, lost_sum, title
 from neurocuda.compiler.schedule import Edge, schedule
 from neurocuda.discretization.settings import Discretization
-from neurocuda.errors import ArgumentError
+from neurocuda.errors import ArgumentError, check_integer
 from neurocuda.graph import Graph, Node
 
 InputGrids = InputGrid | Mapping[str, InputGrid]
@@ -37,8 +37,8 @@ def certify(
     Raises `ArgumentError`.
     """
     d = Discretization() if discretization is None else discretization
-    if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
-        raise ArgumentError(f"steps: expected a whole number >= 1, found {steps!r}")
+    if steps is not None:
+        check_integer("steps", steps, 1)
     return Search(graph, d, promised(graph, input_grid), steps).certificate()
 
 

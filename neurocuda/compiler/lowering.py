@@ -10,7 +10,7 @@ from typing import Literal
 from neurocuda.compiler.certificate import Certificate, Integers, Proof
 from neurocuda.compiler.schedule import Edge, Schedule, Stage
 from neurocuda.errors import ArgumentError
-from neurocuda.graph import Graph, Node, SoftReset, shape_text, soft_resets
+from neurocuda.graph import Graph, Node, SoftReset, shape_text, soft_resets, table
 from neurocuda.ops import int8
 
 How = Literal["ordered", "library", "integer", "neuron", "recurrent", "soft reset", "direct"]
@@ -102,19 +102,24 @@ class LoweredSchedule:
     bytes: frozenset[str]
 
     @property
+    def nodes(self) -> tuple[LoweredNode, ...]:
+        """The nodes in the order in which they run."""
+        return tuple(entry for stage in self.stages for entry in stage.nodes)
+
+    @property
     def integer_layers(self) -> tuple[LoweredNode, ...]:
-        return tuple(entry for stage in self.stages for entry in stage.nodes if entry.how == "integer")
+        return tuple(entry for entry in self.nodes if entry.how == "integer")
 
     @property
     def of_library(self) -> tuple[str, ...]:
-        """The layers that the vendor's library may compute, as floats or as whole numbers."""
-        return tuple(entry.node.name for stage in self.stages for entry in stage.nodes if entry.how in BY_LIBRARY)
+        """The layers that the vendor library may compute, in float32 or as int8 layers."""
+        return tuple(entry.node.name for entry in self.nodes if entry.how in BY_LIBRARY)
 
     @property
     def packed_layers(self) -> tuple[str, ...]:
         """The layers whose weights the compiled operators read packed."""
-        entries = [entry for stage in self.stages for entry in stage.nodes if entry.node.primitive.is_weighted]
-        return tuple(entry.node.name for entry in entries if entry.how in ("ordered", "recurrent"))
+        layers = [entry for entry in self.nodes if entry.node.primitive.is_weighted]
+        return tuple(entry.node.name for entry in layers if entry.how in ("ordered", "recurrent"))
 
     @property
     def layered(self) -> bool:
@@ -126,9 +131,8 @@ class LoweredSchedule:
         """Whether threads may go on with the samples of the layer before: there are convolutions, and no step waits for
         all samples of the one before.
         """
-        entries = [entry for stage in self.stages for entry in stage.nodes]
         forward = all(stage.soft_reset or not stage.cyclic for stage in self.stages)
-        return forward and any(entry.node.primitive.is_convolution for entry in entries)
+        return forward and any(entry.node.primitive.is_convolution for entry in self.nodes)
 
     @property
     def by_library(self) -> bool:
@@ -150,11 +154,7 @@ class LoweredSchedule:
         return rows
 
     def __str__(self) -> str:
-        rows = self.rows()
-        widths = [max(len(row[column]) for row in rows) for column in range(7)]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-        )
+        return "\n".join(table(self.rows()))
 
 
 def lower(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import reduce
+from operator import add
 from typing import Any
 
 import networkx
@@ -80,10 +82,7 @@ def sum_of(branches: list[Tensor], node: Node, x: Tensor, dtype: torch.dtype) ->
     """The sum of the edges into a node, [B, *shape]; zero where there are none, for as many samples as x has."""
     if not branches:
         return torch.zeros((x.shape[0], *node.input_shape), dtype=dtype, device=x.device)
-    total = branches[0]
-    for branch in branches[1:]:
-        total = total + branch
-    return total
+    return reduce(add, branches)
 
 
 def compute(node: Node, x: Tensor, operands: Operands | None = None) -> Tensor:
@@ -159,16 +158,9 @@ EVALUATE: Mapping[str, Rule | None] = complete(
         "SumPool2d": _pool,
         "Flatten": _flattened,
         "Input": None,  # the frames
-        "Identity": None,  # none of these is in a network of ReLU nodes
-        "Delay": None,
-        "Threshold": None,
-        "I": None,
-        "IF": None,
-        "LI": None,
-        "LIF": None,
-        "CubaLI": None,
-        "CubaLIF": None,
-        "ChannelAffine": None,
+        # None of these is in a network of ReLU nodes.
+        **dict.fromkeys(("Identity", "Delay", "Threshold", "ChannelAffine")),
+        **dict.fromkeys(("I", "IF", "LI", "LIF", "CubaLI", "CubaLIF")),
     },
     "neurocuda/convert/relu_network.py, EVALUATE",
     {**PRIMITIVES, **TRACED},

@@ -9,6 +9,7 @@ from neurocuda.graph.model import (
     expand,
     parameters_text,
     shape_text,
+    table,
 )
 from neurocuda.graph.patterns import SoftReset, soft_resets
 from neurocuda.graph.primitives import PRIMITIVES, Primitive, complete
@@ -28,4 +29,5 @@ __all__ = [
     "parameters_text",
     "shape_text",
     "soft_resets",
+    "table",
 ]

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from neurocuda.errors import Problem
-
 Shape = tuple[int, ...]
 
 Value = np.ndarray | tuple[int, ...] | int | str
@@ -114,9 +112,9 @@ def _are_integers(array: np.ndarray) -> bool:
 
 
 def integers(low: int | None, counts: tuple[int, ...]) -> Callable[[Any], tuple[int, ...]]:
-    """Whole numbers, at least `low`; as many as the last of `counts`: a single one stands for all."""
+    """Integers, at least `low`; as many as the last of `counts`: a single one stands for all."""
     bound = "" if low is None else f" >= {low}"
-    noun = "a whole number" if counts == (1,) else f"{' or '.join(str(n) for n in counts)} whole numbers"
+    noun = "an integer" if counts == (1,) else f"{' or '.join(str(n) for n in counts)} integers"
 
     def check(value: Any) -> tuple[int, ...]:
         array = _as_array(value)
@@ -131,12 +129,8 @@ def integers(low: int | None, counts: tuple[int, ...]) -> Callable[[Any], tuple[
     return check
 
 
-def axis(value: Any) -> int:
-    return integers(None, (1,))(value)[0]
-
-
-def group_count(value: Any) -> int:
-    return integers(1, (1,))(value)[0]
+def integer(low: int | None) -> Callable[[Any], int]:
+    return lambda value: integers(low, (1,))(value)[0]
 
 
 def padding(counts: tuple[int, ...]) -> Callable[[Any], Value]:
@@ -144,7 +138,7 @@ def padding(counts: tuple[int, ...]) -> Callable[[Any], Value]:
         word = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
         if isinstance(word, str):
             if word not in ("same", "valid"):
-                raise Unfit("'same', 'valid' or whole numbers >= 0", repr(word))
+                raise Unfit("'same', 'valid' or integers >= 0", repr(word))
             return word
         return integers(0, counts)(value)
 
@@ -152,24 +146,10 @@ def padding(counts: tuple[int, ...]) -> Callable[[Any], Value]:
 
 
 def declared_shape(value: Any) -> Shape:
-    """A shape as files state it: whole numbers >= 1, possibly none (a scalar signal)."""
+    """A shape as files state it: integers >= 1, possibly none (a scalar signal)."""
     array = _as_array(value)
     if array is None or (array.size and array.dtype.kind not in "iuf") or array.ndim > 1:
-        raise Unfit("a shape (whole numbers >= 1)", describe(value))
+        raise Unfit("a shape (integers >= 1)", describe(value))
     if array.size and not (_are_integers(array) and (array >= 1).all()):
-        raise Unfit("a shape (whole numbers >= 1)", describe(value))
+        raise Unfit("a shape (integers >= 1)", describe(value))
     return tuple(int(n) for n in array.reshape(-1))
-
-
-def check_declared_shape(
-    name: str, field: str, raw: Mapping[str, Any], owed: bool
-) -> tuple[Shape | None, list[Problem]]:
-    """The shape that a node states in `field` (None if it states none and need not), and what is wrong."""
-    value = raw.get(field)
-    if value is None:
-        missing = Problem(f"node {name!r}", field, "a shape (every Input and Output states one)", "none")
-        return None, [missing] if owed else []
-    try:
-        return declared_shape(value), []
-    except Unfit as unfit:
-        return None, [Problem(f"node {name!r}", field, unfit.expected, unfit.found)]

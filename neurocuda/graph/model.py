@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -71,11 +71,7 @@ class Node:
         if self.primitive.shape_field is None:
             return {}
         shape = self.input_shape[1:] if self.primitive.is_convolution else self.input_shape
-        return {
-            self.primitive.shape_field: shape[0]
-            if len(shape) == self.primitive.spatial_axes == 1
-            else np.array(shape, np.int64)
-        }
+        return {self.primitive.shape_field: np.array(shape[0] if self.primitive.spatial_axes == 1 else shape, np.int64)}
 
     def number(self, name: str) -> int:
         """The parameter `name`, which is one integer."""
@@ -133,11 +129,8 @@ class Graph:
         for node in self.nodes.values():
             shapes = (shape_text(node.input_shape), shape_text(node.output_shape))
             rows.append((node.name, node.type, *shapes, parameters_text(node)))
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = [f"Graph of {self.source}: {len(self.nodes)} nodes, {len(self.edges)} edges"]
-        for row in rows:
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-            lines.append("  " + "  ".join([*cells, row[4]]).rstrip())
+        lines += [f"  {line}" for line in table(rows)]
         lines.append("  edges: " + ", ".join(f"{a} -> {b}" for a, b in self.edges))
         return "\n".join(lines)
 
@@ -147,6 +140,12 @@ def _neighbours(nodes: Iterable[str], pairs: Iterable[tuple[str, str]]) -> Mappi
     for name, other in pairs:
         found[name].append(other)
     return {name: tuple(others) for name, others in found.items()}
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows as lines of text, in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def shape_text(shape: Shape) -> str:

@@ -16,9 +16,8 @@ from neurocuda.graph.fields import (
     Field,
     Unfit,
     Value,
-    axis,
     float32,
-    group_count,
+    integer,
     integers,
     not_negative,
     padding,
@@ -110,7 +109,7 @@ def _convolution(name: str, spatial_axes: Literal[1, 2], weight_axes: str) -> Pr
         Field("stride", integers(1, counts)),
         Field("padding", padding(counts)),
         Field("dilation", integers(1, counts)),
-        Field("groups", group_count),
+        Field("groups", integer(1)),
     )
     return Primitive(name, fields, shape_rules.convolution, "input_shape", "weight", spatial_axes)
 
@@ -133,7 +132,7 @@ _RECORDS = (
     Primitive("AvgPool2d", _POOL, shape_rules.pool, spatial_axes=2, averages=True),
     Primitive(
         "Flatten",
-        (Field("start_dim", axis), Field("end_dim", axis)),
+        (Field("start_dim", integer(None)), Field("end_dim", integer(None))),
         shape_rules.flatten,
         shape_field="input_type",
         forwards_values=True,

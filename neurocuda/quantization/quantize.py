@@ -20,8 +20,8 @@ from neurocuda.compiler.grids import HIGHEST, LEAST, MOST, Grid, InputGrid, Sum
 from neurocuda.compiler.range_rules import channels, weighted_sum
 from neurocuda.discretization.coefficients import coefficients, neuron_parameters
 from neurocuda.discretization.settings import Discretization
-from neurocuda.errors import ArgumentError
-from neurocuda.graph import Graph, Node, SoftReset, align, from_nir, soft_resets
+from neurocuda.errors import ArgumentError, check_integer
+from neurocuda.graph import Graph, Node, SoftReset, align, from_nir, soft_resets, table
 from neurocuda.graph.model import collapse
 from neurocuda.graph.primitives import SIGNAL_PARAMETERS
 from neurocuda.quantization.fold_pools import with_sums
@@ -82,17 +82,12 @@ class Quantized:
         for c in self.changes:
             steps = f"2^{c.low}" if c.low == c.high else f"2^{c.low} .. 2^{c.high}"
             rows.append((c.node, c.field, steps, f"{c.largest:.3g}", f"{100 * c.relative:.2g} %"))
-        widths = [max(len(row[column]) for row in rows) for column in range(5)]
         lines = [f"{self.graph.source}: weights of {self.bits} bits"]
         lines += [f"  input {name!r} has to be {grid}" for name, grid in self.inputs.items()]
-        lines += [
-            "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
+        lines += [f"  {line}" for line in table(rows)]
         lines += [f"  {note}" for note in self.notes]
-        first, proofs = self.certificate.first, self.certificate.proofs
-        exact = sum(proof.exact for proof in proofs)
-        lines.append(f"{exact} of {len(proofs)} layers and pools are exact in any order")
+        first = self.certificate.first
+        lines.append(self.certificate.summary)
         return "\n".join(lines if first is None else [*lines, f"not exact, first {first}"])
 
 
@@ -157,9 +152,7 @@ def input_grid(samples: Sequence[np.ndarray], bits: int = 8) -> InputGrid:
 
 def checked_bits(name: str, bits: object) -> int:
     """The argument, a number of bits that weights can have. Raises `ArgumentError`."""
-    if not isinstance(bits, int) or isinstance(bits, bool) or bits not in BITS:
-        raise ArgumentError(f"{name}: expected a whole number from {BITS[0]} to {BITS[-1]}, found {bits!r}")
-    return bits
+    return check_integer(name, bits, BITS[0], BITS[-1])
 
 
 def _check_finite(graph: Graph) -> None:

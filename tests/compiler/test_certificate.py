@@ -189,7 +189,7 @@ def test_promises_by_name() -> None:
     with pytest.raises(ArgumentError, match=re.escape("input_grid: expected the inputs ['a', 'b'], found ['c']")):
         neurocuda.load(found, input_grid={"c": InputGrid()})
     for wrong in (0, -1, 2.0, True, "3"):
-        with pytest.raises(ArgumentError, match=f"steps: expected a whole number >= 1, found {wrong!r}"):
+        with pytest.raises(ArgumentError, match=f"steps: expected an integer >= 1, found {wrong!r}"):
             certify(found, steps=wrong)
 
 

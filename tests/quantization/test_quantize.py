@@ -417,7 +417,7 @@ def broken(value: float, field: str = "weight") -> Graph:
 @pytest.mark.parametrize(
     ("argument", "how", "message"),
     [
-        (RECURRENT, {"bits": 1}, "bits: expected a whole number from 2 to 8, found 1"),
+        (RECURRENT, {"bits": 1}, "bits: expected an integer from 2 to 8, found 1"),
         (RECURRENT, {"bits": 9}, "bits: .*found 9"),
         (RECURRENT, {"bits": 8.0}, "bits: .*found 8.0"),
         (RECURRENT, {"bits": True}, "bits: .*found True"),
@@ -426,7 +426,7 @@ def broken(value: float, field: str = "weight") -> Graph:
         (broken(1e39), {}, r"node 'r', field 'weight': expected finite float32 numbers, found 1e\+39"),
         (broken(-np.inf, "bias"), {}, "node 'r', field 'bias': expected finite float32 numbers, found -inf"),
         (RECURRENT, {"input_grid": {"nothing": InputGrid()}}, "input_grid: expected the inputs"),
-        (RECURRENT, {"steps": 0}, "steps: expected a whole number >= 1, found 0"),
+        (RECURRENT, {"steps": 0}, "steps: expected an integer >= 1, found 0"),
     ],
 )
 def test_what_is_refused(argument: Any, how: dict[str, Any], message: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -218,10 +220,7 @@ def _mean(frames: Tensor, timesteps: int) -> Tensor:
 
 
 def _total(branches: list[Signal]) -> Tensor:
-    total = branches[0].whole()
-    for branch in branches[1:]:
-        total = total + branch.whole()
-    return total
+    return reduce(add, [branch.whole() for branch in branches])
 
 
 def _weight(node: Node, field: str) -> Tensor:
@@ -239,14 +238,13 @@ def _sum(parts: list[Signal]) -> Signal:
         return parts[0]
     steady = all(part.steady for part in parts)
     repeats = 1 if steady else max(part.frames.shape[0] for part in parts if not part.steady)
-    total: Tensor | None = None
+    terms = []
     for part in parts:
         frames = part.whole()
         if part.steady and not steady:
             frames = frames.repeat(repeats // frames.shape[0], *[1] * (frames.dim() - 1))
-        total = frames if total is None else total + frames
-    assert total is not None
-    return Signal(total, None, steady)
+        terms.append(frames)
+    return Signal(reduce(add, terms), None, steady)
 
 
 def _over_time(x: Signal, timesteps: int, batch: int) -> Tensor:
