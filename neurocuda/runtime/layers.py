@@ -137,16 +137,11 @@ def convolution_pads(node: Node) -> reference.Pads:
     return tuple((total // 2, total - total // 2) for total in totals)
 
 
-def _sum_pool(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
-    return over_time(tensors.operators.sum_pool2d(frames_of(x), *_window(lowered.node)), x)
-
-
-def _average_pool(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
-    return over_time(tensors.operators.avg_pool2d(frames_of(x), *_window(lowered.node)), x)
-
-
-def _window(node: Node) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    return node.numbers("kernel_size"), node.numbers("stride"), node.numbers("padding")
+def _pool(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
+    node = lowered.node
+    pool = tensors.operators.avg_pool2d if node.primitive.averages else tensors.operators.sum_pool2d
+    window = [node.numbers(field) for field in ("kernel_size", "stride", "padding")]
+    return over_time(pool(frames_of(x), *window), x)
 
 
 @dataclass(frozen=True)
@@ -169,8 +164,8 @@ EVALUATIONS: Mapping[str, Evaluation | None] = complete(
         "Linear": Evaluation(_linear),
         "Conv1d": Evaluation(_convolution),
         "Conv2d": Evaluation(_convolution),
-        "SumPool2d": Evaluation(_sum_pool, takes_bytes=True),
-        "AvgPool2d": Evaluation(_average_pool, takes_bytes=True),
+        "SumPool2d": Evaluation(_pool, takes_bytes=True),
+        "AvgPool2d": Evaluation(_pool, takes_bytes=True),
         **{name: None for name, primitive in PRIMITIVES.items() if primitive.has_state},  # `nodes` runs these
     },
     "neurocuda/runtime/layers.py, EVALUATIONS",

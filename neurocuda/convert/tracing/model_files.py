@@ -96,33 +96,13 @@ def _same(graph: fx.Graph, x: fx.Node, *rest: Any, **named: Any) -> fx.Node:
     return x
 
 
-def _batch_norm(
-    graph: fx.Graph,
-    x: fx.Node,
-    weight: Any,
-    bias: Any,
-    mean: Any,
-    var: Any,
-    training: bool,
-    rate: float,
-    eps: float,
-    *_: Any,
-) -> fx.Node:
+def _batch_norm(graph: fx.Graph, x: fx.Node, *rest: Any) -> fx.Node:
+    weight, bias, mean, var, _, rate, eps, *_ = rest
     return graph.call_function(functional.batch_norm, (x, mean, var, weight, bias, False, rate, eps))
 
 
-def _convolution(
-    graph: fx.Graph,
-    x: fx.Node,
-    w: Any,
-    b: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    out: Any,
-    groups: int,
-) -> fx.Node:
+def _convolution(graph: fx.Graph, x: fx.Node, *rest: Any) -> fx.Node:
+    w, b, stride, padding, dilation, transposed, _, groups = rest
     if transposed:
         raise UnsupportedModuleError(f"operator {x.name!r}, a transposed convolution: it is not known; instead: others")
     apply = functional.conv1d if len(stride) == 1 else functional.conv2d

@@ -107,18 +107,9 @@ def finetune(
             _Phase("levels", quantized_epochs, lambda x: trained.levels(x, timesteps)),
             _Phase("spikes", epochs, spiking),
         )
-        settings = (
-            epochs,
-            timesteps,
-            quantized_epochs,
-            rate,
-            repr(surrogate),
-            str(dtype),
-            seed,
-            len(loader),
-            loss is None,
-        )
-        kept = None if checkpoint is None else Checkpoint(checkpoint, fingerprint(settings, trained))
+        about = (epochs, timesteps, quantized_epochs, rate, repr(surrogate), str(dtype), seed, len(loader))
+        run = fingerprint((*about, loss is None), trained)
+        kept = None if checkpoint is None else Checkpoint(checkpoint, run)
         _train(trained, original, loader, phases, rate, loss, dtype, seed, kept, checkpoint_every)
         d = start.network.discretization
         snn = SNN(trained.graph(), trained.thresholds(), timesteps=timesteps, readout_delay=0, dt=d.dt)
