@@ -1,9 +1,9 @@
-"""Proves of each layer and pool of a graph that its sum is the same in any order, or says why it is not.
+"""Range analysis: proves for each layer and pool that its sum is the same in any order, or says why it is not.
 
-Grids and bounds are followed from the inputs through the graph (`grids`). A spiking neuron emits 0 or 1 whatever its
-membrane does, so that a layer after one is exact by its own weights alone. Sums into nodes and updates of neurons have
-one defined order and need no proof. Nothing is measured and nothing assumed but the promise on the inputs, which the
-executor checks: the proof may miss what is exact, and never takes for exact what is not.
+Grids and bounds are followed from the inputs through the graph (`range_rules`). A spiking neuron emits 0 or 1 whatever
+its membrane potential is, so a layer after one is exact by its own weights alone. Sums into nodes and updates of
+neurons have one defined order and need no proof. The only assumption is the promised grid of the inputs, which the
+executor checks. The analysis is sound: it may miss an exact sum, and never accepts an inexact one.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def certify(
 ) -> Certificate:
     """The certificate of a graph.
 
-    input_grid: what the inputs are promised to be, one for all or by name; whole numbers 0 .. 255 without. steps: the
-    most steps of a run, which bounds the membranes of I neurons that are summed; without, those are not on a grid.
-    Raises `ArgumentError`.
+    input_grid: the promised grid of the inputs, one for all or by name; default: the integers 0 .. 255. steps: the most
+    steps of a run, which bounds the membrane potentials of I neurons; without it, those are on no grid. Raises
+    `ArgumentError`.
     """
     d = Discretization() if discretization is None else discretization
     if steps is not None:

@@ -1,4 +1,4 @@
-"""How each scheduled node is computed: decided once, at load, from the graph alone."""
+"""Lowering: chooses the implementation of each scheduled node, once, at load, from the graph alone."""
 
 from __future__ import annotations
 
@@ -19,28 +19,25 @@ ORDERED_LIMIT = 2**20
 """Multiply-adds of one step of one sample up to which a layer is summed in the defined order."""
 
 BY_LIBRARY = frozenset({"library", "integer"})
-"""What the vendor's library sums."""
+"""The implementations that call the vendor library."""
 
 _LAST_FROM, _FEW_CHANNELS, _LAST_FROM_WITH_FEW = 64, 16, 257
-"""Positions of the output from which the library's convolution on CPUs is fastest with the channels last in memory, and
-from which it is with so few channels of the output."""
+"""Output positions from which the vendor library's convolution on CPUs is fastest with the channels last in memory; the
+last number is for at most _FEW_CHANNELS output channels."""
 
 
 @dataclass(frozen=True)
 class LoweredNode:
-    """A node and how it is computed.
+    """A node and its implementation, `how`.
 
-    ordered: a sum in the defined order, the same bits everywhere. library: the vendor's convolution or
-    matrix product, whose last bit may depend on batch and chunk. integer: a product of whole numbers, by the library of
-    CPUs or our kernel for GPUs, of a layer that is proved exact: the bits of any other way; where the device gains
-    nothing by it, with gradients, or where an input is off its grid, it is as library. neuron: the fused sum and
-    update. recurrent: half of a neuron and its weight, run as one operator. soft reset: part of an integrator, its
-    threshold and the scale that takes spikes off it, run as one operator. direct: one elementwise operation, pool or
-    copy.
+    ordered: a sum in the defined order, the same bits everywhere. library: the vendor library's convolution or matrix
+    product, whose last bit may depend on batch and chunk. integer: an int8 layer, by the vendor library on CPUs and our
+    kernel on GPUs, whose sum is proved exact, so that it has the bits of every other implementation; with gradients,
+    with an off-grid input, or on a device without int8 units, it runs as library. neuron: the fused sum and update.
+    recurrent: a neuron and its weight in a cycle, run as one operator. soft reset: an integrator, its threshold and the
+    scale of its feedback, run as one operator. direct: one elementwise operation, pool or copy.
 
-    proof: of a layer or pool, what is proved of its sum.
-
-    On the CPU, a library convolution lays out its frames with the channels last or not.
+    why: the reason of the choice. proof: of a layer or pool.
     """
 
     node: Node
@@ -50,12 +47,12 @@ class LoweredNode:
 
     @property
     def exact(self) -> bool:
-        """Whether any order of summation gives the same bits, as long as the promise on inputs is kept."""
+        """Whether the sum is proved exact in any order, for inputs on their grids."""
         return self.proof is not None and self.proof.exact
 
     @property
     def integers(self) -> Integers | None:
-        """As a product of whole numbers, where it may be one."""
+        """The int8 layer that it may run as."""
         return None if self.proof is None else self.proof.integers
 
     @property
@@ -67,19 +64,17 @@ class LoweredNode:
 
     @property
     def laid_out(self) -> bool:
-        """Whether on the CPU its weights, where they are constants, are laid out for the library once, and its frames
-        with the channels last.
-        """
+        """Whether on the CPU constant weights are prepacked, and the frames stored with the channels last."""
         large = self.channels_last or self.node.output_shape[0] > _FEW_CHANNELS
         return self.how in BY_LIBRARY and self.node.primitive.spatial_axes == 2 and large
 
 
 @dataclass(frozen=True)
 class LoweredStage:
-    """A stage of the schedule; what is fused has the names of its parts.
+    """A stage of the schedule, and the nodes that run as one fused operator.
 
-    recurrence: the neuron and the weight of a cycle of the two. soft_reset: a cycle of these three; it runs as such
-    where a gradient is needed, or more recorded than spikes and v.
+    recurrence: the neuron and the weight of a cycle of the two. soft_reset: the three nodes of a soft reset; they run
+    one by one where a gradient is needed, or where more than spikes and v is recorded.
     """
 
     nodes: tuple[LoweredNode, ...]
@@ -90,10 +85,10 @@ class LoweredStage:
 
 @dataclass(frozen=True)
 class LoweredSchedule:
-    """A schedule with the computation of every node. Its text is a table, one line for each node.
+    """A schedule with the implementation of every node. Its text is a table, one line for each node.
 
-    `spent` names, for each stage, the signals that nothing reads after it. `bytes` are the populations whose spikes may
-    be uint8 between integer layers.
+    spent: for each stage, the signals that no later stage reads. bytes: the populations whose spikes may be uint8, as
+    int8 layers read them.
     """
 
     schedule: Schedule
@@ -117,26 +112,27 @@ class LoweredSchedule:
 
     @property
     def packed_layers(self) -> tuple[str, ...]:
-        """The layers whose weights the compiled operators read packed."""
+        """The layers whose weights the native operators read prepacked."""
         layers = [entry for entry in self.nodes if entry.node.primitive.is_weighted]
         return tuple(entry.node.name for entry in layers if entry.how in ("ordered", "recurrent"))
 
     @property
     def layered(self) -> bool:
-        """Whether signals stand between the inputs and the outputs, which chunks of time keep small."""
+        """Whether there are signals between the inputs and the outputs, which chunks of time steps keep small."""
         return sum(not stage.nodes[0].node.primitive.is_terminal for stage in self.stages) > 1
 
     @property
     def by_sample(self) -> bool:
-        """Whether threads may go on with the samples of the layer before: there are convolutions, and no step waits for
-        all samples of the one before.
+        """Whether signals are stored sample by sample, so that a thread goes on with the samples of the layer before.
+
+        There must be convolutions, and no cycle that runs step by step, which waits for all samples.
         """
         forward = all(stage.soft_reset or not stage.cyclic for stage in self.stages)
         return forward and any(entry.node.primitive.is_convolution for entry in self.nodes)
 
     @property
     def by_library(self) -> bool:
-        """Whether the vendor's library may compute a layer."""
+        """Whether the vendor library may compute a layer."""
         return bool(self.of_library)
 
     def rows(self) -> list[tuple[str, ...]]:
@@ -164,9 +160,10 @@ def lower(
     force: Mapping[str, How] | None = None,
     ordered: bool = False,
 ) -> LoweredSchedule:
-    """Choose how each node is computed. `force` overrides the choice for layers with weights, by name.
+    """Choose the implementation of each node.
 
-    ordered: all layers with weights are summed in the defined order, however large they are.
+    force: "ordered", "library" or "integer" for layers with weights, by name. ordered: all layers with weights are
+    summed in the defined order, however large they are. Raises `ArgumentError`.
     """
     force = dict(force or {})
     wrong = sorted(name for name in force if name not in graph.nodes or not graph.nodes[name].primitive.is_weighted)
@@ -180,7 +177,7 @@ def lower(
 
 
 def _bytes(schedule: Schedule, stages: tuple[LoweredStage, ...]) -> frozenset[str]:
-    """The populations that an integer layer reads, and nothing a step late or step by step."""
+    """The populations whose spikes an int8 layer reads, and no delayed edge or cycle that runs step by step."""
     integer_layers = {entry.node.name for stage in stages for entry in stage.nodes if entry.how == "integer"}
     stepped = {
         entry.node.name
@@ -303,9 +300,9 @@ def _recurrence(
 
 
 def _fused_soft_reset(schedule: Schedule, stage: Stage, loops: Mapping[frozenset[str], SoftReset]) -> SoftReset | None:
-    """The soft reset that is a cycle by itself, and whose spikes come back one step late.
+    """The soft reset that is a whole cycle, and whose feedback is delayed by one step.
 
-    What comes back is the last term of the sum into the I, or one of two, whose order is of no account.
+    The feedback must be the last term of the sum into the I, or one of two terms, whose order does not matter.
     """
     loop = loops.get(frozenset(stage.nodes))
     if loop is None:

@@ -1,4 +1,4 @@
-"""When each node runs: Kahn's algorithm over strongly connected components, and where each delay of a step sits."""
+"""The order of the nodes, and which edges are delayed: Kahn's algorithm over strongly connected components."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Edge:
-    """An edge of the schedule; a delayed one carries its source's value of the step before, zero at first."""
+    """An edge of the schedule; a delayed one carries its source's output of the step before, zero at the first step."""
 
     source: str
     target: str
@@ -27,7 +27,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class Stage:
-    """Nodes that run together: a single one over a whole chunk of time, or a cycle step by step, in order."""
+    """Nodes that run together: a single one over a chunk of time steps, or a cycle step by step, in order."""
 
     nodes: tuple[str, ...]
     cyclic: bool
@@ -37,7 +37,7 @@ class Stage:
 class Schedule:
     """The stages in order, the edges into each node in the order of its sum, and the Delay nodes of cycles.
 
-    A node of `breaking_delays` gives its output of a step before it takes its input of that step.
+    A node of `breaking_delays` outputs the value of a step before it reads its input of that step.
     """
 
     stages: tuple[Stage, ...]

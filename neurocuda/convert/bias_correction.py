@@ -1,9 +1,9 @@
-"""Biases that make up for what saturated neurons cannot carry, and for what rounded weights do to means.
+"""Bias correction: compensates the shift of channel means that clipped activations and rounded weights cause.
 
-A neuron gives at most theta, so a percentile below 100 cuts off the largest activations, and the means behind it shift.
-Channel by channel, from the input on, the bias of the layer before takes that shift back (bias correction, Li et al.
-2021, here against the network of rectifiers cut off at theta, so that no spike has to be simulated). Rounding shifts
-means too, and its shift is taken back in the same way (Nagel et al. 2019).
+A neuron outputs at most theta, so a percentile below 100 clips the largest activations, and the means after them shift.
+Channel by channel, from the input on, the bias of the layer before compensates that shift (Li et al. 2021, here on the
+network of ReLU nodes clipped at theta, so that no spike is simulated). The shift by rounding is compensated in the same
+way (Nagel et al. 2019).
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ _VALUES = 2**26
 def corrected(
     graph: Graph, thresholds: Mapping[str, np.ndarray], x: Tensor, rounded: Mapping[str, Node] | None = None
 ) -> Graph:
-    """The graph with biases such that, cut off at its thresholds, each channel has its old mean before it is rectified.
+    """The graph with biases such that the clipped network has the old channel means at the inputs of its ReLU nodes.
 
-    thresholds: theta of ReLU nodes; one that has none is not cut off. x: samples [B, *shape], as many as memory allows
-    of which are used. rounded: what will stand for the nodes of the graph, whose means are the ones to be kept then.
-    Corrected is what ReLU nodes and Outputs take, where a layer with a bias feeds nothing but them.
+    The inputs of ReLU nodes and Outputs are corrected, where a layer with a bias has no other target.
+
+    thresholds: theta of ReLU nodes; a node without one is not clipped. x: samples [B, *shape], of which as many as
+    memory allows are used. rounded: the rounded nodes that will replace those of the graph.
     """
     instead = graph.nodes if rounded is None else rounded
     x = x[: max(1, _VALUES // max(int(np.prod(node.output_shape)) for node in graph.nodes.values()))]
@@ -67,9 +68,9 @@ def corrected(
 
 
 def quantized(graph: Graph, bits: int, grid: InputGrid, d: Discretization, x: Tensor | None) -> Quantized:
-    """A graph from `spiking` with weights of so many bits; what `quantize` does, and biases that keep means.
+    """A graph from `spiking` with weights of so many bits, and biases that keep the channel means.
 
-    x: samples [B, *shape] on the grid, None to leave the biases what they are.
+    x: samples [B, *shape] on the grid; None leaves the biases unchanged.
     """
     first = quantize(graph, bits, input_grid=grid, discretization=d)
     if x is None:

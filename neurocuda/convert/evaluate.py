@@ -18,13 +18,13 @@ from neurocuda.graph import Node
 
 TIMES = (1, 2, 4, 8, 16, 32, 64)
 _VALUES = 2**26
-"""How many recorded values are held at a time: a quarter of a gigabyte."""
+"""The most recorded values at a time: 256 MiB."""
 
 
 def measure(snn: SNN, samples: Samples, originals: Sequence[Tensor]) -> Report:
-    """Run the samples once, and compare with what the original gave for each of their batches.
+    """Run the samples once, and compare with the original's output for each of their batches.
 
-    Every time is read from the same run, which is as long as the last of them, at least `snn.timesteps`, takes.
+    All read-out times are read from the same run.
     """
     times = sorted({*TIMES, snn.timesteps})
     steps = snn.readout_delay + times[-1]
@@ -70,7 +70,7 @@ def _share(scores: Tensor, classes: Tensor) -> float:
 
 
 class _Counters:
-    """Counts spikes, and what arrives at weights, while a network runs."""
+    """Counts spikes, and the non-zero inputs of layers, while a network runs."""
 
     def __init__(self, snn: SNN) -> None:
         self.snn = snn
@@ -124,7 +124,7 @@ class _Counters:
 
 
 def _reached(node: Node) -> Tensor:
-    """How many outputs each input of a layer reaches through a weight that is not zero, float64."""
+    """For each input of a layer, the number of outputs with a non-zero weight from it, float64."""
     weight = torch.from_numpy(node.array("weight") != 0).double()
     x = torch.zeros(1, *node.input_shape, dtype=torch.float64, requires_grad=True)
     with torch.enable_grad():

@@ -167,4 +167,4 @@ EVALUATE: Mapping[str, Rule | None] = complete(
 )
 
 SUPPORTED = {name: PRIMITIVES.get(name) or TRACED[name] for name, rule in EVALUATE.items() if rule is not None}
-"""The primitives of a network of ReLU nodes, but for its Input."""
+"""The primitives of a network of ReLU nodes except Input."""

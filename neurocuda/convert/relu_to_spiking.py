@@ -22,7 +22,7 @@ from neurocuda.graph.patterns import replaced
 from neurocuda.graph.shape_rules import fits
 
 SPIKES = ".spikes"
-"""What the name of a rectifier's threshold ends in; the rectifier's own name is the integrator's."""
+"""The suffix of the name of a rectifier's threshold; the integrator has the name of the rectifier."""
 
 _LAST = "\U0010ffff"
 
@@ -35,19 +35,19 @@ def spiking(
     initial: float = 0.5,
     metadata: Mapping[str, object] | None = None,
 ) -> Graph:
-    """The NIR graph whose rates approximate the activations of `graph`, a network of ReLU nodes.
+    """The NIR graph whose firing rates approximate the activations of `graph`, a network of ReLU nodes.
 
-    thresholds: theta of each ReLU > 0, aligned with the leading axes of its signal (one for each channel).
-    initial: the membrane potential at the start, in units of theta, half of that where signals are compared for a
-    maximum. Every ReLU becomes an integrator `name`
-    with r = 1 / dt, `Threshold(1 - initial)` and `Scale(-1)` back: a soft reset. The Output is in the units
-    of the network, its mean over time approximates what the network computes.
+    Every ReLU becomes a soft reset: an integrator of its name with r = 1 / dt, `Threshold(1 - initial)`, and
+    `Scale(-1)` as feedback. The Output is in the units of the network; its mean over time approximates the network's output.
+
+    thresholds: theta > 0 of each ReLU, aligned with the leading axes of its signal (one for each channel). initial: the
+    membrane potential at the start, in units of theta; half of that in a maximum of two signals. dt: seconds.
     """
     return _Writer(graph, thresholds, dt, initial).graph(metadata or {})
 
 
 def as_rectifiers(graph: Graph) -> Graph:
-    """The network of rectifiers that a graph from `spiking` stands for, in its units: each gives 0 to 1."""
+    """The network of ReLU nodes that a graph from `spiking` approximates, in its units: activations from 0 to 1."""
 
     def rectifier(loop: SoftReset) -> Node:
         return replace(graph.nodes[loop.integrator], type="ReLU", parameters={"cap": np.array(1.0)})
@@ -56,15 +56,15 @@ def as_rectifiers(graph: Graph) -> Graph:
 
 
 def initial_potential(node: Node, initial: float = 0.5) -> float:
-    """Where the neuron of a rectifier starts, in units of theta.
+    """The membrane potential of a rectifier's neuron at the start, in units of theta.
 
-    Fluctuations of two signals alone make a neuron fire that compares them: it starts further from its threshold.
+    A neuron that compares two signals for a maximum starts lower, since their fluctuations alone make it fire.
     """
     return initial / 2 if MAXIMUM in node.metadata else initial
 
 
 class _Writer:
-    """Writes the graph node by node. Units: what 1 of a node's signal stands for, aligned with the signal."""
+    """Writes the graph node by node. Units: the activation that a value of 1 stands for, aligned with the signal."""
 
     def __init__(self, graph: Graph, thresholds: Mapping[str, np.ndarray], dt: float, initial: float) -> None:
         self.source, self.dt, self.initial = graph, dt, initial
@@ -93,16 +93,16 @@ class _Writer:
         return graph
 
     def _wants(self, node: Node) -> np.ndarray | None:
-        """The units in which a node needs its input; None if it takes any."""
+        """The units that a node requires of its input; None if it accepts any."""
         if node.primitive.is_rectifier:
             return self.thetas[node.name]
         if node.primitive.is_terminal:
             return _ones(node.input_shape)
-        # A pool keeps what stands for a channel.
+        # A pool does not change the units.
         return self._agreed(node) if node.primitive.is_pool else None
 
     def _agreed(self, node: Node) -> np.ndarray | None:
-        """The units that all who listen to a node want; None if they differ or take any."""
+        """The units that all targets of a node require; None if they differ or accept any."""
         wants = [self.wanted[target] for target in self.source.targets[node.name]]
         first = wants[0] if wants else None
         if first is None or any(other is None or not _same(first, other) for other in wants[1:]):
@@ -151,7 +151,7 @@ class _Writer:
         self._add(node.name, {"type": node.type, **node.parameters, **node.shape_fields, **(changed or {})})
 
     def _connect(self, node: Node) -> np.ndarray:
-        """Bring all edges into a node to one unit, which is returned; where one differs, by a Scale."""
+        """Connect the sources of a node in the same units, by a Scale where they differ; returns these units."""
         sources = self.source.sources[node.name]
         target = self.wanted[node.name]
         if target is None and sources:
@@ -216,7 +216,7 @@ def _theta(name: str, thresholds: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _rescaled(node: Node, into: np.ndarray, out: np.ndarray) -> dict[str, object]:
-    """The weights of a node that takes and gives other units."""
+    """The weights of a node for other units of its input and output."""
     if node.primitive.weight_field == "scale":
         return {"scale": (operand(node, "scale").astype(np.float64) * into / out).astype(np.float32)}
     weight = node.array("weight").astype(np.float64)

@@ -13,10 +13,11 @@ _FIRST = (_LOWEST + 127) << _MANTISSA
 
 
 class ChannelHistograms:
-    """What one rectifier gave: for each channel a histogram and the maximum.
+    """Histogram and maximum of the activations of one rectifier, for each channel.
 
-    A bin holds the values whose exponent and first 5 bits of mantissa agree: 32 bins an octave from 2^-30 to 2^20,
-    one for all below, zero too. So the order and sizes of batches change nothing, and no range is needed beforehand.
+    A bin holds the values whose exponent and first 5 bits of mantissa agree: 32 bins per octave from 2^-30 to 2^20, and
+    one for all smaller values. The result does not depend on the order and sizes of batches, and no range has to be
+    known before.
     """
 
     def __init__(self, channels: int) -> None:
@@ -34,7 +35,7 @@ class ChannelHistograms:
 
     @property
     def dead(self) -> Tensor:
-        """Which channels never gave anything but zero."""
+        """Which channels were always zero."""
         return self.highest == 0
 
     def percentile(self, percent: float) -> Tensor:

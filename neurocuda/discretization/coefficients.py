@@ -1,4 +1,4 @@
-"""The float32 coefficients of neurons, and the steps of delays, that a discretization leads to."""
+"""The float32 coefficients of neurons, and delays in time steps, under a discretization."""
 
 from __future__ import annotations
 

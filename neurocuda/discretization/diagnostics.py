@@ -1,5 +1,6 @@
-"""What cannot be run under a discretization, and what is probably not meant: graphs that cannot fire as asked, steps
-longer than a time constant; the tool that most likely wrote a graph.
+"""Diagnostics of a graph under a discretization: errors, and warnings of what is probably not meant.
+
+Warned of are neurons that cannot fire and steps longer than a time constant. Guesses the tool that wrote a graph.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from neurocuda.errors import Problem
 from neurocuda.graph import Graph, Node
 
 _MOST_HISTORY = 2**28
-"""Values that a Delay may have to keep for a sample: 1 GiB."""
+"""The most values in the history of a Delay for one sample: 1 GiB."""
 
 _HOPELESS = 1000.0
 """Input spikes through the strongest weight, for one output spike, from which on an IF cannot plausibly fire."""
 
 
 def problems(graph: Graph, d: Discretization) -> tuple[Problem, ...]:
-    """What of a sound graph has no meaning in float32 under this discretization, in order of the nodes."""
+    """The problems of a valid graph under this discretization, such as overflow in float32, in order of the nodes."""
     found: list[Problem] = []
     for node in graph.nodes.values():
         where = f"node {node.name!r}"
@@ -64,7 +65,7 @@ def coarse_steps(graph: Graph, d: Discretization) -> list[str]:
 
 
 def doubts(graph: Graph, d: Discretization) -> list[str]:
-    """A line for each doubt about running `graph` with `d`."""
+    """A warning for each thing that is probably not meant when `graph` runs with `d`."""
     lines = coarse_steps(graph, d)
     own = np.asarray(graph.metadata.get("dt"))
     if own.size == 1 and own.dtype.kind in "iuf" and np.float32(own.item()) != np.float32(d.dt):
@@ -86,7 +87,7 @@ def _integrate_and_fire(graph: Graph) -> list[Node]:
 
 
 def _spikes_to_fire(graph: Graph, node: Node, d: Discretization) -> float:
-    """How many input spikes, each through the strongest weight, take the easiest neuron to its threshold."""
+    """Input spikes through the strongest weight that bring the neuron with the lowest threshold to it."""
     gain = float(np.abs(node.array("r")).max()) * (d.dt if d.if_gain == "r*dt" else 1.0)
     strongest = 0.0
     for source in graph.sources[node.name]:

@@ -31,7 +31,7 @@ class FlatNode:
 
 @dataclass
 class FlatGraph:
-    """What inlining collects: nodes by flat name, edges in flat names, and everything that is wrong.
+    """The flat graph: nodes by flat name, edges in flat names, and everything that is wrong.
 
     `severed` names the nodes that lost an edge to a problem, so that nothing is concluded from its absence.
     """

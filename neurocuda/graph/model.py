@@ -85,7 +85,7 @@ class Graph:
     """A NIR graph ready to be scheduled.
 
     `nodes` are in ascending order of name (Unicode code points), `edges` ascending, duplicates kept, so that
-    nothing depends on the order in the file. `warnings` says what the file states and the graph does not hold.
+    nothing depends on the order in the file. `warnings` lists statements of the file that were overruled.
     """
 
     nodes: Mapping[str, Node]

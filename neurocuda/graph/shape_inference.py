@@ -1,4 +1,4 @@
-"""Shape inference: what every node takes and gives, from the Inputs and the parameters alone."""
+"""Shape inference: the input and output shape of every node, from the Inputs and the parameters alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from neurocuda.graph.shape_rules import Misfit
 
 @dataclass(frozen=True)
 class Typed:
-    """A node as inference sees it. `declared` is the shape that its fields state, if any (spatial for Conv)."""
+    """A node before its shapes are known. `declared` is the shape in its fields, if any (spatial axes for Conv)."""
 
     name: str
     type: str
@@ -31,7 +31,7 @@ class Typed:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Input and output shapes of the nodes for which they could be known, and what does not fit."""
+    """The input and output shapes that could be inferred, and what does not fit."""
 
     inputs: dict[str, Shape]
     outputs: dict[str, Shape]
@@ -39,9 +39,9 @@ class Shapes:
 
 
 def infer(nodes: Mapping[str, Typed], edges: list[tuple[str, str]], broken: frozenset[str]) -> Shapes:
-    """Follow shapes along the edges, from the Inputs and from the weights.
+    """Propagate shapes along the edges, from the Inputs and from the weights.
 
-    What nothing reaches takes the shape of its own parameters. Nothing is guessed as long as there are nodes
+    A node that no shape reaches has the shape of its own parameters. Nothing is guessed as long as there are nodes
     with problems of their own (`broken`), so that one mistake is reported once.
     """
     sources: dict[str, list[str]] = {name: [] for name in nodes}
@@ -94,7 +94,7 @@ def _input_shape(node: Typed, sources: list[str], targets: list[Typed], shapes: 
 
 
 def own_shape(node: Typed) -> Shape | None:
-    """The shape of a node's input as its own fields tell it, None where they do not."""
+    """The input shape that a node's own fields determine, None where they do not."""
     weight = node.parameters.get("weight")
     if node.primitive.is_matrix and isinstance(weight, np.ndarray):
         return (*weight.shape[:-2], weight.shape[-1])
@@ -111,7 +111,7 @@ def own_shape(node: Typed) -> Shape | None:
 
 
 def _guess(nodes: Mapping[str, Typed], shapes: Shapes) -> tuple[str, Shape] | None:
-    """A shape for one node of a cycle that nothing reaches: of its own fields, convolutions before neurons."""
+    """The shape of one node of a cycle that no shape reaches, from its own fields, convolutions before neurons."""
     for name in sorted(nodes, key=lambda name: (not nodes[name].primitive.is_convolution, name)):
         shape = own_shape(nodes[name])
         if name not in shapes.inputs and shape is not None:
@@ -137,7 +137,7 @@ def _check_edges(nodes: Mapping[str, Typed], edges: list[tuple[str, str]], shape
 
 
 def declared_mismatch(node: Typed, shapes: Shapes) -> str | None:
-    """What to say where a node states another shape than the one that reaches it."""
+    """The warning for a node that states another shape than the inferred one."""
     taken = shapes.inputs[node.name]
     real = taken[1:] if node.primitive.is_convolution else taken
     if node.declared is None or node.declared == real:

@@ -1,6 +1,6 @@
-"""Average pools of a graph as sums, the division by their area in the weights that come after, or else before, them.
+"""Replaces average pools by sum pools, and divides the weights after them, or else before them, by the area.
 
-A sum of whole numbers is one; its mean mostly is not on any grid of a power of two.
+A sum of integers is an integer; their mean is mostly on no power-of-two grid.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from neurocuda.graph import Graph, Node
 
 
 class _Kept(Exception):
-    """Pools that have to stay as they are, and the node because of which."""
+    """Pools that cannot be replaced, and the node that prevents it."""
 
     def __init__(self, pools: frozenset[str], because: str) -> None:
         super().__init__(pools, because)
@@ -22,10 +22,10 @@ class _Kept(Exception):
 
 
 def with_sums(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
-    """The graph with SumPool2d for AvgPool2d where weights can take the division; and what became of each.
+    """The graph with SumPool2d for AvgPool2d where weights can take the division, and a note for each pool.
 
-    Weights behind a pool take it, where those are all that reads it. If not, and the division is by no power of two,
-    weights before it do.
+    The weights after a pool take the division if nothing else reads the pool. Otherwise, unless the area is a power of
+    two, the weights before it do.
     """
     into = graph.sources
     pools = [name for name, node in graph.nodes.items() if node.primitive.averages]
@@ -64,7 +64,7 @@ def with_sums(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
 
 
 def _alone(graph: Graph, pool: str) -> bool:
-    """Whether all that a pool reads has weights, and feeds nothing but it."""
+    """Whether all sources of a pool have weights, and no other target."""
     sources = graph.sources[pool]
     return bool(sources) and all(
         graph.nodes[name].primitive.weight_field and set(graph.targets[name]) == {pool} for name in sources
@@ -72,7 +72,7 @@ def _alone(graph: Graph, pool: str) -> bool:
 
 
 def _divided(node: Node, into: int, out: int) -> Node:
-    """A layer or a Scale that takes `into` times what it took, and gives its result over `out`."""
+    """A layer or a Scale for an input `into` times as large, whose output is divided by `out`."""
     field = node.primitive.weight_field
     assert field is not None
     fresh: dict[str, np.ndarray] = {field: node.array(field).astype(np.float64) / (into * out)}
@@ -87,7 +87,7 @@ def _carries(node: Node) -> bool:
 
 
 class _Factors:
-    """How many times the signals of a graph are what they were, once the pools `changed` give sums."""
+    """The factors by which the signals of a graph grow when the pools `changed` output sums."""
 
     def __init__(self, graph: Graph, changed: set[str]) -> None:
         self.graph, self.changed = graph, changed
@@ -95,7 +95,7 @@ class _Factors:
         self.path: list[str] = []
 
     def into(self, name: str) -> tuple[int, frozenset[str]]:
-        """The factor of what a node takes, and the pools that it comes from."""
+        """The factor of a node's input, and the pools that it comes from."""
         found = [self.out_of(source) for source in self.graph.sources[name]]
         pools: frozenset[str] = frozenset().union(*(pools for _, pools in found))
         factor = found[0][0] if found else 1
@@ -106,11 +106,11 @@ class _Factors:
         return factor, pools
 
     def out_of(self, name: str) -> tuple[int, frozenset[str]]:
-        """The factor of what a node gives."""
+        """The factor of a node's output, and the pools that it comes from."""
         node = self.graph.nodes[name]
         if not _carries(node):
             return 1, frozenset()
-        if name in self.path:  # a cycle that no weights stand in
+        if name in self.path:  # a cycle without weights
             if self.changed.intersection(self.path):
                 raise _Kept(frozenset(self.path) & self.changed, name)
             return 1, frozenset()

@@ -1,8 +1,8 @@
-"""`quantize`: weights of few bits on grids of powers of two, so that the sums of a graph are exact in any order.
+"""`quantize`: weights of few bits on power-of-two grids, so that the sums of a graph are exact in any order.
 
-Each output channel has its own step, so that a weight is a small whole number times a power of two (DESIGN §3). What
-is added to such sums, biases and what a soft reset takes off, is put on grids that fit them. Average pools become sums,
-with the division in the weights behind them. The result is NIR like any other.
+Each output channel has its own scale: a weight is a small integer times a power of two. Biases and the amounts that
+resets subtract are put on grids that fit these sums. Average pools become sum pools, with the division in the weights
+after them. The result is ordinary NIR.
 """
 
 from __future__ import annotations
@@ -28,30 +28,31 @@ from neurocuda.quantization.fold_pools import with_sums
 from neurocuda.quantization.rounding import near, on_grid, on_step, steps_of
 
 BITS = range(2, 9)
-"""Bits that a weight can have, with its sign: at most what an int8 unit takes."""
+"""Bits that a weight can have, with its sign; 8 at most, for int8 units."""
 
 QUANTIZED = "quantized"
-"""Where a graph's metadata say its bits, and of each input the step and the bounds."""
+"""The key of a graph's metadata for its bits, and the step and bounds of each input."""
 
 _LEFT = (8, 24)
-"""Bits of a sum's 24 that a bias leaves free, for sums over branches and steps and for the next weights; the second,
-which makes no step finer than that of the sum, if the first is not enough.
+"""Bits of a sum's 24 that a bias leaves free, for sums over branches and time steps and for the next weights.
+
+The second is tried if the first is not enough; with it no bias is finer than its sum.
 """
 
 _FINER = 8
-"""Bits by which the step of a bias is finer than that of the weights at most."""
+"""The most bits by which a bias is finer than the sum of the weights."""
 
 
 _INPUT_BITS = 10
-"""Bits of samples that are on a grid of their own, up to which that is kept."""
+"""The most bits of samples whose own grid is used."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """What became of an array of a node: its steps, and how far its values moved.
+    """How an array of a node was rounded.
 
-    low, high: exponents to base 2 of the finest and the coarsest step of its channels. largest: the largest change of
-    a value; relative: the root mean square of all changes over that of the values.
+    low, high: exponents to base 2 of the finest and the coarsest spacing of its channels. largest: the largest change
+    of a value. relative: the root mean square of all changes, divided by that of the values.
     """
 
     node: str
@@ -64,10 +65,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Quantized:
-    """A quantised graph, and what was done to it. Its text is a table.
+    """A quantised graph, and the changes. Its text is a table.
 
-    inputs: the grid that each Input must be on, which nothing in a graph can see to. certificate: what is exact, and
-    what is not. notes: what became of pools.
+    inputs: the grid that each Input must be on; the caller has to round to it. certificate: which sums are exact.
+    notes: one line for each average pool.
     """
 
     graph: Graph
@@ -99,17 +100,27 @@ def quantize(
     discretization: Discretization | None = None,
     steps: int | None = None,
 ) -> Quantized:
-    """The graph with weights of `bits` bits, which stands for it as closely as they allow.
+    """Round the weights of a graph to `bits` bits, so that its sums are exact in any order.
 
-    Weights of layers and scales become k * 2^e, |k| < 2^(bits - 1), with an e for each output channel, that of the
-    least squared error; where a sum would pass 2^24 steps, k has fewer bits. Biases, and what resets of IF and of
-    I, Threshold and Scale in a cycle take off, become multiples of steps that keep sums and potentials exact.
-    AvgPool2d becomes SumPool2d where what it feeds can take the division. All else stays what it is, and the graph
-    given is not changed.
+    Weights of layers and scales become k * 2^e, |k| < 2^(bits - 1), with one e for each output channel, that of the
+    least squared error; where a sum would pass 2^24 spacings, k has fewer bits. Biases, and the amounts that the resets
+    of IF and of soft resets (I, Threshold and Scale in a cycle) subtract, become multiples of spacings that keep sums
+    and potentials exact. AvgPool2d becomes SumPool2d where the next weights can take the division. All else is
+    unchanged; the input graph is not modified.
 
-    input_grid: what the inputs will be, one for all or by name; whole numbers 0 .. 255 without. discretization, steps:
-    how, and at most how long, it will run (see `certify`). Raises `ArgumentError`, and `GraphError` for a
-    nir.NIRGraph that has no meaning.
+    Args:
+        graph: The graph.
+        bits: Bits of a weight with its sign, 2 to 8.
+        input_grid: The grid of the inputs, one for all or by name. Default: the integers 0 .. 255.
+        discretization: As the graph will run. Default: `Discretization()`.
+        steps: The most time steps of a run (see `certify`). Default: unknown.
+
+    Returns:
+        The quantised graph with its certificate.
+
+    Raises:
+        ArgumentError: An argument does not fit.
+        GraphError: A nir.NIRGraph has no meaning.
     """
     checked_bits("bits", bits)
     if not isinstance(graph, Graph | nir.NIRGraph):
@@ -132,9 +143,9 @@ def quantize(
 
 
 def input_grid(samples: Sequence[np.ndarray], bits: int = 8) -> InputGrid:
-    """A grid for what an input is like: that of the samples, if they are on one, or one of `bits` bits and a sign.
+    """The grid of an input: that of the samples, if they are on one of few bits, else one of `bits` bits and a sign.
 
-    The step is a 2^bits-th of the power of two that no sample exceeds, and the bounds reach up to that.
+    The step is 2^-bits of the power of two that no sample exceeds, and the bounds reach up to that power.
     """
     arrays = [np.asarray(array, np.float32) for array in samples]
     low = min((float(array.min()) for array in arrays if array.size), default=0.0)
@@ -151,7 +162,7 @@ def input_grid(samples: Sequence[np.ndarray], bits: int = 8) -> InputGrid:
 
 
 def checked_bits(name: str, bits: object) -> int:
-    """The argument, a number of bits that weights can have. Raises `ArgumentError`."""
+    """The value of an argument that is a number of bits of weights. Raises `ArgumentError`."""
     return check_integer(name, bits, BITS[0], BITS[-1])
 
 
@@ -170,7 +181,7 @@ def _check_finite(graph: Graph) -> None:
 
 
 class _Rounder:
-    """Rounds each layer when the grid of what it sums is known."""
+    """Rounds each layer when the range analysis knows the grid of its input."""
 
     def __init__(
         self,
@@ -206,7 +217,7 @@ class _Rounder:
         return node
 
     def _arriving(self, name: str, without: str | None = None) -> Grid | None:
-        """The grid of the sum into a node, None where a part of it is on none."""
+        """The grid of the sum into a node, None where one of its terms is on none."""
         signals = [self.search.signals.get(a) for a in self.graph.sources[name] if a != without]
         parts = [signal for signal in signals if isinstance(signal, Grid)]
         return (
@@ -214,14 +225,14 @@ class _Rounder:
         )
 
     def _potential(self, node: Node, x: Grid | None) -> np.ndarray | None:
-        """The exponent of the step of an integrator's potential, by channel, None where a product is rounded."""
+        """The exponent of the spacing of an integrator's potential by channel, None where a product is rounded."""
         if x is None:
             return None
         gained = grids.scaled(x, coefficients(node, neuron_parameters(node), self.d).gain_v.numpy())
         return gained.step if gained.exact else None
 
     def _loop(self, loop: SoftReset) -> dict[str, Node]:
-        """What a soft reset takes off on the grid of what is added, and the level where it makes no difference."""
+        """A soft reset with its subtracted amount on the input's grid, and its threshold on the potential's."""
         node, back, level = (self.graph.nodes[name] for name in (loop.integrator, loop.scale, loop.threshold))
         x = self._arriving(loop.integrator, without=loop.scale)
         off = near(back.array("scale"), len(back.input_shape), self.bits, None if x is None else x.step)
@@ -245,7 +256,7 @@ class _Rounder:
         return self._level(node, "v_threshold", step)
 
     def _level(self, node: Node, field: str, step: np.ndarray) -> Node:
-        """A threshold moved to the multiple of the potential's step that decides in the same way."""
+        """A threshold moved to a multiple of the potential's spacing, at which the same potentials fire."""
         rank = len(node.input_shape)
         level = align(node.array(field), rank).astype(np.float32).astype(np.float64)
         spread = step.reshape(-1, *(1,) * (rank - 1)) if rank else step.reshape(())
@@ -257,7 +268,7 @@ class _Rounder:
 
 
 def _with(node: Node, field: str, value: np.ndarray) -> Node:
-    """A node with another parameter; the same node where it is equal."""
+    """A node with another value of a parameter; the same node if it is equal."""
     value = collapse(value, len(node.input_shape))
     old = node.array(field)
     if old.shape == value.shape and (old == value).all():
@@ -267,9 +278,9 @@ def _with(node: Node, field: str, value: np.ndarray) -> Node:
 
 
 def _rounded(node: Node, bits: int, left: int, x: Grid | None) -> Node:
-    """A layer or a Scale with weights of at most so many bits, for a signal on the grid x if it is on one.
+    """A layer or a Scale with weights of at most so many bits, for an input on the grid x, if it is on one.
 
-    left: bits of the sum that its bias leaves free.
+    left: bits of the sum that the bias leaves free.
     """
     field = node.primitive.weight_field
     assert field is not None
@@ -314,7 +325,7 @@ def _bias_rows(node: Node, rows: int) -> np.ndarray:
 
 
 def _over(total: Sum | None, largest: np.ndarray) -> np.ndarray:
-    """Which rows may pass 2^24 steps of their sum, with biases of at most `largest`."""
+    """Which rows may pass 2^24 spacings of their sum, with biases of at most `largest`."""
     if total is None:
         return np.zeros(len(largest), bool)
     with np.errstate(over="ignore"):
@@ -324,7 +335,7 @@ def _over(total: Sum | None, largest: np.ndarray) -> np.ndarray:
 
 
 def _bias_steps(total: Sum, largest: np.ndarray, left: int) -> np.ndarray:
-    """The exponent of the step of each row's biases: that of the sum, or as much finer as leaves so many bits."""
+    """The exponent of the spacing of each row's biases: that of the sum, or finer if that leaves so many bits."""
     whole = np.frexp(total.magnitude + largest)[1].astype(np.int64)  # no magnitude passes 2^whole
     finest = np.maximum(whole - (24 - left), total.step - _FINER)
     finest = np.where(total.step > HIGHEST, whole - 16, finest)  # a row of zeros
@@ -333,7 +344,7 @@ def _bias_steps(total: Sum, largest: np.ndarray, left: int) -> np.ndarray:
 
 
 def _changes(before: Graph, after: Graph) -> tuple[Change, ...]:
-    """What rounding did to each array of a layer, and to those of other nodes that it changed."""
+    """The changes of each array of a layer, and of the arrays of other nodes that were rounded."""
     found = []
     for name, node in after.nodes.items():
         for field, value in node.parameters.items():

@@ -1,4 +1,4 @@
-"""`Trainable`: a rectified graph whose weights and thresholds are learned, as a network of levels or of spikes."""
+"""`Trainable`: a network of ReLU nodes with learned weights and thresholds, as quantised activations or spikes."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from neurocuda.ops.backends import operators
 
 
 class Signal:
-    """Frames [N, *shape] that still are to be multiplied by `scale`, a value for each channel, if there is one.
+    """Frames [N, *shape], and a factor `scale` for each channel that is still to be applied.
 
-    Spikes and levels are small whole numbers; their thresholds go into the next weight, which is smaller than they.
-    `steady` ones are the same at each step, and there once: N = B, not T * B.
+    Spikes and levels are small integers. Their thresholds are applied to the next weight, which is smaller than the
+    frames. `steady` frames are the same at each time step, and stored once: N = B, not T * B.
     """
 
     def __init__(self, frames: Tensor, scale: Tensor | None = None, steady: bool = False) -> None:
         self.frames, self.scale, self.steady = frames, scale, steady
 
     def whole(self) -> Tensor:
-        """The frames as they are meant."""
+        """The frames times the scale."""
         if self.scale is None:
             return self.frames
         return self.frames * _channels(self.scale.to(self.frames.dtype), self.frames.dim())
 
 
 class Trainable(nn.Module):
-    """A rectified graph as a torch module: `levels` is what it does with quantised rectifiers, `spikes` with neurons.
+    """A network of ReLU nodes as a torch module: `levels` runs it with quantised activations, `spikes` with neurons.
 
-    thresholds: for each ReLU of the graph a value > 0 for each channel [C], or one for all. They are kept as
+    thresholds: for each ReLU of the graph a value > 0 for each channel [C], or one for all. The parameters are their
     logarithms to base 2, so that they stay positive. Weights, biases and scales are float32 parameters.
     """
 
