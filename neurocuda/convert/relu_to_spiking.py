@@ -38,7 +38,7 @@ def spiking(
     """The NIR graph whose firing rates approximate the activations of `graph`, a network of ReLU nodes.
 
     Every ReLU becomes a soft reset: an integrator of its name with r = 1 / dt, `Threshold(1 - initial)`, and
-    `Scale(-1)` as feedback. The Output is in the units of the network; its mean over time approximates the network's output.
+    `Scale(-1)` as feedback. The Output is in the units of the network, whose output its mean over time approximates.
 
     thresholds: theta > 0 of each ReLU, aligned with the leading axes of its signal (one for each channel). initial: the
     membrane potential at the start, in units of theta; half of that in a maximum of two signals. dt: seconds.

@@ -1,4 +1,4 @@
-"""What the nodes without a state compute over some steps: layers of weights, pools, and what is element by element."""
+"""`EVALUATIONS`: computes the nodes without a state over some time steps: layers with weights, pools, elementwise."""
 
 from __future__ import annotations
 
@@ -13,19 +13,6 @@ from neurocuda.graph import PRIMITIVES, Node, complete
 from neurocuda.ops import int8, reference, vendor
 from neurocuda.runtime.memory_layout import frames_of, over_time
 from neurocuda.runtime.operands import Tensors
-
-
-def compute(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:
-    """The output [T, B, *shape] of a node for its sum x."""
-    evaluation = EVALUATIONS[lowered.node.type]
-    assert evaluation is not None, lowered.node.type
-    return evaluation.compute(x, lowered, tensors)
-
-
-def takes_bytes(node: Node) -> bool:
-    """Whether the operator of a node reads uint8 spikes as they are."""
-    evaluation = EVALUATIONS[node.type]
-    return evaluation is not None and evaluation.takes_bytes
 
 
 def _identity(x: Tensor, lowered: LoweredNode, tensors: Tensors) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from neurocuda.compiler.lowering import LoweredNode
 from neurocuda.compiler.schedule import Edge
 from neurocuda.ops import NeuronState, reference
-from neurocuda.runtime import layers
+from neurocuda.runtime.layers import EVALUATIONS
 from neurocuda.runtime.operands import Tensors
 
 TRACED = {"v", "i"}
@@ -91,7 +91,8 @@ def compute(lowered: LoweredNode, branches: list[Tensor], tensors: Tensors, chun
         if "input" in chunk.quantities(name):
             chunk.record(name, "input", tensors.operators.branch_sum(branches))
     else:
-        takes_bytes = name in tensors.integers or layers.takes_bytes(node)
+        evaluation = EVALUATIONS[node.type]
+        takes_bytes = name in tensors.integers or (evaluation is not None and evaluation.takes_bytes)
         x = branches[0] if len(branches) == 1 and takes_bytes else tensors.operators.branch_sum(branches)
         chunk.record(name, "input", x)
         if node.primitive.is_delay:
@@ -100,7 +101,8 @@ def compute(lowered: LoweredNode, branches: list[Tensor], tensors: Tensors, chun
             steps_ago = delays.counts[0] if len(delays.counts) == 1 else delays.steps
             output, chunk.carry[key] = reference.delay(x, steps_ago, chunk.carry[key])
         else:
-            output = layers.compute(x, lowered, tensors)
+            assert evaluation is not None, node.type
+            output = evaluation.compute(x, lowered, tensors)
     chunk.record(name, "spikes", output)
     chunk.record(name, "output", output)
     chunk.signals[name] = output
