@@ -80,6 +80,14 @@ def raise_problems(problems: Iterable[Problem], source: str) -> None:
     raise problems[0].error("\n".join(lines), problems)
 
 
+def check_integer(name: str, value: object, least: int, most: int | None = None) -> int:
+    """The value of the argument `name`, an integer from `least` to `most`. Raises `ArgumentError`."""
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= (value if most is None else most):
+        return value
+    bounds = f">= {least}" if most is None else f"from {least} to {most}"
+    raise ArgumentError(f"{name}: expected an integer {bounds}, found {value!r}")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A phrase that names the existing name most like `name`."""
     known = sorted(known)

@@ -16,7 +16,7 @@ from neurocuda.discretization.coefficients import coefficients
 from neurocuda.discretization.diagnostics import coarse_steps, problems
 from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning, Problem
-from neurocuda.graph import SPIKING, Graph, Node, Shape, parameters_text
+from neurocuda.graph import PRIMITIVES, Graph, Node, Shape, parameters_text
 from neurocuda.graph.model import collapse
 from neurocuda.graph.primitives import check_fields
 from neurocuda.ops import NeuronState, Surrogate, reference
@@ -219,7 +219,7 @@ class Neuron(nn.Module):
         names = ["v"]
         if "tau_syn" in self._names:
             names.append("i")
-        if self.kind in SPIKING and self.discretization.output_delay:
+        if PRIMITIVES[self.kind].is_spiking and self.discretization.output_delay:
             names.append("previous")
         kept = state is None and self.keep_state and self.state is not None
         state = self.state if kept else state

@@ -18,8 +18,8 @@ from neurocuda.compiler.certificate import Proof
 from neurocuda.compiler.grids import InputGrid
 from neurocuda.compiler.lowering import BY_LIBRARY, How
 from neurocuda.discretization.settings import Discretization
-from neurocuda.errors import ArgumentError
-from neurocuda.graph import NEURONS, SPIKE_PRODUCING, WEIGHTED, Graph
+from neurocuda.errors import ArgumentError, check_integer
+from neurocuda.graph import PRIMITIVES, Graph
 from neurocuda.graph.serialization import read
 from neurocuda.ops import int8
 from neurocuda.runtime.nir_executor import Executor, RunResult
@@ -102,7 +102,7 @@ class _Baseline:
     @property
     def spikes(self) -> int:
         """How many spikes were fired."""
-        firing = [name for name, node in self.net.graph.nodes.items() if node.type in SPIKE_PRODUCING]
+        firing = [name for name, node in self.net.graph.nodes.items() if node.primitive.emits_spikes]
         return sum(int(self.result.recordings[name]["output"].sum(dtype=torch.float64)) for name in firing)
 
     def trial(self, way: str, recordings: Recordings, state: State, start: int = 0) -> Trial:
@@ -176,8 +176,7 @@ def drawn_input(graph: Graph, steps: int, batch: int) -> dict[str, Tensor]:
     The same numbers at every call. Raises `ArgumentError` for fewer than one step or sample.
     """
     for name, count in (("steps", steps), ("batch", batch)):
-        if count < 1:
-            raise ArgumentError(f"{name}: expected a whole number >= 1, found {count}")
+        check_integer(name, count, 1)
     generator = torch.Generator().manual_seed(_SEED)
     signals = {}
     for name in graph.inputs:
@@ -237,7 +236,9 @@ def _proved(net: Executor, x: Mapping[str, Tensor]) -> list[Proof]:
     """The layers with weights that are proved exact, and rest on none of the inputs that break their promise."""
     broken = {name for name, grid in net.certificate.inputs.items() if not _is_on(x[name], grid)}
     proofs = net.certificate.proofs
-    return [proof for proof in proofs if proof.exact and proof.type in WEIGHTED and not proof.inputs & broken]
+    return [
+        proof for proof in proofs if proof.exact and PRIMITIVES[proof.type].is_weighted and not proof.inputs & broken
+    ]
 
 
 def _is_on(x: Tensor, grid: InputGrid) -> bool:
@@ -357,7 +358,7 @@ def _other_arithmetic(baseline: _Baseline, force: Mapping[str, How] | None) -> I
 
 def _quantities(graph: Graph, name: str) -> tuple[str, ...]:
     node = graph.nodes[name]
-    membrane = ("v",) if node.type in NEURONS else ()
+    membrane = ("v",) if node.primitive.is_neuron else ()
     return ("output", *membrane, *(("i",) if "tau_syn" in node.parameters else ()))
 
 

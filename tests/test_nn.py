@@ -17,7 +17,7 @@ from torch import Tensor
 
 import neurocuda
 from neurocuda import ArgumentError, Discretization, Executor, NeuroCUDAWarning, State, Surrogate, nn, use_backend
-from neurocuda.graph import SPIKING
+from neurocuda.graph import PRIMITIVES
 from neurocuda.ops import backends
 
 DT = 1e-4
@@ -94,7 +94,7 @@ def test_a_module_has_the_bits_of_an_executor(kind: str, name: str, size: str) -
         assert torch.equal(torch.cat(pieces), expected)
         with use_backend("reference"):
             assert torch.equal(neuron(x), expected)
-    if kind in SPIKING:
+    if PRIMITIVES[kind].is_spiking:
         assert 0.02 < expected.clamp(max=1).mean() < 0.98
 
 

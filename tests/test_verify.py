@@ -217,7 +217,7 @@ def test_drawn_input_is_the_same_every_time(tangled_file: Path) -> None:
 
 @pytest.mark.parametrize(("steps", "batch", "name"), [(0, 4, "steps"), (5, 0, "batch"), (-1, 1, "steps")])
 def test_nothing_to_run_is_refused(chain_file: Path, steps: int, batch: int, name: str) -> None:
-    with pytest.raises(ArgumentError, match=f"{name}: expected a whole number >= 1"):
+    with pytest.raises(ArgumentError, match=f"{name}: expected an integer >= 1"):
         verify(chain_file, steps=steps, batch=batch)
     with pytest.raises(ArgumentError, match="at least one step of one sample"):
         verify(chain_file, x={"input": torch.zeros(max(steps, 0), max(batch, 0), 6)})

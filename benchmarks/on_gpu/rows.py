@@ -16,7 +16,7 @@ from examples.digits.network import FILE as DIGITS_FILE
 from examples.digits.network import digits
 from neurocuda import Discretization, Graph, from_nir
 from neurocuda.compiler.lowering import multiply_adds
-from neurocuda.graph import NEURONS, WEIGHTED, Node
+from neurocuda.graph import Node
 
 Draw = Callable[[Sequence[int]], Tensor]
 """An input of a shape."""
@@ -129,7 +129,7 @@ def rows(quick: bool = False) -> Mapping[str, Row]:
 
 
 def neuron_steps(graph: Graph, steps: int, batch: int) -> int:
-    sizes = [math.prod(node.input_shape) for node in graph.nodes.values() if node.type in NEURONS]
+    sizes = [math.prod(node.input_shape) for node in graph.nodes.values() if node.primitive.is_neuron]
     return steps * batch * sum(sizes)
 
 
@@ -140,7 +140,7 @@ def bytes_of(graph: Graph, steps: int, batch: int) -> float:
         if node.type in _VIEWS:
             continue
         sources = [source for source, target in graph.edges if target == node.name]
-        if node.type in NEURONS:
+        if node.primitive.is_neuron:
             size = batch * math.prod(node.input_shape)
             total += bytes_per_step(["fp32"] * len(sources), "fp32") * size * steps
             total += bytes_of_state(size, synapse="tau_syn" in node.parameters)
@@ -156,5 +156,5 @@ def _weights(node: Node) -> int:
 
 def products_of(graph: Graph, steps: int, batch: int) -> int:
     """Multiply-adds of its layers, computed densely."""
-    layers = [node for node in graph.nodes.values() if node.type in WEIGHTED]
+    layers = [node for node in graph.nodes.values() if node.primitive.is_weighted]
     return steps * batch * sum(multiply_adds(node) for node in layers)

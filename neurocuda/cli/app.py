@@ -29,7 +29,7 @@ from neurocuda.compiler.schedule import schedule
 from neurocuda.discretization.diagnostics import doubts, likely_exporter, problems
 from neurocuda.discretization.settings import PRESETS, Discretization
 from neurocuda.errors import ArgumentError, FileError, GraphError, Problem, nearest
-from neurocuda.graph import SPIKE_PRODUCING, WEIGHTED, Graph, parameters_text, shape_text
+from neurocuda.graph import Graph, parameters_text, shape_text
 from neurocuda.graph.serialization import check as check_file
 from neurocuda.graph.serialization import read
 from neurocuda.ops.backends import backends
@@ -227,7 +227,7 @@ def verify(
         signals = None if x is None else _inputs(x, graph)
         _show_doubts(graph, d, err=True)
         steps, batch = _STEPS if steps is None else steps, _BATCH if batch is None else batch
-        layers = [name for name, node in graph.nodes.items() if ordered and node.type in WEIGHTED]
+        layers = [name for name, node in graph.nodes.items() if ordered and node.primitive.is_weighted]
         with Console(stderr=True).status("Running"):
             report = verify_file(file, d, signals, steps=steps, batch=batch, force=dict.fromkeys(layers, "ordered"))
         _show_report(report)
@@ -312,7 +312,7 @@ def _run(net: Executor, x: Mapping[str, Tensor], asked: Mapping[str, Sequence[st
     started = time.perf_counter()
     nodes = net.graph.nodes
     steps, batch = next(iter(x.values())).shape[:2]
-    firing = [name for name, node in nodes.items() if node.type in SPIKE_PRODUCING]
+    firing = [name for name, node in nodes.items() if node.primitive.emits_spikes]
     record = {name: {*asked.get(name, ()), *(["spikes"] if name in firing else [])} for name in {*asked, *firing}}
     pieces: dict[str, list[Tensor]] = {}
     spikes = dict.fromkeys(firing, 0.0)

@@ -1,4 +1,4 @@
-"""`Certificate`: what is proved of the sums of a graph (`exactness`), as data and as text."""
+"""`Certificate`: which sums of a graph are proved exact in any order (`exactness`), as data and as text."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from neurocuda.compiler.grids import InputGrid
+from neurocuda.graph import table
 
 
 @dataclass(frozen=True)
 class Integers:
-    """A layer as a product of whole numbers: signal 0 .. 255 in steps of 2^signal_step, weights -127 .. 127.
+    """An int8 layer: signal 0 .. 255 times 2^signal_step, weights -127 .. 127 times 2^weight_steps, by channel.
 
-    Only where a signal rests on what inputs give in the same step, not on what a state kept of them: that may come from
-    a chunk whose inputs broke their promise.
+    Only where the signal depends on the inputs of the same step alone. A state may hold values of an earlier chunk
+    whose inputs were off their grid.
     """
 
     signal_step: int
@@ -23,11 +24,11 @@ class Integers:
 
 @dataclass(frozen=True)
 class Proof:
-    """Of one layer or pool: whether its sum is the same in any order.
+    """Whether the sum of one layer or pool is the same in any order.
 
-    steps_used: the sum of magnitudes at most, in steps of the grid of the terms; 2^24 is the limit. signal_bits,
-    weight_bits: what holds either operand as a whole number, with its sign. inputs: those on whose promised grid it
-    rests. reason and remedy: why it is not exact, and what would make it so.
+    steps_used: a bound of the sum of magnitudes, in units of the spacing of the terms' grid; 2^24 is the limit.
+    signal_bits, weight_bits: the bits of either operand as an integer, with its sign. inputs: the inputs on whose
+    promised grid the proof rests. reason and remedy: why the sum is not exact, and what would make it exact.
     """
 
     node: str
@@ -51,9 +52,9 @@ class Proof:
 class Certificate:
     """The proofs of all layers and pools, in the order in which they run. Its text is a table.
 
-    Where `exact`, every order of summation, batch, chunk, backend and width that holds the operands gives the same
-    bits, as long as the inputs keep their promise (`inputs`) and, where membranes are summed, a run is no longer than
-    `steps`.
+    If `exact`, the bits do not depend on the order of summation, batch, chunk, backend or the width of the operands, as
+    long as the inputs are on their grids (`inputs`) and, where membrane potentials are summed, a run has no more than
+    `steps` steps.
     """
 
     source: str
@@ -83,10 +84,14 @@ class Certificate:
             rows.append((p.node, p.type, "yes" if p.exact else "no", used, *bits, p.reason))
         return rows
 
-    def lines(self) -> list[str]:
-        """What it says, and what it rests on, in a few lines."""
+    @property
+    def summary(self) -> str:
         exact = sum(proof.exact for proof in self.proofs)
-        lines = [f"{self.source}: {exact} of {len(self.proofs)} layers and pools are exact in any order"]
+        return f"{exact} of {len(self.proofs)} layers and pools are exact in any order"
+
+    def lines(self) -> list[str]:
+        """What is proved, and under which conditions, in a few lines."""
+        lines = [f"{self.source}: {self.summary}"]
         lines += [f"given that input {name!r} has {grid}" for name, grid in self.inputs.items()]
         if self.steps is not None:
             lines.append(f"given that a run has no more than {self.steps} steps")
@@ -95,7 +100,4 @@ class Certificate:
         return lines
 
     def __str__(self) -> str:
-        rows = self.rows() if self.proofs else []
-        widths = [max(len(row[column]) for row in rows) for column in range(7)] if rows else []
-        table = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*table, *self.lines()])
+        return "\n".join([*(table(self.rows()) if self.proofs else []), *self.lines()])

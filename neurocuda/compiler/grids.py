@@ -1,7 +1,7 @@
-"""`Grid`: what the values of a signal can be, and the arithmetic of what layers and pools make of it.
+"""`Grid`: the values that a signal can have, and how layers and pools map it.
 
-A float32 sum is exact in any order, with fused multiply-add or not, where all its terms are multiples of one power of
-two and the sum of their magnitudes is at most 2^24 of these steps. All functions here bound from above.
+A float32 sum is exact in any order, with fused multiply-add or not, if all terms are multiples of one power of two, the
+spacing, and the sum of their magnitudes is at most 2^24 spacings. All functions here bound from above.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 from neurocuda.errors import ArgumentError
 
 MOST = 2.0**24
-"""Steps of the grid up to which float32 holds every multiple."""
+"""Multiples of the spacing up to which float32 holds every one."""
 
 _ANY = 2000
-"""The exponent of the step of a value that is always zero."""
+"""The exponent of the spacing of a value that is always zero."""
 
 LEAST, HIGHEST = -126, 127
-"""Exponents of the least step, below which numbers are subnormal, and of the bound of all magnitudes."""
+"""Exponents of the least spacing, below which numbers are subnormal, and of the bound of all magnitudes."""
 
 _SUBNORMAL = -300
 """For the exponent of the lowest bit of a subnormal number, which some units take for zero: below any grid."""
@@ -29,9 +29,11 @@ _SUBNORMAL = -300
 
 @dataclass(frozen=True)
 class InputGrid:
-    """What the values of an Input are promised to be: multiples of `step`, a power of two, from `low` to `high`.
+    """The promised values of an Input: multiples of `step`, a power of two, from `low` to `high`.
 
-    `low` and `high` become the outermost multiples within.
+    `low` and `high` are moved to the outermost multiples between them.
+
+    Raises `ArgumentError` for a step that is no power of two, and for bounds that float32 does not hold.
     """
 
     step: float = 1.0
@@ -58,7 +60,7 @@ class InputGrid:
 
     @property
     def exponent(self) -> int:
-        """That of the step, to base 2."""
+        """The exponent of the step, to base 2."""
         return math.frexp(self.step)[1] - 1
 
     def __str__(self) -> str:
@@ -67,9 +69,9 @@ class InputGrid:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """For each channel (the leading axis of a signal): multiples of 2^step, int64, from low to high, float64 [C].
+    """For each channel (the leading axis of a signal): multiples of 2^step, int64 [C], from low to high, float64 [C].
 
-    `inputs` are those on whose promised grid this rests.
+    inputs: the inputs on whose promised grid this rests.
     """
 
     step: np.ndarray
@@ -84,18 +86,18 @@ class Grid:
 
     @property
     def coarsest(self) -> int:
-        """The exponent of the step that all channels share."""
+        """The exponent of the spacing that all channels share."""
         least = int(self.step.min())
         return 0 if least >= _ANY // 2 else least
 
     def with_zero(self) -> Grid:
-        """As seen through padding, or before the first step."""
+        """With zero among its values, as padding and the step before the first bring it."""
         return replace(self, low=np.minimum(self.low, 0), high=np.maximum(self.high, 0))
 
 
 @dataclass(frozen=True, eq=False)
 class Sum:
-    """A sum for each channel: its step, the bound of its magnitudes, and its value as a grid."""
+    """A sum for each channel: the exponent of its spacing, the bound of its magnitudes, and its value as a grid."""
 
     step: np.ndarray
     magnitude: np.ndarray
@@ -103,19 +105,19 @@ class Sum:
 
     @property
     def steps_used(self) -> float:
-        """The bound of the magnitudes in steps, for the worst channel."""
+        """The bound of the magnitudes in spacings, for the worst channel."""
         return float(np.ldexp(self.magnitude, -np.minimum(self.step, _ANY // 2).astype(np.int32)).max())
 
     @property
     def exact(self) -> bool:
-        """Whether float32 gives it in any order."""
+        """Whether a float32 sum is exact in any order."""
         return self.steps_used <= MOST and int(self.step.min()) >= LEAST and float(self.magnitude.max()) < 2.0**HIGHEST
 
     @property
     def rounded(self) -> Grid:
-        """Bounds of what float32 gives where it is not exact: terms that cancel leave what their sum was rounded by.
+        """Bounds of the float32 result where it is not exact: terms that cancel leave the rounding error of their sum.
 
-        Of fewer than 2^23 terms, that is less than the sum of their magnitudes.
+        For fewer than 2^23 terms, that error is less than the sum of the magnitudes.
         """
         return replace(self.grid, low=-2 * self.magnitude, high=2 * self.magnitude)
 
@@ -135,7 +137,7 @@ def zero(channels: int) -> Grid:
 
 
 def lowest_bits(values: np.ndarray) -> np.ndarray:
-    """The exponent of the lowest bit that is set in each float32 number; that of any grid for zero, of none below."""
+    """The exponent of the lowest set bit of each float32 number: above all grids for zero, below all for subnormals."""
     bits = np.ascontiguousarray(values, np.float32).view(np.int32)
     exponent = (bits >> 23) & 0xFF
     fraction = np.where(exponent == 0, bits & 0x7FFFFF, (bits & 0x7FFFFF) | 0x800000)
@@ -228,6 +230,6 @@ def divided(x: Grid, area: int) -> Grid | None:
 
 
 def flattened(x: Grid, channels: int) -> Grid:
-    """With the axes after the leading one merged into it."""
+    """With further axes merged into the leading one."""
     repeats = max(1, channels // x.step.size)
     return Grid(np.repeat(x.step, repeats), np.repeat(x.low, repeats), np.repeat(x.high, repeats), x.inputs)

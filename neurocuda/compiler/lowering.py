@@ -1,4 +1,4 @@
-"""How each scheduled node is computed: decided once, at load, from the graph alone."""
+"""Lowering: chooses the implementation of each scheduled node, once, at load, from the graph alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 from neurocuda.compiler.certificate import Certificate, Integers, Proof
 from neurocuda.compiler.schedule import Edge, Schedule, Stage
 from neurocuda.errors import ArgumentError
-from neurocuda.graph import SPIKING, WEIGHTED, Graph, Node, SoftReset, shape_text, soft_resets
+from neurocuda.graph import Graph, Node, SoftReset, shape_text, soft_resets, table
 from neurocuda.ops import int8
 
 How = Literal["ordered", "library", "integer", "neuron", "recurrent", "soft reset", "direct"]
@@ -19,28 +19,25 @@ ORDERED_LIMIT = 2**20
 """Multiply-adds of one step of one sample up to which a layer is summed in the defined order."""
 
 BY_LIBRARY = frozenset({"library", "integer"})
-"""What the vendor's library sums."""
+"""The implementations that call the vendor library."""
 
 _LAST_FROM, _FEW_CHANNELS, _LAST_FROM_WITH_FEW = 64, 16, 257
-"""Positions of the output from which the library's convolution on CPUs is fastest with the channels last in memory, and
-from which it is with so few channels of the output."""
+"""Output positions from which the vendor library's convolution on CPUs is fastest with the channels last in memory; the
+last number is for at most _FEW_CHANNELS output channels."""
 
 
 @dataclass(frozen=True)
 class LoweredNode:
-    """A node and how it is computed.
+    """A node and its implementation, `how`.
 
-    ordered: a sum in the defined order, the same bits everywhere. library: the vendor's convolution or
-    matrix product, whose last bit may depend on batch and chunk. integer: a product of whole numbers, by the library of
-    CPUs or our kernel for GPUs, of a layer that is proved exact: the bits of any other way; where the device gains
-    nothing by it, with gradients, or where an input is off its grid, it is as library. neuron: the fused sum and
-    update. recurrent: half of a neuron and its weight, run as one operator. soft reset: part of an integrator, its
-    threshold and the scale that takes spikes off it, run as one operator. direct: one elementwise operation, pool or
-    copy.
+    ordered: a sum in the defined order, the same bits everywhere. library: the vendor library's convolution or matrix
+    product, whose last bit may depend on batch and chunk. integer: an int8 layer, by the vendor library on CPUs and our
+    kernel on GPUs, whose sum is proved exact, so that it has the bits of every other implementation; with gradients,
+    with an off-grid input, or on a device without int8 units, it runs as library. neuron: the fused sum and update.
+    recurrent: a neuron and its weight in a cycle, run as one operator. soft reset: an integrator, its threshold and the
+    scale of its feedback, run as one operator. direct: one elementwise operation, pool or copy.
 
-    proof: of a layer or pool, what is proved of its sum.
-
-    On the CPU, a library convolution lays out its frames with the channels last or not.
+    why: the reason of the choice. proof: of a layer or pool.
     """
 
     node: Node
@@ -50,37 +47,36 @@ class LoweredNode:
 
     @property
     def exact(self) -> bool:
-        """Whether any order of summation gives the same bits, as long as the promise on inputs is kept."""
+        """Whether the sum is proved exact in any order, for inputs on their grids."""
         return self.proof is not None and self.proof.exact
 
     @property
     def integers(self) -> Integers | None:
-        """As a product of whole numbers, where it may be one."""
+        """The int8 layer that it may run as."""
         return None if self.proof is None else self.proof.integers
 
     @property
     def channels_last(self) -> bool:
-        if self.how not in BY_LIBRARY or self.node.type != "Conv2d":
+        if self.how not in BY_LIBRARY or self.node.primitive.spatial_axes != 2:
             return False
         channels, *space = self.node.output_shape
         return math.prod(space) >= (_LAST_FROM_WITH_FEW if channels <= _FEW_CHANNELS else _LAST_FROM)
 
     @property
     def laid_out(self) -> bool:
-        """Whether on the CPU its weights, where they are constants, are laid out for the library once, and its frames
-        with the channels last.
-        """
+        """Whether on the CPU constant weights are prepacked, and the frames stored with the channels last."""
         large = self.channels_last or self.node.output_shape[0] > _FEW_CHANNELS
-        return self.how in BY_LIBRARY and self.node.type == "Conv2d" and large
+        return self.how in BY_LIBRARY and self.node.primitive.spatial_axes == 2 and large
 
 
 @dataclass(frozen=True)
 class LoweredStage:
-    """A stage of the schedule; what is fused has the names of its parts.
+    """A stage of the schedule, and the nodes that run as one fused operator.
 
-    recurrence: the neuron and the weight of a cycle of the two. soft_reset: a cycle of these three; it runs as such
-    where a gradient is needed, or more recorded than spikes and v. largest: elements of its largest signal, in a step
-    of one sample. frames_wanted: frames for which the outputs of a vendor-library layer are as many as its weights.
+    recurrence: the neuron and the weight of a cycle of the two. soft_reset: the three nodes of a soft reset; they run
+    one by one where a gradient is needed, or where more than spikes and v is recorded. largest: elements of its
+    largest signal, in a step of one sample. frames_wanted: frames for which a vendor library layer has as many outputs
+    as weights.
     """
 
     nodes: tuple[LoweredNode, ...]
@@ -106,13 +102,13 @@ class LoweredStage:
 
 @dataclass(frozen=True)
 class LoweredSchedule:
-    """A schedule with the computation of every node. Its text is a table, one line for each node.
+    """A schedule with the implementation of every node. Its text is a table, one line for each node.
 
-    `spent` names, for each stage, the signals that nothing reads after it. `bytes` are the populations whose spikes may
-    be uint8 between integer layers. layered: signals stand between the inputs and the outputs, which chunks of time
-    keep small. by_sample: threads may go on with the samples of the layer before, as there are convolutions, and no
-    step waits for all samples of the one before. late: the ends of delayed edges, but for those inside a fused soft
-    reset.
+    spent: for each stage, the signals that no later stage reads. bytes: the populations whose spikes may be uint8, as
+    int8 layers read them. layered: there are signals between the inputs and the outputs, which chunks of time steps
+    keep small. by_sample: signals are stored sample by sample, so that a thread goes on with the samples of the layer
+    before; there must be convolutions, and no cycle that runs step by step, which waits for all samples. late: the ends
+    of delayed edges, but for those inside a fused soft reset.
     """
 
     schedule: Schedule
@@ -124,9 +120,9 @@ class LoweredSchedule:
     late: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        inner = sum(stage.nodes[0].node.type not in ("Input", "Output") for stage in self.stages)
+        inner = sum(not stage.nodes[0].node.primitive.is_terminal for stage in self.stages)
         forward = all(stage.soft_reset or not stage.cyclic for stage in self.stages)
-        convolves = any(entry.node.type in ("Conv1d", "Conv2d") for stage in self.stages for entry in stage.nodes)
+        convolves = any(entry.node.primitive.is_convolution for stage in self.stages for entry in stage.nodes)
         loops = {(stage.soft_reset.threshold, stage.soft_reset.scale) for stage in self.stages if stage.soft_reset}
         late = [edge for edge in self.schedule.delayed if (edge.source, edge.target) not in loops]
         object.__setattr__(self, "layered", inner > 1)
@@ -134,23 +130,28 @@ class LoweredSchedule:
         object.__setattr__(self, "late", frozenset(name for edge in late for name in (edge.source, edge.target)))
 
     @property
+    def nodes(self) -> tuple[LoweredNode, ...]:
+        """The nodes in the order in which they run."""
+        return tuple(entry for stage in self.stages for entry in stage.nodes)
+
+    @property
     def integer_layers(self) -> tuple[LoweredNode, ...]:
-        return tuple(entry for stage in self.stages for entry in stage.nodes if entry.how == "integer")
+        return tuple(entry for entry in self.nodes if entry.how == "integer")
 
     @property
     def of_library(self) -> tuple[str, ...]:
-        """The layers that the vendor's library may compute, as floats or as whole numbers."""
-        return tuple(entry.node.name for stage in self.stages for entry in stage.nodes if entry.how in BY_LIBRARY)
+        """The layers that the vendor library may compute, in float32 or as int8 layers."""
+        return tuple(entry.node.name for entry in self.nodes if entry.how in BY_LIBRARY)
 
     @property
     def packed_layers(self) -> tuple[str, ...]:
-        """The layers whose weights the compiled operators read packed."""
-        entries = [entry for stage in self.stages for entry in stage.nodes if entry.node.type in WEIGHTED]
-        return tuple(entry.node.name for entry in entries if entry.how in ("ordered", "recurrent"))
+        """The layers whose weights the native operators read prepacked."""
+        layers = [entry for entry in self.nodes if entry.node.primitive.is_weighted]
+        return tuple(entry.node.name for entry in layers if entry.how in ("ordered", "recurrent"))
 
     @property
     def by_library(self) -> bool:
-        """Whether the vendor's library may compute a layer."""
+        """Whether the vendor library may compute a layer."""
         return bool(self.of_library)
 
     def rows(self) -> list[tuple[str, ...]]:
@@ -168,11 +169,7 @@ class LoweredSchedule:
         return rows
 
     def __str__(self) -> str:
-        rows = self.rows()
-        widths = [max(len(row[column]) for row in rows) for column in range(7)]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-        )
+        return "\n".join(table(self.rows()))
 
 
 def lower(
@@ -182,26 +179,24 @@ def lower(
     force: Mapping[str, How] | None = None,
     ordered: bool = False,
 ) -> LoweredSchedule:
-    """Choose how each node is computed. `force` overrides the choice for layers with weights, by name.
+    """Choose the implementation of each node.
 
-    ordered: all layers with weights are summed in the defined order, however large they are.
+    force: "ordered", "library" or "integer" for layers with weights, by name. ordered: all layers with weights are
+    summed in the defined order, however large they are. Raises `ArgumentError`.
     """
     force = dict(force or {})
-    wrong = sorted(name for name in force if name not in graph.nodes or graph.nodes[name].type not in WEIGHTED)
+    wrong = sorted(name for name in force if name not in graph.nodes or not graph.nodes[name].primitive.is_weighted)
     if wrong or not set(force.values()) <= {"ordered", "library", "integer"}:
         found = ", ".join(map(repr, wrong)) or str(force)
         raise ArgumentError(f"force: expected layers with weights as 'ordered', 'library' or 'integer', found {found}")
-    readers: dict[str, list[str]] = {name: [] for name in graph.nodes}
-    for source, target in graph.edges:
-        readers[source].append(target)
     loops = {frozenset((loop.integrator, loop.threshold, loop.scale)): loop for loop in soft_resets(graph)}
     entries = {name: _node(node, certificate, force, ordered) for name, node in graph.nodes.items()}
-    stages = tuple(_stage(graph, schedule, stage, readers, loops, entries) for stage in schedule.stages)
+    stages = tuple(_stage(graph, schedule, stage, loops, entries) for stage in schedule.stages)
     return LoweredSchedule(schedule, stages, _spent(graph, schedule), _bytes(schedule, stages))
 
 
 def _bytes(schedule: Schedule, stages: tuple[LoweredStage, ...]) -> frozenset[str]:
-    """The populations that an integer layer reads, and nothing a step late or step by step."""
+    """The populations whose spikes an int8 layer reads, and no delayed edge or cycle that runs step by step."""
     integer_layers = {entry.node.name for stage in stages for entry in stage.nodes if entry.how == "integer"}
     stepped = {
         entry.node.name
@@ -214,7 +209,7 @@ def _bytes(schedule: Schedule, stages: tuple[LoweredStage, ...]) -> frozenset[st
     for stage in stages:
         loop = stage.soft_reset
         name = loop.threshold if loop else stage.nodes[0].node.name
-        if not loop and (stage.cyclic or stage.nodes[0].node.type not in SPIKING):
+        if not loop and (stage.cyclic or not stage.nodes[0].node.primitive.is_spiking):
             continue
         readers = {
             (edge.target, edge.delayed) for edges in schedule.edges.values() for edge in edges if edge.source == name
@@ -243,7 +238,6 @@ def _stage(
     graph: Graph,
     schedule: Schedule,
     stage: Stage,
-    readers: Mapping[str, list[str]],
     loops: Mapping[frozenset[str], SoftReset],
     entries: Mapping[str, LoweredNode],
 ) -> LoweredStage:
@@ -254,7 +248,7 @@ def _stage(
         return LoweredStage(
             tuple(LoweredNode(graph.nodes[name], "soft reset", why) for name in stage.nodes), True, None, loop
         )
-    pair = _recurrence(graph, schedule, stage, nodes, readers)
+    pair = _recurrence(graph, schedule, stage, nodes)
     if pair is None:
         return LoweredStage(nodes, stage.cyclic)
     why = f"cycle of {pair[0]!r} and its weight {pair[1]!r}, ascending sum"
@@ -263,9 +257,9 @@ def _stage(
 
 def _node(node: Node, certificate: Certificate, force: Mapping[str, How], ordered: bool) -> LoweredNode:
     proof = certificate.of(node.name)
-    if "tau" in node.parameters or "r" in node.parameters:
+    if node.primitive.is_neuron:
         return LoweredNode(node, "neuron", "sum and update in one pass")
-    if node.type not in WEIGHTED:
+    if not node.primitive.is_weighted:
         return LoweredNode(node, "direct", "", proof)
     assert proof is not None
     work = multiply_adds(node)
@@ -294,34 +288,30 @@ def _multiplies_bytes() -> bool:
 def multiply_adds(node: Node) -> int:
     """Multiply-adds of a layer with weights for one step of one sample, computed densely."""
     weight = node.array("weight")
-    fan_in = weight.shape[-1] if node.type in ("Affine", "Linear") else math.prod(weight.shape[1:])
+    fan_in = weight.shape[-1] if node.primitive.is_matrix else math.prod(weight.shape[1:])
     return math.prod(node.output_shape) * fan_in
 
 
 def _recurrence(
-    graph: Graph,
-    schedule: Schedule,
-    stage: Stage,
-    nodes: tuple[LoweredNode, ...],
-    readers: Mapping[str, list[str]],
+    graph: Graph, schedule: Schedule, stage: Stage, nodes: tuple[LoweredNode, ...]
 ) -> tuple[str, str] | None:
     """The neuron and weight of a cycle of just these two, each reaching the other once, spikes one step late."""
     if not stage.cyclic or len(stage.nodes) != 2:
         return None
-    by_type = {("neuron" if graph.nodes[name].type in SPIKING else "weight"): name for name in stage.nodes}
+    by_type = {("neuron" if graph.nodes[name].primitive.is_spiking else "weight"): name for name in stage.nodes}
     neuron, weight = by_type.get("neuron"), by_type.get("weight")
     if neuron is None or weight is None:
         return None
     matrix = graph.nodes[weight]
     lowered = {entry.node.name: entry for entry in nodes}[weight]
-    if matrix.type not in ("Affine", "Linear") or matrix.array("weight").ndim != 2 or lowered.how != "ordered":
+    if not matrix.primitive.is_matrix or matrix.array("weight").ndim != 2 or lowered.how != "ordered":
         return None
     into_weight = [(edge.source, edge.delayed) for edge in schedule.edges[weight]]
     returned = [(edge.source, edge.delayed) for edge in schedule.edges[neuron] if edge.source == weight]
     from_itself = any(edge.source == neuron for edge in schedule.edges[neuron])
     fused = (
         into_weight == [(neuron, True)]
-        and readers[weight] == [neuron]
+        and graph.targets[weight] == (neuron,)
         and returned == [(weight, False)]
         and not from_itself
     )
@@ -329,9 +319,9 @@ def _recurrence(
 
 
 def _fused_soft_reset(schedule: Schedule, stage: Stage, loops: Mapping[frozenset[str], SoftReset]) -> SoftReset | None:
-    """The soft reset that is a cycle by itself, and whose spikes come back one step late.
+    """The soft reset that is a whole cycle, and whose feedback is delayed by one step.
 
-    What comes back is the last term of the sum into the I, or one of two, whose order is of no account.
+    The feedback must be the last term of the sum into the I, or one of two terms, whose order does not matter.
     """
     loop = loops.get(frozenset(stage.nodes))
     if loop is None:

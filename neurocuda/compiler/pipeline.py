@@ -17,7 +17,7 @@ from neurocuda.graph import Graph
 
 @dataclass(frozen=True)
 class Compiled:
-    """A graph under a discretization: the proof of its sums, and how its nodes run in which order."""
+    """A compiled graph: the proof of its sums, and the implementations of its nodes in the order in which they run."""
 
     certificate: Certificate
     schedule: LoweredSchedule

@@ -1,9 +1,9 @@
-"""When each node runs: Kahn's algorithm over strongly connected components, and where each delay of a step sits."""
+"""The order of the nodes, and which edges are delayed: Kahn's algorithm over strongly connected components."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import networkx
@@ -11,16 +11,14 @@ import networkx
 from neurocuda.discretization.coefficients import delay_steps
 from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import AlgebraicLoopError, Problem, raise_problems
-from neurocuda.graph import NEURONS, SPIKE_PRODUCING, Graph
-
-_MEMBRANE_SOURCES = frozenset({"I", "LI", "CubaLI", "Delay"})
+from neurocuda.graph import Graph, Primitive
 
 Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Edge:
-    """An edge of the schedule; a delayed one carries its source's value of the step before, zero at first."""
+    """An edge of the schedule; a delayed one carries its source's output of the step before, zero at the first step."""
 
     source: str
     target: str
@@ -29,7 +27,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class Stage:
-    """Nodes that run together: a single one over a whole chunk of time, or a cycle step by step, in order."""
+    """Nodes that run together: a single one over a chunk of time steps, or a cycle step by step, in order."""
 
     nodes: tuple[str, ...]
     cyclic: bool
@@ -39,7 +37,7 @@ class Stage:
 class Schedule:
     """The stages in order, the edges into each node in the order of its sum, and the Delay nodes of cycles.
 
-    A node of `breaking_delays` gives its output of a step before it takes its input of that step.
+    A node of `breaking_delays` outputs the value of a step before it reads its input of that step.
     """
 
     stages: tuple[Stage, ...]
@@ -55,23 +53,21 @@ class Schedule:
 def schedule(graph: Graph, d: Discretization) -> Schedule:
     """The schedule of a graph. Raises `AlgebraicLoopError` naming the nodes of a cycle without state."""
     pairs = sorted(set(graph.edges))
-    late = {(a, b) for a, b in pairs if d.output_delay and graph.nodes[a].type in SPIKE_PRODUCING}
+    late = {(a, b) for a, b in pairs if d.output_delay and graph.nodes[a].primitive.emits_spikes}
     breaking = frozenset(
         name
         for component in _cycles(graph.nodes, pairs)
         for name in component
-        if graph.nodes[name].type == "Delay" and int(delay_steps(graph.nodes[name], d).min()) >= 1
+        if graph.nodes[name].primitive.is_delay and int(delay_steps(graph.nodes[name], d).min()) >= 1
     )
     cut = {(a, b) for a, b in pairs if b in breaking}
-    for sources, targets in _passes(d):
+    for delays in _passes(d):
         prompt = [pair for pair in pairs if pair not in late and pair not in cut]
         home = _homes(_cycles(graph.nodes, prompt))
         late.update(
             (a, b)
             for a, b in prompt
-            if a in home
-            and home[a] is home.get(b)
-            and (graph.nodes[a].type in sources or graph.nodes[b].type in targets)
+            if a in home and home[a] is home.get(b) and delays(graph.nodes[a].primitive, graph.nodes[b].primitive)
         )
     prompt = [pair for pair in pairs if pair not in late and pair not in cut]
     _refuse_loops(graph, _cycles(graph.nodes, prompt))
@@ -85,18 +81,15 @@ def schedule(graph: Graph, d: Discretization) -> Schedule:
     stages = tuple(
         Stage(tuple(_kahn(group, inner.get(group, ()))), group in inner) for group in _stage_order(graph, home, pairs)
     )
-    into: dict[str, list[Edge]] = {name: [] for name in graph.nodes}
-    for a, b in graph.edges:
-        into[b].append(Edge(a, b, (a, b) in late))
-    return Schedule(stages, {name: tuple(edges) for name, edges in into.items()}, breaking)
+    edges = {b: tuple(Edge(a, b, (a, b) in late) for a in sources) for b, sources in graph.sources.items()}
+    return Schedule(stages, edges, breaking)
 
 
-def _passes(d: Discretization) -> Iterable[tuple[frozenset[str], frozenset[str]]]:
-    """For each pass after the first: node types whose outgoing, and whose incoming, edges are delayed."""
-    nothing: frozenset[str] = frozenset()
+def _passes(d: Discretization) -> tuple[Callable[[Primitive, Primitive], bool], ...]:
+    """For each pass after the first, whether an edge of a cycle is delayed, by the primitives of its ends."""
     if d.feedback == "weight-output":
-        return ((nothing, NEURONS),)
-    return ((SPIKE_PRODUCING, nothing), (_MEMBRANE_SOURCES, nothing))
+        return (lambda source, target: target.is_neuron,)
+    return (lambda source, target: source.emits_spikes, lambda source, target: source.has_state)
 
 
 def _cycles(nodes: Collection[str], pairs: Iterable[Pair]) -> list[frozenset[str]]:
@@ -158,11 +151,11 @@ def state_shapes(graph: Graph, stages: Schedule, delays: Mapping[str, Sequence[i
     shapes: dict[str, tuple[int, ...]] = {}
     late_sources = {edge.source for edge in stages.delayed}
     for name, node in graph.nodes.items():
-        if node.type in NEURONS:
+        if node.primitive.is_neuron:
             shapes[f"{name}.v"] = node.input_shape
         if "tau_syn" in node.parameters:
             shapes[f"{name}.i"] = node.input_shape
-        if node.type == "Delay":
+        if node.primitive.is_delay:
             shapes[f"{name}.history"] = (delays[name][-1], *node.input_shape)
         if name in late_sources:
             shapes[f"{name}.previous"] = node.output_shape

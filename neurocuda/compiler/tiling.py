@@ -1,7 +1,7 @@
-"""How many steps a chunk has, and which neighbouring stages run over short pieces of it, one piece after the other.
+"""Cache blocking: chooses the chunk length, and the consecutive stages that run tile by tile within the caches.
 
-What stands between them then fits in the caches, and the chunk takes less memory. A library layer with many weights for
-its output is better run over many frames at once, for it reads all its weights at each call.
+The signals between these stages then fit in the second-level cache, and a chunk takes less memory. A vendor library
+layer with many weights per output runs over many frames at once, since each call reads all its weights.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ import torch
 from neurocuda.compiler.lowering import LoweredSchedule, LoweredStage
 
 CHUNK = 32
-"""Steps that a chunk has at least where nobody asks for a number."""
+"""The least steps of a chunk whose length is not requested."""
 
 AT_ONCE, ON_GPU = 2**19, 2**24
-"""Values of the largest signal of a chunk, where that is more steps: 2 MiB on a CPU, whose threads wait for each other
+"""Values of the largest signal of a chunk, if that allows more steps: 2 MiB on a CPU, whose threads wait for each other
 in each chunk, and 64 MiB on a GPU, which longer chunks fill better."""
 
 PIECE = 2**19
-"""A thread's values of the largest signal of a piece, where that is more than a step: 2 MiB, a second-level cache."""
+"""Values of the largest signal of a tile for one thread, at least one step: 2 MiB, a second-level cache."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Neighbouring stages, by their numbers, and what a piece is: some steps of some samples, one piece of these after
-    the other before the next samples.
+    """Consecutive stages, by number, and the size of a tile: so many steps of so many samples.
+
+    All tiles of some samples run before those of the next samples.
     """
 
     stages: range
@@ -42,7 +43,7 @@ class Span:
 
 
 def steps_of_chunk(lowered: LoweredSchedule, asked: int | None, steps: int, batch: int, device: torch.device) -> int:
-    """The length of all chunks of `steps` steps but the last, which may be shorter."""
+    """The length of the chunks of a call of `steps` steps; the last chunk may be shorter."""
     if not lowered.layered:
         return steps
     if asked is not None or steps <= CHUNK:
@@ -60,11 +61,11 @@ def spans(
     fused: Collection[int] = frozenset(),
     alone: bool = False,
 ) -> tuple[Span, ...]:
-    """The stages of a chunk of `steps` steps of `batch` samples, span by span, where so many threads share each stage.
+    """The stages of a chunk of `steps` steps of `batch` samples, span by span, for so many threads.
 
-    `fused` are the numbers of cycles that run as one operator, which carries its state from piece to piece. `alone`:
-    the chunk leaves its outputs and no state, which goes with the samples of a piece then: pieces are of few samples.
-    A state that is left would have to be joined of theirs, which takes its memory twice.
+    fused: the numbers of the cycles that run as one operator, which carries its state from tile to tile. alone: the
+    chunk returns outputs and no state, so tiles may have few samples; otherwise the states of the tiles would have to
+    be concatenated, which takes their memory twice.
     """
     if not lowered.layered:
         return (Span(range(len(lowered.stages)), steps, batch),)
@@ -87,10 +88,10 @@ def spans(
 
 
 def _piece(stage: LoweredStage, batch: int, steps: int, threads: int, alone: bool) -> Span:
-    """As many steps as no signal of the stage has more than PIECE values of for a thread, at least one: of all samples,
-    or alone, of as many as have all their steps in a piece, one for each thread at least.
+    """The tile of one stage: the steps for which no signal has more than PIECE values per thread, at least one.
 
-    All of both where no signal is more than twice as much: to cut what comes and to join what goes takes what it saves.
+    A tile has all samples; if alone, as many as have all their steps in it, at least one per thread. The tile is the
+    chunk if no signal has more than twice PIECE values: slicing and concatenating would cost what tiling saves.
     """
     values, most = max(1, stage.largest), PIECE * threads
     if values * batch * steps <= 2 * PIECE:

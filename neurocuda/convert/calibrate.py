@@ -24,11 +24,11 @@ from neurocuda.convert.calibration_data import Samples, take
 from neurocuda.convert.evaluate import difference, is_classes, measure
 from neurocuda.convert.progress import progress
 from neurocuda.convert.relu_network import evaluate, rectifiers
-from neurocuda.convert.snn import SNN, whole
+from neurocuda.convert.snn import SNN
 from neurocuda.convert.thresholds import ChannelHistograms, thresholds
 from neurocuda.convert.tracing.tracer import trace
 from neurocuda.discretization.settings import Discretization
-from neurocuda.errors import ArgumentError, NeuroCUDAWarning
+from neurocuda.errors import ArgumentError, NeuroCUDAWarning, check_integer
 from neurocuda.graph import Graph
 from neurocuda.quantization.quantize import checked_bits, input_grid
 
@@ -68,10 +68,10 @@ def convert(
     """
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"model: expected a torch.nn.Module, found a {type(model).__name__}")
-    whole("timesteps", timesteps, 1)
-    whole("readout_delay", readout_delay, 0)
+    check_integer("timesteps", timesteps, 1)
+    check_integer("readout_delay", readout_delay, 0)
     if total_steps is not None:
-        whole("total_steps", total_steps, 1)
+        check_integer("total_steps", total_steps, 1)
     if weight_bits is not None:
         checked_bits("weight_bits", weight_bits)
     Discretization(dt=dt)  # which checks it

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from neurocuda.errors import ArgumentError
+from neurocuda.errors import ArgumentError, check_integer
 
 _BATCH = 100
 
@@ -40,8 +40,8 @@ def take(data: Any, most: int | None = None) -> Samples:
     batches, each a tensor or a pair. Labels are whole numbers [B]; what else comes with a batch is left alone.
     Raises `ArgumentError` for data without samples, of differing shapes, or not finite.
     """
-    if most is not None and (not isinstance(most, int) or most < 1):
-        raise ArgumentError(f"samples: expected a whole number >= 1, found {most!r}")
+    if most is not None:
+        check_integer("samples", most, 1)
     batches: list[Tensor] = []
     labels: list[Tensor | None] = []
     left = most

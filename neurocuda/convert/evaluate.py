@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from neurocuda.convert.calibration_data import Samples
-from neurocuda.convert.relu_network import in_order
+from neurocuda.convert.relu_network import compute, in_order, rectifiers
 from neurocuda.convert.relu_to_spiking import SPIKES
 from neurocuda.convert.report import Moment, Population, Report, Synapses
 from neurocuda.convert.snn import SNN
-from neurocuda.graph import WEIGHTED, Node
+from neurocuda.graph import Node
 
 TIMES = (1, 2, 4, 8, 16, 32, 64)
 _VALUES = 2**26
-"""How many recorded values are held at a time: a quarter of a gigabyte."""
+"""The most recorded values at a time: 256 MiB."""
 
 
 def measure(snn: SNN, samples: Samples, originals: Sequence[Tensor]) -> Report:
-    """Run the samples once, and compare with what the original gave for each of their batches.
+    """Run the samples once, and compare with the original's output for each of their batches.
 
-    Every time is read from the same run, which is as long as the last of them, at least `snn.timesteps`, takes.
+    All read-out times are read from the same run.
     """
     times = sorted({*TIMES, snn.timesteps})
     steps = snn.readout_delay + times[-1]
@@ -71,13 +70,13 @@ def _share(scores: Tensor, classes: Tensor) -> float:
 
 
 class _Counters:
-    """Counts spikes, and what arrives at weights, while a network runs."""
+    """Counts spikes, and the non-zero inputs of layers, while a network runs."""
 
     def __init__(self, snn: SNN) -> None:
         self.snn = snn
         nodes = snn.graph.nodes
-        self.spikes = {name: 0.0 for name in nodes if name.endswith(SPIKES) and nodes[name].type == "Threshold"}
-        weights = [name for name, node in nodes.items() if node.type in WEIGHTED]
+        self.spikes = {name: 0.0 for name in nodes if name.endswith(SPIKES) and nodes[name].primitive.emits_spikes}
+        weights = [name for name, node in nodes.items() if node.primitive.is_weighted]
         self.arrivals = {name: torch.zeros(nodes[name].input_shape, dtype=torch.float64) for name in weights}
         self.samples = 0
         self._values = sum(math.prod(nodes[name].input_shape) for name in (*self.spikes, *self.arrivals))
@@ -105,13 +104,11 @@ class _Counters:
 
     def populations(self, steps: int) -> tuple[Population, ...]:
         result = []
-        for name in in_order(self.snn.rectified):
-            node = self.snn.rectified.nodes[name]
-            if node.type == "ReLU":
-                neurons = math.prod(node.output_shape)
-                rate = self.spikes[name + SPIKES] / (self.samples * steps * neurons)
-                theta = np.quantile(self.snn.thresholds[name], (0, 0.5, 1))
-                result.append(Population(name, neurons, rate, (float(theta[0]), float(theta[1]), float(theta[2]))))
+        for name in rectifiers(self.snn.rectified):
+            neurons = math.prod(self.snn.rectified.nodes[name].output_shape)
+            rate = self.spikes[name + SPIKES] / (self.samples * steps * neurons)
+            low, median, high = np.quantile(self.snn.thresholds[name], (0, 0.5, 1))
+            result.append(Population(name, neurons, rate, (float(low), float(median), float(high))))
         return tuple(result)
 
     def synapses(self, steps: int) -> tuple[Synapses, ...]:
@@ -127,14 +124,8 @@ class _Counters:
 
 
 def _reached(node: Node) -> Tensor:
-    """How many outputs each input of a layer reaches through a weight that is not zero, float64."""
+    """For each input of a layer, the number of outputs with a non-zero weight from it, float64."""
     weight = torch.from_numpy(node.array("weight") != 0).double()
-    if node.type in ("Affine", "Linear"):
-        return weight.sum(-2)
     x = torch.zeros(1, *node.input_shape, dtype=torch.float64, requires_grad=True)
-    convolution: Callable[..., Tensor] = functional.conv1d if node.type == "Conv1d" else functional.conv2d
-    padding = node.parameters["padding"]
     with torch.enable_grad():
-        stride, dilation = node.numbers("stride"), node.numbers("dilation")
-        total = convolution(x, weight, None, stride, padding, dilation, node.number("groups")).sum()
-        return torch.autograd.grad(total, x)[0][0]
+        return torch.autograd.grad(compute(node, x, {"weight": weight}).sum(), x)[0][0]

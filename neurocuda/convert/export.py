@@ -15,8 +15,9 @@ from neurocuda.convert.snn import SNN
 from neurocuda.convert.tracing.tracer import trace
 from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning
-from neurocuda.graph import Graph, Node, soft_resets
+from neurocuda.graph import Graph, Node, SoftReset, soft_resets
 from neurocuda.graph.model import collapse
+from neurocuda.graph.patterns import replaced
 from neurocuda.graph.serialization import write
 from neurocuda.quantization.quantize import QUANTIZED
 from neurocuda.runtime.nir_executor import Executor
@@ -78,7 +79,7 @@ def _graph(network: nn.Module, example_input: Tensor | None) -> tuple[Graph, Dis
         found = "none" if example_input is None else f"a {type(example_input).__name__}"
         raise ArgumentError(f"example_input: expected a tensor [T, B, *shape], to trace the model on, found {found}")
     graph = trace(network, example_input)
-    rectifiers = [name for name, node in graph.nodes.items() if node.type == "ReLU"]
+    rectifiers = [name for name, node in graph.nodes.items() if node.primitive.is_rectifier]
     if rectifiers:
         raise ArgumentError(
             f"network, {rectifiers[0]!r}: expected spiking neurons, found a ReLU; "
@@ -120,32 +121,27 @@ def current(net: Executor) -> Graph:
 
 def _with_if(graph: Graph) -> Graph:
     """The same graph with `nir.IF` in place of loops."""
-    loops = soft_resets(graph)
-    nodes = dict(graph.nodes)
-    renamed = {}
-    for loop in loops:
-        node = nodes[loop.integrator]
-        theta = np.asarray(-nodes[loop.scale].array("scale"), np.float64)
+
+    def neuron(loop: SoftReset) -> Node:
+        node = graph.nodes[loop.integrator]
+        theta = np.asarray(-graph.nodes[loop.scale].array("scale"), np.float64)
         parameters = {"r": node.array("r"), "v_threshold": theta, "v_reset": np.zeros_like(theta)}
-        nodes[loop.integrator] = replace(node, type="IF", parameters=parameters)
-        del nodes[loop.threshold], nodes[loop.scale]
-        renamed[loop.threshold] = loop.integrator
-    gone = {loop.scale for loop in loops}
-    inner = {(loop.integrator, loop.threshold) for loop in loops}
-    kept = [(a, b) for a, b in graph.edges if not {a, b} & gone and (a, b) not in inner]
+        return replace(node, type="IF", parameters=parameters)
+
+    result = replaced(graph, neuron)
     warnings.warn(
-        f"reset='if': {len(loops)} populations are written as nir.IF, which by NIR resets to v_reset; the file "
-        "is right only for a tool that subtracts the threshold in place of that, such as sinabs, or with "
+        f"reset='if': {len(soft_resets(graph))} populations are written as nir.IF, which by NIR resets to v_reset; "
+        "the file is right only for a tool that subtracts the threshold in place of that, such as sinabs, or with "
         "Discretization(reset='subtract'). It starts them at 0, not at half their threshold, so results settle later",
         NeuroCUDAWarning,
         stacklevel=3,
     )
-    return replace(graph, nodes=nodes, edges=tuple((renamed.get(a, a), b) for a, b in kept))
+    return result
 
 
 def _dense(node: Node) -> Node:
     """A convolution of one group and a square kernel, what is between groups and around the kernel zero."""
-    if node.type not in ("Conv1d", "Conv2d"):
+    if not node.primitive.is_convolution:
         return node
     groups, weight = node.number("groups"), node.array("weight")
     out, each = weight.shape[0] // groups, weight.shape[1]

@@ -7,24 +7,23 @@ Weights are rescaled so that every neuron has a threshold of 1: W' = W * theta_i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import nir
 import numpy as np
 
-from neurocuda.convert.relu_network import in_order
+from neurocuda.convert.relu_network import SUPPORTED, in_order, operand
 from neurocuda.convert.tracing.max_pool import MAXIMUM
 from neurocuda.errors import ArgumentError, raise_problems
-from neurocuda.graph import WEIGHTED, Graph, Node, soft_resets
+from neurocuda.graph import PRIMITIVES, Graph, Node, SoftReset, align, complete
 from neurocuda.graph.builder import build
-from neurocuda.graph.model import align, fits
+from neurocuda.graph.patterns import replaced
+from neurocuda.graph.shape_rules import fits
 
 SPIKES = ".spikes"
-"""What the name of a rectifier's threshold ends in; the rectifier's own name is the integrator's."""
+"""The suffix of the name of a rectifier's threshold; the integrator has the name of the rectifier."""
 
-_SCALED = WEIGHTED | {"Scale"}
-_POOLS = frozenset({"AvgPool2d", "SumPool2d"})
 _LAST = "\U0010ffff"
 
 
@@ -36,53 +35,43 @@ def spiking(
     initial: float = 0.5,
     metadata: Mapping[str, object] | None = None,
 ) -> Graph:
-    """The NIR graph whose rates approximate the activations of `graph`, a network of ReLU nodes.
+    """The NIR graph whose firing rates approximate the activations of `graph`, a network of ReLU nodes.
 
-    thresholds: theta of each ReLU > 0, aligned with the leading axes of its signal (one for each channel).
-    initial: the membrane potential at the start, in units of theta, half of that where signals are compared for a
-    maximum. Every ReLU becomes an integrator `name`
-    with r = 1 / dt, `Threshold(1 - initial)` and `Scale(-1)` back: a soft reset. The Output is in the units
-    of the network, its mean over time approximates what the network computes.
+    Every ReLU becomes a soft reset: an integrator of its name with r = 1 / dt, `Threshold(1 - initial)`, and
+    `Scale(-1)` as feedback. The Output is in the units of the network, whose output its mean over time approximates.
+
+    thresholds: theta > 0 of each ReLU, aligned with the leading axes of its signal (one for each channel). initial: the
+    membrane potential at the start, in units of theta; half of that in a maximum of two signals. dt: seconds.
     """
     return _Writer(graph, thresholds, dt, initial).graph(metadata or {})
 
 
 def as_rectifiers(graph: Graph) -> Graph:
-    """The network of rectifiers that a graph from `spiking` stands for, in its units: each gives 0 to 1."""
-    loops = soft_resets(graph)
-    nodes = dict(graph.nodes)
-    spikes = {loop.threshold: loop.integrator for loop in loops}
-    gone = {loop.scale for loop in loops}
-    for loop in loops:
-        node = nodes[loop.integrator]
-        nodes[node.name] = replace(node, type="ReLU", parameters={"cap": np.array(1.0)})
-        del nodes[loop.threshold], nodes[loop.scale]
-    edges = [(a, b) for a, b in graph.edges if b not in spikes and not {a, b} & gone]
-    return replace(graph, nodes=nodes, edges=tuple((spikes.get(a, a), b) for a, b in edges))
+    """The network of ReLU nodes that a graph from `spiking` approximates, in its units: activations from 0 to 1."""
+
+    def rectifier(loop: SoftReset) -> Node:
+        return replace(graph.nodes[loop.integrator], type="ReLU", parameters={"cap": np.array(1.0)})
+
+    return replaced(graph, rectifier)
 
 
 def initial_potential(node: Node, initial: float = 0.5) -> float:
-    """Where the neuron of a rectifier starts, in units of theta.
+    """The membrane potential of a rectifier's neuron at the start, in units of theta.
 
-    Fluctuations of two signals alone make a neuron fire that compares them: it starts further from its threshold.
+    A neuron that compares two signals for a maximum starts lower, since their fluctuations alone make it fire.
     """
     return initial / 2 if MAXIMUM in node.metadata else initial
 
 
 class _Writer:
-    """Writes the graph node by node. Units: what 1 of a node's signal stands for, aligned with the signal."""
+    """Writes the graph node by node. Units: the activation that a value of 1 stands for, aligned with the signal."""
 
     def __init__(self, graph: Graph, thresholds: Mapping[str, np.ndarray], dt: float, initial: float) -> None:
         self.source, self.dt, self.initial = graph, dt, initial
-        self.into: dict[str, list[str]] = {name: [] for name in graph.nodes}
-        self.out_of: dict[str, list[str]] = {name: [] for name in graph.nodes}
-        for a, b in graph.edges:
-            self.into[b].append(a)
-            self.out_of[a].append(b)
         self.thetas = {
             name: _aligned(_theta(name, thresholds), node.output_shape)
             for name, node in graph.nodes.items()
-            if node.type == "ReLU"
+            if node.primitive.is_rectifier
         }
         self.wanted: dict[str, np.ndarray | None] = {}
         self.units: dict[str, np.ndarray] = {}
@@ -104,58 +93,69 @@ class _Writer:
         return graph
 
     def _wants(self, node: Node) -> np.ndarray | None:
-        """The units in which a node needs its input; None if it takes any."""
-        if node.type == "ReLU":
+        """The units that a node requires of its input; None if it accepts any."""
+        if node.primitive.is_rectifier:
             return self.thetas[node.name]
-        if node.type == "Output":
+        if node.primitive.is_terminal:
             return _ones(node.input_shape)
-        # A pool keeps what stands for a channel.
-        return self._agreed(node) if node.type in _POOLS else None
+        # A pool does not change the units.
+        return self._agreed(node) if node.primitive.is_pool else None
 
     def _agreed(self, node: Node) -> np.ndarray | None:
-        """The units that all who listen to a node want; None if they differ or take any."""
-        wants = [self.wanted[target] for target in self.out_of[node.name]]
+        """The units that all targets of a node require; None if they differ or accept any."""
+        wants = [self.wanted[target] for target in self.source.targets[node.name]]
         first = wants[0] if wants else None
         if first is None or any(other is None or not _same(first, other) for other in wants[1:]):
             return None
         channelwise = first.ndim < 2 or first.size == first.shape[0]
-        return first if channelwise or node.type in ("Affine", "Linear") else None
+        return first if channelwise or node.primitive.is_matrix else None
 
     def _write(self, node: Node) -> None:
         units = self._connect(node)
-        fields: dict[str, object] = {"type": node.type, **node.parameters}
-        if node.type == "ReLU":
-            self._write_neuron(node)
-            return
-        if node.type in _SCALED:
-            agreed = self._agreed(node)
-            out = _ones(node.output_shape) if agreed is None else agreed
-            fields |= _rescaled(node, units, out)
-        elif node.type == "Flatten":
-            full = np.broadcast_to(units, node.input_shape)
-            out = units.reshape(1) if units.size == 1 else full.reshape(node.output_shape)
-            out = out.reshape((1,) * len(node.output_shape)) if out.size == 1 else out
-            fields |= {"input_type": np.array(node.input_shape)}
-        elif node.type in _POOLS:
-            out = units
-        elif node.type in ("Input", "Output"):
-            out = _ones(node.output_shape)
-            fields |= {"shape": np.array(node.input_shape, np.int64)}
-        else:
+        rule = _WRITE.get(node.type)
+        if rule is None:
             known = "a network of rectifiers, convolutions, linear layers and pools"
             raise ArgumentError(f"node {node.name!r}: expected {known}, found {node.type}")
-        if node.type in ("Conv1d", "Conv2d"):
-            spatial = node.input_shape[1:]
-            fields |= {"input_shape": spatial[0] if node.type == "Conv1d" else np.array(spatial)}
-        self.units[node.name] = out
-        self._add(node.name, fields)
+        self.units[node.name] = rule(self, node, units)
+
+    def _terminal(self, node: Node, units: np.ndarray) -> np.ndarray:
+        self._copy(node)
+        return _ones(node.output_shape)
+
+    def _weighted(self, node: Node, units: np.ndarray) -> np.ndarray:
+        agreed = self._agreed(node)
+        out = _ones(node.output_shape) if agreed is None else agreed
+        self._copy(node, _rescaled(node, units, out))
+        return out
+
+    def _pool(self, node: Node, units: np.ndarray) -> np.ndarray:
+        self._copy(node)
+        return units
+
+    def _flatten(self, node: Node, units: np.ndarray) -> np.ndarray:
+        self._copy(node)
+        if units.size == 1:
+            return units.reshape((1,) * len(node.output_shape))
+        return np.broadcast_to(units, node.input_shape).reshape(node.output_shape)
+
+    def _rectifier(self, node: Node, units: np.ndarray) -> np.ndarray:
+        reset, spikes = f"{self.last}{node.name}.reset", node.name + SPIKES
+        self._add(node.name, {"type": "I", "r": np.array(1 / self.dt)})
+        level = np.array(1 - initial_potential(node, self.initial), np.float32)
+        self._add(spikes, {"type": "Threshold", "threshold": level})
+        self._add(reset, {"type": "Scale", "scale": np.array(-1, np.float32)})
+        self.edges += [(node.name, spikes), (spikes, reset), (reset, node.name)]
+        return self.thetas[node.name]
+
+    def _copy(self, node: Node, changed: Mapping[str, object] | None = None) -> None:
+        self._add(node.name, {"type": node.type, **node.parameters, **node.shape_fields, **(changed or {})})
 
     def _connect(self, node: Node) -> np.ndarray:
-        """Bring all edges into a node to one unit, which is returned; where one differs, by a Scale."""
-        sources = self.into[node.name]
+        """Connect the sources of a node in the same units, by a Scale where they differ; returns these units."""
+        sources = self.source.sources[node.name]
         target = self.wanted[node.name]
         if target is None and sources:
-            plain = [name for name in sources if self.source.nodes[name].type in _SCALED]
+            plain = [name for name in sources if self.source.nodes[name].primitive.weight_field]
             target = self.units[(plain or sources)[0]]
         if target is None:
             return _ones(node.input_shape)
@@ -164,22 +164,13 @@ class _Writer:
                 self.edges.append((source + self._suffix(source), node.name))
                 continue
             name = self._fresh(f"{node.name}.shortcut")
-            scale = _collapsed(self.units[source] / target)
-            self._add(name, {"type": "Scale", "scale": scale.astype(np.float32)})
+            scale = (self.units[source] / target).astype(np.float32)
+            self._add(name, {"type": "Scale", "scale": scale})
             self.edges += [(source + self._suffix(source), name), (name, node.name)]
         return target
 
     def _suffix(self, source: str) -> str:
-        return SPIKES if self.source.nodes[source].type == "ReLU" else ""
-
-    def _write_neuron(self, node: Node) -> None:
-        reset, spikes = f"{self.last}{node.name}.reset", node.name + SPIKES
-        self.units[node.name] = self.thetas[node.name]
-        self._add(node.name, {"type": "I", "r": np.array(1 / self.dt)})
-        level = np.array(1 - initial_potential(node, self.initial), np.float32)
-        self._add(spikes, {"type": "Threshold", "threshold": level})
-        self._add(reset, {"type": "Scale", "scale": np.array(-1, np.float32)})
-        self.edges += [(node.name, spikes), (spikes, reset), (reset, node.name)]
+        return SPIKES if self.source.nodes[source].primitive.is_rectifier else ""
 
     def _fresh(self, name: str) -> str:
         number, free = 1, name
@@ -194,6 +185,28 @@ class _Writer:
         self.fields[name] = fields
 
 
+_Rule = Callable[[_Writer, Node, np.ndarray], np.ndarray]
+"""Writes a node that takes these units, and returns the units of its output."""
+
+_WRITE: Mapping[str, _Rule] = complete(
+    {
+        "Input": _Writer._terminal,
+        "Output": _Writer._terminal,
+        "ReLU": _Writer._rectifier,
+        "Affine": _Writer._weighted,
+        "Linear": _Writer._weighted,
+        "Conv1d": _Writer._weighted,
+        "Conv2d": _Writer._weighted,
+        "Scale": _Writer._weighted,
+        "AvgPool2d": _Writer._pool,
+        "SumPool2d": _Writer._pool,
+        "Flatten": _Writer._flatten,
+    },
+    "neurocuda/convert/relu_to_spiking.py, _WRITE",
+    {"Input": PRIMITIVES["Input"], **SUPPORTED},
+)
+
+
 def _theta(name: str, thresholds: Mapping[str, np.ndarray]) -> np.ndarray:
     theta = np.asarray(thresholds[name], np.float64) if name in thresholds else np.zeros(0)
     if theta.size == 0 or not (np.isfinite(theta) & (theta > 0)).all():
@@ -203,13 +216,12 @@ def _theta(name: str, thresholds: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _rescaled(node: Node, into: np.ndarray, out: np.ndarray) -> dict[str, object]:
-    """The weights of a node that takes and gives other units."""
-    if node.type == "Scale":
-        scale = _aligned(node.array("scale"), node.input_shape) * into / out
-        return {"scale": _collapsed(scale).astype(np.float32)}
+    """The weights of a node for other units of its input and output."""
+    if node.primitive.weight_field == "scale":
+        return {"scale": (operand(node, "scale").astype(np.float64) * into / out).astype(np.float32)}
     weight = node.array("weight").astype(np.float64)
     result: dict[str, object] = {}
-    if node.type in ("Affine", "Linear"):
+    if node.primitive.is_matrix:
         rows = np.broadcast_to(out, node.output_shape)
         weight = weight * np.broadcast_to(into, node.input_shape)[..., None, :] / rows[..., :, None]
     else:
@@ -241,14 +253,6 @@ def _aligned(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if not fits(values, shape):
         raise ArgumentError(f"thresholds: expected a shape that fits a signal {shape}, found {values.shape}")
     return align(values, len(shape))
-
-
-def _collapsed(values: np.ndarray) -> np.ndarray:
-    """Without the trailing axes of size 1, which a parameter need not have."""
-    shape = values.shape
-    while shape and shape[-1] == 1:
-        shape = shape[:-1]
-    return values.reshape(shape)
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:

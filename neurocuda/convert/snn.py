@@ -14,7 +14,7 @@ from neurocuda.convert.bias_correction import quantized
 from neurocuda.convert.relu_to_spiking import spiking
 from neurocuda.convert.report import Report
 from neurocuda.discretization.settings import Discretization
-from neurocuda.errors import ArgumentError
+from neurocuda.errors import ArgumentError, check_integer
 from neurocuda.graph import Graph
 from neurocuda.quantization.quantize import Quantized
 from neurocuda.runtime.nir_executor import Executor
@@ -79,7 +79,7 @@ class SNN(nn.Module):
 
     @timesteps.setter
     def timesteps(self, value: int) -> None:
-        self._timesteps = whole("timesteps", value, 1)
+        self._timesteps = check_integer("timesteps", value, 1)
 
     @property
     def readout_delay(self) -> int:
@@ -88,7 +88,7 @@ class SNN(nn.Module):
 
     @readout_delay.setter
     def readout_delay(self, value: int) -> None:
-        self._readout_delay = whole("readout_delay", value, 0)
+        self._readout_delay = check_integer("readout_delay", value, 0)
 
     @property
     def graph(self) -> Graph:
@@ -135,10 +135,3 @@ def _on_grid(x: Tensor, step: float) -> Tensor:
     x = x if x.dtype == torch.float64 else x.float()
     rounded = ((x / step).round() * step).float()
     return rounded.detach() + (x - x.detach()).float() if x.requires_grad else rounded
-
-
-def whole(name: str, value: object, least: int) -> int:
-    """The value, a whole number of steps. Raises `ArgumentError`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ArgumentError(f"{name}: expected a whole number of steps >= {least}, found {value!r}")
-    return value

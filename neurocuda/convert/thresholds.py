@@ -13,16 +13,16 @@ _FIRST = (_LOWEST + 127) << _MANTISSA
 
 
 class ChannelHistograms:
-    """What one rectifier gave: for each channel a histogram, the maximum, the mean.
+    """Histogram and maximum of the activations of one rectifier, for each channel.
 
-    A bin holds the values whose exponent and first 5 bits of mantissa agree: 32 bins an octave from 2^-30 to 2^20,
-    one for all below, zero too. So the order and sizes of batches change nothing, and no range is needed beforehand.
+    A bin holds the values whose exponent and first 5 bits of mantissa agree: 32 bins per octave from 2^-30 to 2^20, and
+    one for all smaller values. The result does not depend on the order and sizes of batches, and no range has to be
+    known before.
     """
 
     def __init__(self, channels: int) -> None:
         self.counts = torch.zeros(channels, _BINS, dtype=torch.int64)
         self.highest = torch.zeros(channels)
-        self.total = torch.zeros(channels, dtype=torch.float64)
 
     def add(self, activations: Tensor) -> None:
         """Count the activations [B, C, *] >= 0, float32, of a batch."""
@@ -32,21 +32,10 @@ class ChannelHistograms:
         bins += torch.arange(len(rows), dtype=torch.int32)[:, None] * _BINS
         self.counts += torch.bincount(bins.flatten(), minlength=self.counts.numel()).view_as(self.counts)
         self.highest = torch.maximum(self.highest, rows.amax(1))
-        self.total += rows.sum(1, dtype=torch.float64)
-
-    @property
-    def number(self) -> int:
-        """How many values a channel has had."""
-        return int(self.counts[0].sum())
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean of each channel, float64."""
-        return self.total / max(self.number, 1)
 
     @property
     def dead(self) -> Tensor:
-        """Which channels never gave anything but zero."""
+        """Which channels were always zero."""
         return self.highest == 0
 
     def percentile(self, percent: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""The float32 coefficients of neurons, and the steps of delays, that a discretization leads to."""
+"""The float32 coefficients of neurons, and delays in time steps, under a discretization."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from neurocuda.discretization.settings import Discretization
-from neurocuda.graph import SPIKING, Node, align
+from neurocuda.graph import Node, align
 from neurocuda.ops.coefficients import NeuronCoefficients
 
 
@@ -22,18 +22,18 @@ def coefficients(node: Node, p: Mapping[str, Tensor], d: Discretization) -> Neur
     decay = 1 - g; the gain of a membrane is r g, of a synapse w_in g, of IF and I r dt (or r).
     """
     synapse: dict[str, Tensor] = {}
-    if node.type in ("I", "IF"):
+    if node.primitive.is_leaky:
+        decay_v, gain = _decay_and_gain(p["tau_mem" if "tau_mem" in p else "tau"], d)
+        gain_v, bias_v = p["r"] * gain, p["v_leak"] * gain
+    else:
         decay_v = torch.ones_like(p["r"])
         gain_v = p["r"] * d.dt if d.if_gain == "r*dt" else p["r"]
         bias_v = torch.zeros_like(p["r"])
-    else:
-        decay_v, gain = _decay_and_gain(p["tau_mem" if "tau_mem" in p else "tau"], d)
-        gain_v, bias_v = p["r"] * gain, p["v_leak"] * gain
     if "tau_syn" in p:
         decay_i, gain = _decay_and_gain(p["tau_syn"], d)
         synapse = {"decay_i": decay_i.float(), "gain_i": (p["w_in"] * gain).float()}
     firing: dict[str, Tensor] = {}
-    if node.type in SPIKING:
+    if node.primitive.is_spiking:
         firing = {"threshold": p["v_threshold"].float(), "v_reset": p["v_reset"].float()}
     return NeuronCoefficients(
         decay_v=decay_v.float(),

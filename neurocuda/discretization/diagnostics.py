@@ -1,5 +1,6 @@
-"""What cannot be run under a discretization, and what is probably not meant: graphs that cannot fire as asked, steps
-longer than a time constant; the tool that most likely wrote a graph.
+"""Diagnostics of a graph under a discretization: errors, and warnings of what is probably not meant.
+
+Warned of are neurons that cannot fire and steps longer than a time constant. Guesses the tool that wrote a graph.
 """
 
 from __future__ import annotations
@@ -14,27 +15,27 @@ from torch import Tensor
 from neurocuda.discretization.coefficients import coefficients, neuron_parameters
 from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import Problem
-from neurocuda.graph import NEURONS, WEIGHTED, Graph, Node
+from neurocuda.graph import Graph, Node
 
 _MOST_HISTORY = 2**28
-"""Values that a Delay may have to keep for a sample: 1 GiB."""
+"""The most values in the history of a Delay for one sample: 1 GiB."""
 
 _HOPELESS = 1000.0
 """Input spikes through the strongest weight, for one output spike, from which on an IF cannot plausibly fire."""
 
 
 def problems(graph: Graph, d: Discretization) -> tuple[Problem, ...]:
-    """What of a sound graph has no meaning in float32 under this discretization, in order of the nodes."""
+    """The problems of a valid graph under this discretization, such as overflow in float32, in order of the nodes."""
     found: list[Problem] = []
     for node in graph.nodes.values():
         where = f"node {node.name!r}"
-        if node.type == "Delay":
+        if node.primitive.is_delay:
             most = float(node.array("delay").max()) / d.dt
             if most * math.prod(node.input_shape) > _MOST_HISTORY:
                 expected = f"at most {_MOST_HISTORY} values to keep for a sample, in steps of {d.dt:g} s"
                 size = math.prod(node.input_shape)
                 found.append(Problem(where, "delay", expected, f"{most:.6g} steps of {size} elements"))
-        if node.type not in NEURONS:
+        if not node.primitive.is_neuron:
             continue
         c = coefficients(node, neuron_parameters(node), d)
         for field in fields(c):
@@ -64,12 +65,12 @@ def coarse_steps(graph: Graph, d: Discretization) -> list[str]:
 
 
 def doubts(graph: Graph, d: Discretization) -> list[str]:
-    """A line for each doubt about running `graph` with `d`."""
+    """A warning for each thing that is probably not meant when `graph` runs with `d`."""
     lines = coarse_steps(graph, d)
     own = np.asarray(graph.metadata.get("dt"))
     if own.size == 1 and own.dtype.kind in "iuf" and np.float32(own.item()) != np.float32(d.dt):
         lines.append(f"the graph was written for dt = {own.item():g} s, but is run with dt = {d.dt:g} s")
-    weak = [node for node in graph.nodes.values() if node.type == "IF" and _spikes_to_fire(graph, node, d) > _HOPELESS]
+    weak = [node for node in _integrate_and_fire(graph) if _spikes_to_fire(graph, node, d) > _HOPELESS]
     if weak:
         names = ", ".join(repr(node.name) for node in weak[:3]) + (" ..." if len(weak) > 3 else "")
         most = min(_spikes_to_fire(graph, node, d) for node in weak)
@@ -81,16 +82,18 @@ def doubts(graph: Graph, d: Discretization) -> list[str]:
     return lines
 
 
+def _integrate_and_fire(graph: Graph) -> list[Node]:
+    return [n for n in graph.nodes.values() if n.primitive.is_spiking and not n.primitive.is_leaky]
+
+
 def _spikes_to_fire(graph: Graph, node: Node, d: Discretization) -> float:
-    """How many input spikes, each through the strongest weight, take the easiest neuron to its threshold."""
+    """Input spikes through the strongest weight that bring the neuron with the lowest threshold to it."""
     gain = float(np.abs(node.array("r")).max()) * (d.dt if d.if_gain == "r*dt" else 1.0)
     strongest = 0.0
-    for source, target in graph.edges:
-        if target == node.name:
-            origin = graph.nodes[source]
-            weighted = origin.type in WEIGHTED or origin.type == "Scale"
-            field = "weight" if origin.type in WEIGHTED else "scale"
-            strongest = max(strongest, float(np.abs(origin.array(field)).max()) if weighted else 1.0)
+    for source in graph.sources[node.name]:
+        origin = graph.nodes[source]
+        field = origin.primitive.weight_field
+        strongest = max(strongest, 1.0 if field is None else float(np.abs(origin.array(field)).max()))
     drive = gain * strongest
     return float(np.abs(node.array("v_threshold")).min()) / drive if drive > 0 else 0.0
 
@@ -109,8 +112,8 @@ def likely_exporter(graph: Graph) -> str | None:
         return "rockpool"
     if any(name.endswith((".w_rec", ".lif")) for name in names):
         return "snntorch"
-    fires = [node for node in graph.nodes.values() if node.type == "IF"]
+    fires = _integrate_and_fire(graph)
     counted = all(node.array("r").size == 1 and float(node.array("r").reshape(-1)[0]) == 1.0 for node in fires)
-    if fires and counted and any(node.type == "SumPool2d" for node in graph.nodes.values()):
+    if fires and counted and any(n.primitive.is_pool and not n.primitive.averages for n in graph.nodes.values()):
         return "sinabs"
     return None

@@ -9,15 +9,11 @@ import nir
 import numpy as np
 
 from neurocuda.errors import ArgumentError, Problem, raise_problems
+from neurocuda.graph.fields import Shape, Unfit, Value, declared_shape
 from neurocuda.graph.flatten import FlatNode, Raw, inline
-from neurocuda.graph.model import Graph, Node, Shape, collapse
-from neurocuda.graph.primitives import SIGNAL_PARAMETERS, Value, check_declared_shape, check_fields
+from neurocuda.graph.model import Graph, Node, collapse
+from neurocuda.graph.primitives import PRIMITIVES, SIGNAL_PARAMETERS, check_fields
 from neurocuda.graph.shape_inference import Shapes, Typed, declared_mismatch, infer
-
-_TERMINALS = ("Input", "Output", "Identity")
-_DECLARING = {"Conv1d": "input_shape", "Conv2d": "input_shape", "Flatten": "input_type"} | dict.fromkeys(
-    _TERMINALS, "shape"
-)
 
 
 def from_nir(graph: nir.NIRGraph) -> Graph:
@@ -56,12 +52,16 @@ def build(raw: Raw, source: str, version: str | None) -> tuple[Graph | None, tup
 
 
 def _check_node(node: FlatNode) -> tuple[dict[str, Value], Shape | None, list[Problem]]:
+    primitive = PRIMITIVES[node.type]
     parameters, problems = check_fields(node.name, node.type, node.fields)
-    declared: Shape | None = None
-    if node.type in _DECLARING:
-        owed = node.type in _TERMINALS and not node.invented
-        declared, wrong = check_declared_shape(node.name, _DECLARING[node.type], node.fields, owed)
-        problems.extend(wrong)
+    stated = None if primitive.shape_field is None else node.fields.get(primitive.shape_field)
+    try:
+        declared = None if stated is None else declared_shape(stated)
+        if stated is None and primitive.shape_field == "shape" and not node.invented:
+            raise Unfit("a shape (every Input and Output states one)", "none")
+    except Unfit as unfit:
+        declared = None
+        problems.append(Problem(f"node {node.name!r}", primitive.shape_field, unfit.expected, unfit.found))
     return parameters, declared, problems
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from neurocuda.errors import Problem, nearest
-from neurocuda.graph.primitives import PRIMITIVES, describe
+from neurocuda.graph.fields import describe
+from neurocuda.graph.primitives import PRIMITIVES
 
 Raw = Mapping[str, Any]
 """A node as it stands in a file: its fields by name, `type` among them."""
@@ -30,7 +31,7 @@ class FlatNode:
 
 @dataclass
 class FlatGraph:
-    """What inlining collects: nodes by flat name, edges in flat names, and everything that is wrong.
+    """The flat graph: nodes by flat name, edges in flat names, and everything that is wrong.
 
     `severed` names the nodes that lost an edge to a problem, so that nothing is concluded from its absence.
     """

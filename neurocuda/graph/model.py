@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from neurocuda.graph.primitives import SIGNAL_PARAMETERS, Value
-
-Shape = tuple[int, ...]
-
-SPIKING = frozenset({"IF", "LIF", "CubaLIF"})
-NEURONS = SPIKING | {"I", "LI", "CubaLI"}
-SPIKE_PRODUCING = SPIKING | {"Threshold"}
-WEIGHTED = frozenset({"Affine", "Linear", "Conv1d", "Conv2d"})
+from neurocuda.graph.fields import Shape, Value
+from neurocuda.graph.primitives import PRIMITIVES, SIGNAL_PARAMETERS, TRACED, Primitive
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
     """One node of a flat graph.
 
-    `type` is the NIR primitive. `parameters` are its fields, in the types of the file; those that belong to
-    elements of the signal (tau, threshold, ...) are collapsed: an axis along which they are constant has
-    size 1, trailing axes of size 1 are left out. Shapes are those of one sample at one step.
+    `type` names the NIR primitive, and `primitive` is its record. `parameters` are its fields, in the types of the
+    file; those that belong to elements of the signal (tau, threshold, ...) are collapsed: an axis along which they are
+    constant has size 1, trailing axes of size 1 are left out. Shapes are those of one sample at one step.
     """
 
     name: str
@@ -34,8 +29,10 @@ class Node:
     input_shape: Shape
     output_shape: Shape
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    primitive: Primitive = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "primitive", PRIMITIVES.get(self.type) or TRACED[self.type])
         for value in self.parameters.values():
             if isinstance(value, np.ndarray):
                 value.setflags(write=False)
@@ -53,7 +50,7 @@ class Node:
         return value
 
     def numbers(self, name: str) -> tuple[int, ...]:
-        """The parameter `name`, which is whole numbers."""
+        """The parameter `name`, which is integers."""
         value = self.parameters[name]
         assert isinstance(value, tuple), (self.name, name)
         return value
@@ -63,8 +60,21 @@ class Node:
         """Of a convolution."""
         return self.number("groups") if "groups" in self.parameters else None
 
+    @property
+    def bias_shape(self) -> Shape:
+        """The shape of a layer's bias: one value for each channel of a convolution, for each output of a matrix."""
+        return self.output_shape[:1] if self.primitive.is_convolution else self.output_shape
+
+    @property
+    def shape_fields(self) -> dict[str, Any]:
+        """The field of a NIR file in which this type of node states its input shape, if it does."""
+        if self.primitive.shape_field is None:
+            return {}
+        shape = self.input_shape[1:] if self.primitive.is_convolution else self.input_shape
+        return {self.primitive.shape_field: np.array(shape[0] if self.primitive.spatial_axes == 1 else shape, np.int64)}
+
     def number(self, name: str) -> int:
-        """The parameter `name`, which is one whole number."""
+        """The parameter `name`, which is one integer."""
         value = self.parameters[name]
         assert isinstance(value, int), (self.name, name)
         return value
@@ -75,7 +85,7 @@ class Graph:
     """A NIR graph ready to be scheduled.
 
     `nodes` are in ascending order of name (Unicode code points), `edges` ascending, duplicates kept, so that
-    nothing depends on the order in the file. `warnings` says what the file states and the graph does not hold.
+    nothing depends on the order in the file. `warnings` lists statements of the file that were overruled.
     """
 
     nodes: Mapping[str, Node]
@@ -104,18 +114,38 @@ class Graph:
         """The names of the top-level Output nodes."""
         return tuple(name for name, node in self.nodes.items() if node.type == "Output")
 
+    @cached_property
+    def sources(self) -> Mapping[str, tuple[str, ...]]:
+        """For each node, the sources of the edges into it, ascending."""
+        return _neighbours(self.nodes, ((b, a) for a, b in self.edges))
+
+    @cached_property
+    def targets(self) -> Mapping[str, tuple[str, ...]]:
+        """For each node, the targets of the edges out of it, ascending."""
+        return _neighbours(self.nodes, self.edges)
+
     def __str__(self) -> str:
         rows = [("node", "type", "input", "output", "parameters")]
         for node in self.nodes.values():
             shapes = (shape_text(node.input_shape), shape_text(node.output_shape))
             rows.append((node.name, node.type, *shapes, parameters_text(node)))
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = [f"Graph of {self.source}: {len(self.nodes)} nodes, {len(self.edges)} edges"]
-        for row in rows:
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-            lines.append("  " + "  ".join([*cells, row[4]]).rstrip())
+        lines += [f"  {line}" for line in table(rows)]
         lines.append("  edges: " + ", ".join(f"{a} -> {b}" for a, b in self.edges))
         return "\n".join(lines)
+
+
+def _neighbours(nodes: Iterable[str], pairs: Iterable[tuple[str, str]]) -> Mapping[str, tuple[str, ...]]:
+    found: dict[str, list[str]] = {name: [] for name in nodes}
+    for name, other in pairs:
+        found[name].append(other)
+    return {name: tuple(others) for name, others in found.items()}
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows as lines of text, in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def shape_text(shape: Shape) -> str:
@@ -141,14 +171,6 @@ def align(array: np.ndarray, rank: int) -> np.ndarray:
     if array.size == 1:
         return array.reshape((1,) * rank)
     return array.reshape(array.shape + (1,) * (rank - array.ndim))
-
-
-def fits(array: np.ndarray, shape: Shape) -> bool:
-    """Whether a parameter aligns with a signal of `shape` without enlarging it."""
-    if array.size == 1:
-        return True
-    pairs = zip(array.shape, shape, strict=False)
-    return array.ndim <= len(shape) and all(own in (1, size) for own, size in pairs)
 
 
 def collapse(array: np.ndarray, rank: int) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from neurocuda.graph.model import Graph
+from neurocuda.graph.model import Graph, Node
 
 
 @dataclass(frozen=True)
@@ -18,18 +19,25 @@ class SoftReset:
 
 def soft_resets(graph: Graph) -> tuple[SoftReset, ...]:
     """The cycles of a graph that are a soft reset, one for each integrator, in order of name."""
-    into: dict[str, list[str]] = {name: [] for name in graph.nodes}
-    out_of: dict[str, list[str]] = {name: [] for name in graph.nodes}
-    for a, b in graph.edges:
-        into[b].append(a)
-        out_of[a].append(b)
+    into, out_of = graph.sources, graph.targets
     found = []
     for name, node in graph.nodes.items():
         spikes = out_of[name][0] if node.type == "I" and len(out_of[name]) == 1 else None
-        if spikes is None or graph.nodes[spikes].type != "Threshold" or into[spikes] != [name]:
+        if spikes is None or graph.nodes[spikes].type != "Threshold" or into[spikes] != (name,):
             continue
         for back in out_of[spikes]:
-            if graph.nodes[back].type == "Scale" and into[back] == [spikes] and out_of[back] == [name]:
+            if graph.nodes[back].type == "Scale" and into[back] == (spikes,) and out_of[back] == (name,):
                 found.append(SoftReset(name, spikes, back))
                 break
     return tuple(found)
+
+
+def replaced(graph: Graph, neuron: Callable[[SoftReset], Node]) -> Graph:
+    """The graph with one node in place of each soft reset, under the name of the integrator."""
+    loops = soft_resets(graph)
+    gone = {name for loop in loops for name in (loop.threshold, loop.scale)}
+    nodes = {name: node for name, node in graph.nodes.items() if name not in gone}
+    nodes |= {loop.integrator: neuron(loop) for loop in loops}
+    spikes = {loop.threshold: loop.integrator for loop in loops}
+    edges = [(spikes.get(a, a), b) for a, b in graph.edges if b not in gone and (a in spikes or a not in gone)]
+    return replace(graph, nodes=nodes, edges=tuple(edges))

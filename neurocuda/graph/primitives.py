@@ -1,240 +1,193 @@
-"""The fields of every NIR primitive: which there are, and what a value must be. One table, one check."""
+"""`PRIMITIVES`: one record for each primitive, which the other rooms ask instead of comparing names of types.
+
+docs/adding-a-primitive.md names the other places where a primitive has an entry.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import Any, Literal, TypeVar
 
 from neurocuda.errors import Problem
+from neurocuda.graph import shape_rules
+from neurocuda.graph.fields import (
+    SHAPE_DECLARATIONS,
+    Field,
+    Unfit,
+    Value,
+    float32,
+    integer,
+    integers,
+    not_negative,
+    padding,
+    positive,
+    real,
+    weight,
+)
+from neurocuda.graph.shape_rules import ShapeRule
 
-Value = np.ndarray | tuple[int, ...] | int | str
-"""A checked field: a real array, whole numbers, or the word 'same' or 'valid'."""
-
-SHAPE_DECLARATIONS = frozenset({"shape", "input_shape", "input_type", "output_type"})
-"""Fields that state a shape. Shapes are inferred; of these only an Input's shape is taken on trust."""
-
-
-class _Unfit(Exception):
-    """A value that does not fit: what was expected, what was found."""
-
-    def __init__(self, expected: str, found: str) -> None:
-        super().__init__(expected, found)
-        self.expected, self.found = expected, found
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Field:
-    """A field of a primitive. `default` is used where the file has none; without one the field must be there."""
+class Primitive:
+    """What the package knows of a type of node.
+
+    fields: of a file. shape_rule: computes the output shape. shape_field: the field that states an input shape in a
+    file. weight_field: the parameter that multiplies the input. spatial_axes: of a convolution or pool.
+    averages: a pool that divides by its area. is_neuron: has a membrane potential v. is_leaky: v decays to v_leak.
+    emits_spikes: the output is 0 or 1, or a spike count. is_delay: keeps a history of its input. is_terminal: an Input
+    or Output of the graph. forwards_values: an inner node whose output has the values of its input, rearranged or
+    later. is_rectifier: a ReLU of a traced network.
+    """
 
     name: str
-    check: Callable[[Any], Value]
-    default: float | None = None
+    fields: tuple[Field, ...] = ()
+    shape_rule: ShapeRule = shape_rules.same
+    shape_field: Literal["shape", "input_shape", "input_type"] | None = None
+    weight_field: Literal["weight", "scale"] | None = None
+    spatial_axes: Literal[0, 1, 2] = 0
+    averages: bool = False
+    is_neuron: bool = False
+    is_leaky: bool = False
+    emits_spikes: bool = False
+    is_delay: bool = False
+    is_terminal: bool = False
+    forwards_values: bool = False
+    is_rectifier: bool = False
+
+    @property
+    def is_spiking(self) -> bool:
+        """A neuron that fires and is reset."""
+        return self.is_neuron and self.emits_spikes
+
+    @property
+    def has_state(self) -> bool:
+        return self.is_neuron or self.is_delay
+
+    @property
+    def is_weighted(self) -> bool:
+        """A matrix or a convolution."""
+        return self.weight_field == "weight"
+
+    @property
+    def is_matrix(self) -> bool:
+        return self.is_weighted and not self.spatial_axes
+
+    @property
+    def is_convolution(self) -> bool:
+        return self.is_weighted and self.spatial_axes > 0
+
+    @property
+    def is_pool(self) -> bool:
+        return self.weight_field is None and self.spatial_axes > 0
 
 
-def describe(value: object) -> str:
-    """A few words on a value, short enough for a message."""
-    if isinstance(value, bytes | str):
-        return repr(value) if len(value) <= 40 else f"{value[:37]!r}..."
-    if isinstance(value, Mapping):
-        return "a group"
-    array = _as_array(value)
-    if array is None or array.dtype.kind not in "biufcO":
-        return f"a value of type {type(value).__name__}"
-    if array.size <= 6:
-        return f"an array {array.tolist()}" if array.dtype.kind == "O" else str(array.tolist())
-    return f"an array of shape {array.shape} and type {array.dtype}"
+def _aligned(*names: str) -> tuple[Field, ...]:
+    return tuple(Field(name, real, aligned=True) for name in names)
 
 
-def _as_array(value: object) -> np.ndarray | None:
-    try:
-        return np.asarray(value)
-    except (TypeError, ValueError):
-        return None
+_MEMBRANE = _aligned("r", "v_leak")
+_SPIKE = (*_aligned("v_threshold"), Field("v_reset", real, aligned=True, default=0.0))
+_TAU = Field("tau", positive, aligned=True)
+_SYNAPSE = (
+    Field("tau_syn", positive, aligned=True),
+    Field("tau_mem", positive, aligned=True),
+    Field("w_in", real, aligned=True, default=1.0),
+)
+_MATRIX = Field("weight", weight(range(2, 33), "(..., out, in)"))
+_BIAS = Field("bias", float32)
+_POOL = tuple(Field(name, integers(low, (1, 2))) for name, low in (("kernel_size", 1), ("stride", 1), ("padding", 0)))
 
 
-def _real(value: Any) -> np.ndarray:
-    array = _as_array(value)
-    if array is None or array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
-        raise _Unfit("real numbers of at most 64 bits", describe(value))
-    if array.size == 0:
-        raise _Unfit("at least one value", f"an empty array of shape {array.shape}")
-    _require(array, np.isfinite(array), "finite numbers")
-    return array.copy()
-
-
-def _require(array: np.ndarray, good: np.ndarray, expected: str) -> None:
-    if not good.all():
-        index = tuple(int(i) for i in np.argwhere(~good)[0])
-        raise _Unfit(expected, f"{array[index]} at index {index}" if index else str(array[()]))
-
-
-def _positive(value: Any) -> np.ndarray:
-    array = _real(value)
-    _require(array, array > 0, "values > 0")
-    return array
-
-
-def _not_negative(value: Any) -> np.ndarray:
-    array = _real(value)
-    _require(array, array >= 0, "values >= 0")
-    return array
-
-
-def _float32(value: Any) -> np.ndarray:
-    """Numbers that are rounded to float32 when the graph is run."""
-    array = _real(value)
-    with np.errstate(over="ignore"):
-        _require(array, np.isfinite(array.astype(np.float32)), "numbers that float32 holds")
-    return array
-
-
-def _weight(ranks: range, axes: str) -> Callable[[Any], np.ndarray]:
-    def check(value: Any) -> np.ndarray:
-        array = _float32(value)
-        if array.ndim not in ranks:
-            raise _Unfit(f"axes {axes}", f"shape {array.shape}")
-        return array
-
-    return check
-
-
-def _is_whole(array: np.ndarray) -> bool:
-    """Whether all numbers are whole, and of a size that sizes and axes can have."""
-    return bool((np.isfinite(array) & (array == np.trunc(array)) & (np.abs(array.astype(np.float64)) < 2**53)).all())
-
-
-def _whole(low: int | None, counts: tuple[int, ...]) -> Callable[[Any], tuple[int, ...]]:
-    """Whole numbers, at least `low`; as many as the last of `counts`: a single one stands for all."""
-    bound = "" if low is None else f" >= {low}"
-    noun = "a whole number" if counts == (1,) else f"{' or '.join(str(n) for n in counts)} whole numbers"
-
-    def check(value: Any) -> tuple[int, ...]:
-        array = _as_array(value)
-        fits = array is not None and array.dtype.kind in "iuf" and array.ndim <= 1 and array.size in counts
-        if array is None or not fits or not _is_whole(array):
-            raise _Unfit(noun + bound, describe(value))
-        numbers = tuple(int(n) for n in array.reshape(-1))
-        if low is not None and min(numbers) < low:
-            raise _Unfit(noun + bound, describe(value))
-        return numbers * counts[-1] if len(numbers) == 1 else numbers
-
-    return check
-
-
-def _axis(value: Any) -> int:
-    return _whole(None, (1,))(value)[0]
-
-
-def _group_count(value: Any) -> int:
-    return _whole(1, (1,))(value)[0]
-
-
-def _padding(counts: tuple[int, ...]) -> Callable[[Any], Value]:
-    def check(value: Any) -> Value:
-        word = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-        if isinstance(word, str):
-            if word not in ("same", "valid"):
-                raise _Unfit("'same', 'valid' or whole numbers >= 0", repr(word))
-            return word
-        return _whole(0, counts)(value)
-
-    return check
-
-
-def declared_shape(value: Any) -> tuple[int, ...]:
-    """A shape as files state it: whole numbers >= 1, possibly none (a scalar signal)."""
-    array = _as_array(value)
-    if array is None or (array.size and array.dtype.kind not in "iuf") or array.ndim > 1:
-        raise _Unfit("a shape (whole numbers >= 1)", describe(value))
-    if array.size and not (_is_whole(array) and (array >= 1).all()):
-        raise _Unfit("a shape (whole numbers >= 1)", describe(value))
-    return tuple(int(n) for n in array.reshape(-1))
-
-
-_ONE, _PAIR = (1,), (1, 2)
-_MEMBRANE = (Field("r", _real), Field("v_leak", _real))
-_SPIKE = (Field("v_threshold", _real), Field("v_reset", _real, default=0.0))
-_SYNAPSE = (Field("tau_syn", _positive), Field("tau_mem", _positive), Field("w_in", _real, default=1.0))
-_POOL = tuple(Field(name, _whole(low, _PAIR)) for name, low in (("kernel_size", 1), ("stride", 1), ("padding", 0)))
-_MATRIX = Field("weight", _weight(range(2, 33), "(..., out, in)"))
-
-
-def _convolution(counts: tuple[int, ...], axes: str) -> tuple[Field, ...]:
-    rank = 2 + counts[-1]
-    return (
-        Field("weight", _weight(range(rank, rank + 1), axes)),
-        Field("bias", _float32),
-        Field("stride", _whole(1, counts)),
-        Field("padding", _padding(counts)),
-        Field("dilation", _whole(1, counts)),
-        Field("groups", _group_count),
+def _convolution(name: str, spatial_axes: Literal[1, 2], weight_axes: str) -> Primitive:
+    rank, counts = 2 + spatial_axes, (1, 2)[:spatial_axes]
+    fields = (
+        Field("weight", weight(range(rank, rank + 1), weight_axes)),
+        _BIAS,
+        Field("stride", integers(1, counts)),
+        Field("padding", padding(counts)),
+        Field("dilation", integers(1, counts)),
+        Field("groups", integer(1)),
     )
+    return Primitive(name, fields, shape_rules.convolution, "input_shape", "weight", spatial_axes)
 
 
-PRIMITIVES: Mapping[str, tuple[Field, ...]] = {
-    "Input": (),
-    "Output": (),
-    "Identity": (),
-    "Affine": (_MATRIX, Field("bias", _float32)),
-    "Linear": (_MATRIX,),
-    "Scale": (Field("scale", _float32),),
-    "Conv1d": _convolution(_ONE, "(C_out, C_in / groups, K)"),
-    "Conv2d": _convolution(_PAIR, "(C_out, C_in / groups, K_y, K_x)"),
-    "SumPool2d": _POOL,
-    "AvgPool2d": _POOL,
-    "Flatten": (Field("start_dim", _axis), Field("end_dim", _axis)),
-    "Delay": (Field("delay", _not_negative),),
-    "Threshold": (Field("threshold", _float32),),
-    "I": (Field("r", _real),),
-    "IF": (Field("r", _real), *_SPIKE),
-    "LI": (Field("tau", _positive), *_MEMBRANE),
-    "LIF": (Field("tau", _positive), *_MEMBRANE, *_SPIKE),
-    "CubaLI": (*_SYNAPSE, *_MEMBRANE),
-    "CubaLIF": (*_SYNAPSE, *_MEMBRANE, *_SPIKE),
+def _neuron(name: str, *fields: Field) -> Primitive:
+    names = {field.name for field in fields}
+    return Primitive(name, fields, is_neuron=True, is_leaky="v_leak" in names, emits_spikes="v_threshold" in names)
+
+
+_RECORDS = (
+    Primitive("Input", shape_field="shape", is_terminal=True),
+    Primitive("Output", shape_field="shape", is_terminal=True),
+    Primitive("Identity", shape_field="shape", forwards_values=True),
+    Primitive("Affine", (_MATRIX, _BIAS), shape_rules.matrix, weight_field="weight"),
+    Primitive("Linear", (_MATRIX,), shape_rules.matrix, weight_field="weight"),
+    Primitive("Scale", (Field("scale", float32, aligned=True),), weight_field="scale"),
+    _convolution("Conv1d", 1, "(C_out, C_in / groups, K)"),
+    _convolution("Conv2d", 2, "(C_out, C_in / groups, K_y, K_x)"),
+    Primitive("SumPool2d", _POOL, shape_rules.pool, spatial_axes=2),
+    Primitive("AvgPool2d", _POOL, shape_rules.pool, spatial_axes=2, averages=True),
+    Primitive(
+        "Flatten",
+        (Field("start_dim", integer(None)), Field("end_dim", integer(None))),
+        shape_rules.flatten,
+        shape_field="input_type",
+        forwards_values=True,
+    ),
+    Primitive("Delay", (Field("delay", not_negative, aligned=True),), is_delay=True, forwards_values=True),
+    Primitive("Threshold", (Field("threshold", float32, aligned=True),), emits_spikes=True),
+    _neuron("I", *_aligned("r")),
+    _neuron("IF", *_aligned("r"), *_SPIKE),
+    _neuron("LI", _TAU, *_MEMBRANE),
+    _neuron("LIF", _TAU, *_MEMBRANE, *_SPIKE),
+    _neuron("CubaLI", *_SYNAPSE, *_MEMBRANE),
+    _neuron("CubaLIF", *_SYNAPSE, *_MEMBRANE, *_SPIKE),
+)
+
+PRIMITIVES: Mapping[str, Primitive] = {record.name: record for record in _RECORDS}
+"""The primitives of NIR, and `Identity`, which the Input or Output of a nested graph becomes."""
+
+TRACED: Mapping[str, Primitive] = {
+    "ReLU": Primitive("ReLU", is_rectifier=True),
+    "ChannelAffine": Primitive("ChannelAffine"),
 }
-"""Every primitive of NIR and its fields. `Identity` is what the Input or Output of an inlined graph becomes."""
+"""Node types of traced networks alone: conversion replaces a ReLU, and folding a ChannelAffine (scale * x + shift)."""
 
-SIGNAL_PARAMETERS = frozenset({"scale", "delay", "threshold", "r", "tau", "tau_syn", "tau_mem", "w_in"}) | {
-    "v_leak",
-    "v_threshold",
-    "v_reset",
-}
-"""Fields whose values belong to elements of the signal: they align with its leading axes."""
+SIGNAL_PARAMETERS = frozenset(field.name for record in _RECORDS for field in record.fields if field.aligned)
+"""The fields that are aligned with the leading axes of the signal."""
 
 
-def check_fields(name: str, kind: str, fields: Mapping[str, Any]) -> tuple[dict[str, Value], list[Problem]]:
-    """The checked parameters of a node of type `kind`, and everything that is wrong with them."""
+def check_fields(name: str, type: str, raw: Mapping[str, Any]) -> tuple[dict[str, Value], list[Problem]]:
+    """The checked parameters of node `name`, of this type, and everything that is wrong."""
     parameters: dict[str, Value] = {}
     problems = []
-    known = {field.name for field in PRIMITIVES[kind]}
-    where = f"node {name!r}"
-    for extra in sorted(set(fields) - known - SHAPE_DECLARATIONS - {"type", "metadata"}):
+    where, fields = f"node {name!r}", PRIMITIVES[type].fields
+    known = {field.name for field in fields}
+    for extra in sorted(set(raw) - known - SHAPE_DECLARATIONS - {"type", "metadata"}):
         names = ", ".join(sorted(known)) or "none"
-        problems.append(Problem(where, extra, f"only the fields of {kind} ({names})", "an unknown field"))
-    for field in PRIMITIVES[kind]:
-        value = fields.get(field.name)
+        problems.append(Problem(where, extra, f"only the fields of {type} ({names})", "an unknown field"))
+    for field in fields:
+        value = raw.get(field.name)
         if value is None and field.default is None:
-            problems.append(Problem(where, field.name, f"a value (every {kind} has one)", "none"))
+            problems.append(Problem(where, field.name, f"a value (every {type} has one)", "none"))
             continue
         try:
             parameters[field.name] = field.check(field.default if value is None else value)
-        except _Unfit as unfit:
+        except Unfit as unfit:
             problems.append(Problem(where, field.name, unfit.expected, unfit.found))
     return parameters, problems
 
 
-def check_declared_shape(
-    name: str, field: str, fields: Mapping[str, Any], owed: bool
-) -> tuple[tuple[int, ...] | None, list[Problem]]:
-    """The shape that a node states in `field` (None if it states none and owes none), and what is wrong."""
-    value = fields.get(field)
-    if value is None:
-        missing = Problem(f"node {name!r}", field, "a shape (every Input and Output states one)", "none")
-        return None, [missing] if owed else []
-    try:
-        return declared_shape(value), []
-    except _Unfit as unfit:
-        return None, [Problem(f"node {name!r}", field, unfit.expected, unfit.found)]
+def complete(table: Mapping[str, T], place: str, types: Mapping[str, object] = PRIMITIVES) -> Mapping[str, T]:
+    """The table of a room, which must have an entry for each of `types` and no other.
+
+    place: the file and the name of the table, for the message. Raises `TypeError` naming the primitive.
+    """
+    for missing in sorted(set(types) - set(table)):
+        raise TypeError(f"{place}: expected an entry for every primitive, found none for {missing}")
+    for unknown in sorted(set(table) - set(types)):
+        raise TypeError(f"{place}: expected primitives of neurocuda/graph/primitives.py, found {unknown}")
+    return table

@@ -14,7 +14,8 @@ import numpy as np
 
 from neurocuda.errors import FileError, Problem, raise_problems
 from neurocuda.graph import Graph, Node, build, expand
-from neurocuda.graph.primitives import SIGNAL_PARAMETERS, Value
+from neurocuda.graph.fields import Value
+from neurocuda.graph.primitives import SIGNAL_PARAMETERS
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _DEEPEST = 200
@@ -159,14 +160,7 @@ def _node_fields(node: Node) -> Iterator[tuple[str, Any]]:
         yield "scale", np.ones(node.input_shape, np.float32)
         return
     yield "type", node.type
-    if node.type in ("Input", "Output"):
-        yield "shape", np.array(node.input_shape, np.int64)
-    elif node.type == "Conv1d":
-        yield "input_shape", node.input_shape[1]
-    elif node.type == "Conv2d":
-        yield "input_shape", np.array(node.input_shape[1:], np.int64)
-    elif node.type == "Flatten":
-        yield "input_type", np.array(node.input_shape, np.int64)
+    yield from node.shape_fields.items()
     for name, value in node.parameters.items():
         yield name, expand(node, name) if name in SIGNAL_PARAMETERS else _stored(value)
 

@@ -1,25 +1,20 @@
-"""Average pools of a graph as sums, the division by their area in the weights that come after, or else before, them.
+"""Replaces average pools by sum pools, and divides the weights after them, or else before them, by the area.
 
-A sum of whole numbers is one; its mean mostly is not on any grid of a power of two.
+A sum of integers is an integer; their mean is mostly on no power-of-two grid.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from neurocuda.graph import WEIGHTED, Graph, Node
-
-_TAKES = WEIGHTED | {"Scale"}
-_CARRIERS = frozenset({"Flatten", "Delay", "Identity", "SumPool2d", "AvgPool2d"})
-"""What gives a multiple of its result for a multiple of its input, and has no weights to take a factor."""
+from neurocuda.graph import Graph, Node
 
 
 class _Kept(Exception):
-    """Pools that have to stay as they are, and the node because of which."""
+    """Pools that cannot be replaced, and the node that prevents it."""
 
     def __init__(self, pools: frozenset[str], because: str) -> None:
         super().__init__(pools, because)
@@ -27,21 +22,17 @@ class _Kept(Exception):
 
 
 def with_sums(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
-    """The graph with SumPool2d for AvgPool2d where weights can take the division; and what became of each.
+    """The graph with SumPool2d for AvgPool2d where weights can take the division, and a note for each pool.
 
-    Weights behind a pool take it, where those are all that reads it. If not, and the division is by no power of two,
-    weights before it do.
+    The weights after a pool take the division if nothing else reads the pool. Otherwise, unless the area is a power of
+    two, the weights before it do.
     """
-    into: dict[str, list[str]] = {name: [] for name in graph.nodes}
-    out_of: dict[str, list[str]] = {name: [] for name in graph.nodes}
-    for a, b in graph.edges:
-        into[b].append(a)
-        out_of[a].append(b)
-    pools = [name for name, node in graph.nodes.items() if node.type == "AvgPool2d"]
+    into = graph.sources
+    pools = [name for name, node in graph.nodes.items() if node.primitive.averages]
     changed, kept = set(pools), dict[str, str]()
     while True:
         try:
-            factors = _Factors(graph, into, changed)
+            factors = _Factors(graph, changed)
             taken = {name: factors.into(name)[0] for name in graph.nodes}
             break
         except _Kept as clash:
@@ -51,19 +42,19 @@ def with_sums(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
     before = {
         source: name
         for name in pools
-        if name not in changed and areas[name].bit_count() != 1 and _alone(graph, into, out_of, name)
+        if name not in changed and areas[name].bit_count() != 1 and _alone(graph, name)
         for source in into[name]
     }
     nodes = {}
     for name, node in graph.nodes.items():
         if name in changed or name in before.values():
             nodes[name] = replace(node, type="SumPool2d")
-        elif node.type in _TAKES and (taken[name] != 1 or name in before):
+        elif node.primitive.weight_field and (taken[name] != 1 or name in before):
             nodes[name] = _divided(node, taken[name], areas[before[name]] if name in before else 1)
     notes = []
     for name in pools:
         if name in nodes:
-            takers = into[name] if name in before.values() else _layers_behind(graph, out_of, name)
+            takers = into[name] if name in before.values() else _layers_behind(graph, name)
             whose = ", ".join(map(repr, sorted(set(takers))))
             notes.append(f"node {name!r}: AvgPool2d became SumPool2d, 1/{areas[name]} went into the weights of {whose}")
         else:
@@ -72,45 +63,54 @@ def with_sums(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
     return replace(graph, nodes={**graph.nodes, **nodes}), tuple(notes)
 
 
-def _alone(graph: Graph, into: Mapping[str, list[str]], out_of: Mapping[str, list[str]], pool: str) -> bool:
-    """Whether all that a pool reads has weights, and feeds nothing but it."""
-    sources = into[pool]
-    return bool(sources) and all(graph.nodes[name].type in _TAKES and set(out_of[name]) == {pool} for name in sources)
+def _alone(graph: Graph, pool: str) -> bool:
+    """Whether all sources of a pool have weights, and no other target."""
+    sources = graph.sources[pool]
+    return bool(sources) and all(
+        graph.nodes[name].primitive.weight_field and set(graph.targets[name]) == {pool} for name in sources
+    )
 
 
 def _divided(node: Node, into: int, out: int) -> Node:
-    """A layer or a Scale that takes `into` times what it took, and gives its result over `out`."""
-    field = "scale" if node.type == "Scale" else "weight"
-    fresh = {field: node.array(field).astype(np.float64) / (into * out)}
+    """A layer or a Scale for an input `into` times as large, whose output is divided by `out`."""
+    field = node.primitive.weight_field
+    assert field is not None
+    fresh: dict[str, np.ndarray] = {field: node.array(field).astype(np.float64) / (into * out)}
     if out != 1 and "bias" in node.parameters:
         fresh["bias"] = node.array("bias").astype(np.float64) / out
     return replace(node, parameters={**node.parameters, **fresh})
 
 
-class _Factors:
-    """How many times the signals of a graph are what they were, once the pools `changed` give sums."""
+def _carries(node: Node) -> bool:
+    """Whether a multiple of the input leads to the same multiple of the output, and there is no weight to divide."""
+    return node.primitive.is_pool or node.primitive.forwards_values
 
-    def __init__(self, graph: Graph, into: Mapping[str, list[str]], changed: set[str]) -> None:
-        self.graph, self.sources, self.changed = graph, into, changed
+
+class _Factors:
+    """The factors by which the signals of a graph grow when the pools `changed` output sums."""
+
+    def __init__(self, graph: Graph, changed: set[str]) -> None:
+        self.graph, self.changed = graph, changed
         self.known: dict[str, tuple[int, frozenset[str]]] = {}
         self.path: list[str] = []
 
     def into(self, name: str) -> tuple[int, frozenset[str]]:
-        """The factor of what a node takes, and the pools that it comes from."""
-        found = [self.out_of(source) for source in self.sources[name]]
+        """The factor of a node's input, and the pools that it comes from."""
+        found = [self.out_of(source) for source in self.graph.sources[name]]
         pools: frozenset[str] = frozenset().union(*(pools for _, pools in found))
         factor = found[0][0] if found else 1
-        takes = self.graph.nodes[name].type in _TAKES | _CARRIERS
+        node = self.graph.nodes[name]
+        takes = node.primitive.weight_field is not None or _carries(node)
         if any(other != factor for other, _ in found) or (factor != 1 and not takes):
             raise _Kept(pools, name)
         return factor, pools
 
     def out_of(self, name: str) -> tuple[int, frozenset[str]]:
-        """The factor of what a node gives."""
+        """The factor of a node's output, and the pools that it comes from."""
         node = self.graph.nodes[name]
-        if node.type not in _CARRIERS:
+        if not _carries(node):
             return 1, frozenset()
-        if name in self.path:  # a cycle that no weights stand in
+        if name in self.path:  # a cycle without weights
             if self.changed.intersection(self.path):
                 raise _Kept(frozenset(self.path) & self.changed, name)
             return 1, frozenset()
@@ -124,16 +124,16 @@ class _Factors:
         return self.known[name]
 
 
-def _layers_behind(graph: Graph, out_of: Mapping[str, list[str]], name: str) -> list[str]:
+def _layers_behind(graph: Graph, name: str) -> list[str]:
     """The nodes with weights that read a node, directly or through nodes without."""
-    found, waiting, seen = set(), list(out_of[name]), {name}
+    found, waiting, seen = set(), list(graph.targets[name]), {name}
     while waiting:
         reader = waiting.pop()
         if reader in seen:
             continue
         seen.add(reader)
-        if graph.nodes[reader].type in _TAKES:
+        if graph.nodes[reader].primitive.weight_field:
             found.add(reader)
         else:
-            waiting += out_of[reader]
+            waiting += graph.targets[reader]
     return sorted(found)

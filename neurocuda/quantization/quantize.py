@@ -1,8 +1,8 @@
-"""`quantize`: weights of few bits on grids of powers of two, so that the sums of a graph are exact in any order.
+"""`quantize`: weights of few bits on power-of-two grids, so that the sums of a graph are exact in any order.
 
-Each output channel has its own step, so that a weight is a small whole number times a power of two (DESIGN §3). What
-is added to such sums, biases and what a soft reset takes off, is put on grids that fit them. Average pools become sums,
-with the division in the weights behind them. The result is NIR like any other.
+Each output channel has its own scale: a weight is a small integer times a power of two. Biases and the amounts that
+resets subtract are put on grids that fit these sums. Average pools become sum pools, with the division in the weights
+after them. The result is ordinary NIR.
 """
 
 from __future__ import annotations
@@ -17,41 +17,42 @@ from neurocuda.compiler import grids
 from neurocuda.compiler.certificate import Certificate
 from neurocuda.compiler.exactness import InputGrids, Search, certify, promised
 from neurocuda.compiler.grids import HIGHEST, LEAST, MOST, Grid, InputGrid, Sum
+from neurocuda.compiler.range_rules import channels, weighted_sum
 from neurocuda.discretization.coefficients import coefficients, neuron_parameters
 from neurocuda.discretization.settings import Discretization
-from neurocuda.errors import ArgumentError
-from neurocuda.graph import WEIGHTED, Graph, Node, SoftReset, align, from_nir, soft_resets
+from neurocuda.errors import ArgumentError, check_integer
+from neurocuda.graph import Graph, Node, SoftReset, align, from_nir, soft_resets, table
 from neurocuda.graph.model import collapse
 from neurocuda.graph.primitives import SIGNAL_PARAMETERS
 from neurocuda.quantization.fold_pools import with_sums
 from neurocuda.quantization.rounding import near, on_grid, on_step, steps_of
 
 BITS = range(2, 9)
-"""Bits that a weight can have, with its sign: at most what an int8 unit takes."""
+"""Bits that a weight can have, with its sign; 8 at most, for int8 units."""
 
 QUANTIZED = "quantized"
-"""Where a graph's metadata say its bits, and of each input the step and the bounds."""
+"""The key of a graph's metadata for its bits, and the step and bounds of each input."""
 
-_ROUNDED = WEIGHTED | {"Scale"}
 _LEFT = (8, 24)
-"""Bits of a sum's 24 that a bias leaves free, for sums over branches and steps and for the next weights; the second,
-which makes no step finer than that of the sum, if the first is not enough.
+"""Bits of a sum's 24 that a bias leaves free, for sums over branches and time steps and for the next weights.
+
+The second is tried if the first is not enough; with it no bias is finer than its sum.
 """
 
 _FINER = 8
-"""Bits by which the step of a bias is finer than that of the weights at most."""
+"""The most bits by which a bias is finer than the sum of the weights."""
 
 
 _INPUT_BITS = 10
-"""Bits of samples that are on a grid of their own, up to which that is kept."""
+"""The most bits of samples whose own grid is used."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """What became of an array of a node: its steps, and how far its values moved.
+    """How an array of a node was rounded.
 
-    low, high: exponents to base 2 of the finest and the coarsest step of its channels. largest: the largest change of
-    a value; relative: the root mean square of all changes over that of the values.
+    low, high: exponents to base 2 of the finest and the coarsest spacing of its channels. largest: the largest change
+    of a value. relative: the root mean square of all changes, divided by that of the values.
     """
 
     node: str
@@ -64,10 +65,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Quantized:
-    """A quantised graph, and what was done to it. Its text is a table.
+    """A quantised graph, and the changes. Its text is a table.
 
-    inputs: the grid that each Input must be on, which nothing in a graph can see to. certificate: what is exact, and
-    what is not. notes: what became of pools.
+    inputs: the grid that each Input must be on; the caller has to round to it. certificate: which sums are exact.
+    notes: one line for each average pool.
     """
 
     graph: Graph
@@ -82,17 +83,12 @@ class Quantized:
         for c in self.changes:
             steps = f"2^{c.low}" if c.low == c.high else f"2^{c.low} .. 2^{c.high}"
             rows.append((c.node, c.field, steps, f"{c.largest:.3g}", f"{100 * c.relative:.2g} %"))
-        widths = [max(len(row[column]) for row in rows) for column in range(5)]
         lines = [f"{self.graph.source}: weights of {self.bits} bits"]
         lines += [f"  input {name!r} has to be {grid}" for name, grid in self.inputs.items()]
-        lines += [
-            "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
+        lines += [f"  {line}" for line in table(rows)]
         lines += [f"  {note}" for note in self.notes]
-        first, proofs = self.certificate.first, self.certificate.proofs
-        exact = sum(proof.exact for proof in proofs)
-        lines.append(f"{exact} of {len(proofs)} layers and pools are exact in any order")
+        first = self.certificate.first
+        lines.append(self.certificate.summary)
         return "\n".join(lines if first is None else [*lines, f"not exact, first {first}"])
 
 
@@ -104,17 +100,27 @@ def quantize(
     discretization: Discretization | None = None,
     steps: int | None = None,
 ) -> Quantized:
-    """The graph with weights of `bits` bits, which stands for it as closely as they allow.
+    """Round the weights of a graph to `bits` bits, so that its sums are exact in any order.
 
-    Weights of layers and scales become k * 2^e, |k| < 2^(bits - 1), with an e for each output channel, that of the
-    least squared error; where a sum would pass 2^24 steps, k has fewer bits. Biases, and what resets of IF and of
-    I, Threshold and Scale in a cycle take off, become multiples of steps that keep sums and potentials exact.
-    AvgPool2d becomes SumPool2d where what it feeds can take the division. All else stays what it is, and the graph
-    given is not changed.
+    Weights of layers and scales become k * 2^e, |k| < 2^(bits - 1), with one e for each output channel, that of the
+    least squared error; where a sum would pass 2^24 spacings, k has fewer bits. Biases, and the amounts that the resets
+    of IF and of soft resets (I, Threshold and Scale in a cycle) subtract, become multiples of spacings that keep sums
+    and potentials exact. AvgPool2d becomes SumPool2d where the next weights can take the division. All else is
+    unchanged; the input graph is not modified.
 
-    input_grid: what the inputs will be, one for all or by name; whole numbers 0 .. 255 without. discretization, steps:
-    how, and at most how long, it will run (see `certify`). Raises `ArgumentError`, and `GraphError` for a
-    nir.NIRGraph that has no meaning.
+    Args:
+        graph: The graph.
+        bits: Bits of a weight with its sign, 2 to 8.
+        input_grid: The grid of the inputs, one for all or by name. Default: the integers 0 .. 255.
+        discretization: As the graph will run. Default: `Discretization()`.
+        steps: The most time steps of a run (see `certify`). Default: unknown.
+
+    Returns:
+        The quantised graph with its certificate.
+
+    Raises:
+        ArgumentError: An argument does not fit.
+        GraphError: A nir.NIRGraph has no meaning.
     """
     checked_bits("bits", bits)
     if not isinstance(graph, Graph | nir.NIRGraph):
@@ -137,9 +143,9 @@ def quantize(
 
 
 def input_grid(samples: Sequence[np.ndarray], bits: int = 8) -> InputGrid:
-    """A grid for what an input is like: that of the samples, if they are on one, or one of `bits` bits and a sign.
+    """The grid of an input: that of the samples, if they are on one of few bits, else one of `bits` bits and a sign.
 
-    The step is a 2^bits-th of the power of two that no sample exceeds, and the bounds reach up to that.
+    The step is 2^-bits of the power of two that no sample exceeds, and the bounds reach up to that power.
     """
     arrays = [np.asarray(array, np.float32) for array in samples]
     low = min((float(array.min()) for array in arrays if array.size), default=0.0)
@@ -156,10 +162,8 @@ def input_grid(samples: Sequence[np.ndarray], bits: int = 8) -> InputGrid:
 
 
 def checked_bits(name: str, bits: object) -> int:
-    """The argument, a number of bits that weights can have. Raises `ArgumentError`."""
-    if not isinstance(bits, int) or isinstance(bits, bool) or bits not in BITS:
-        raise ArgumentError(f"{name}: expected a whole number from {BITS[0]} to {BITS[-1]}, found {bits!r}")
-    return bits
+    """The value of an argument that is a number of bits of weights. Raises `ArgumentError`."""
+    return check_integer(name, bits, BITS[0], BITS[-1])
 
 
 def _check_finite(graph: Graph) -> None:
@@ -168,7 +172,7 @@ def _check_finite(graph: Graph) -> None:
             if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
                 continue
             with np.errstate(over="ignore"):
-                single = value.astype(np.float32) if node.type in _ROUNDED else value
+                single = value.astype(np.float32) if node.primitive.weight_field else value
             if not np.isfinite(single).all():
                 found = value[~np.isfinite(single)].flat[0]
                 raise ArgumentError(
@@ -177,7 +181,7 @@ def _check_finite(graph: Graph) -> None:
 
 
 class _Rounder:
-    """Rounds each layer when the grid of what it sums is known."""
+    """Rounds each layer when the range analysis knows the grid of its input."""
 
     def __init__(
         self,
@@ -198,36 +202,37 @@ class _Rounder:
         """All nodes, rounded."""
         self.search.certificate()
         for name, node in self.graph.nodes.items():
-            if node.type in _ROUNDED and name not in self.rounded and name not in self.resets:
+            if node.primitive.weight_field and name not in self.rounded and name not in self.resets:
                 self.rounded[name] = _rounded(node, self.bits, self.left, None)
         for loop in self.loops:
             self.rounded |= self._loop(loop)
         for name, node in self.graph.nodes.items():
-            if node.type == "IF":
+            if node.primitive.is_spiking and not node.primitive.is_leaky:
                 self.rounded[name] = self._fire(node)
         return {**self.graph.nodes, **self.rounded}
 
     def _replaced(self, node: Node, x: Grid) -> Node:
-        if node.type in _ROUNDED and node.name not in self.resets:
+        if node.primitive.weight_field and node.name not in self.resets:
             node = self.rounded[node.name] = _rounded(node, self.bits, self.left, x)
         return node
 
     def _arriving(self, name: str, without: str | None = None) -> Grid | None:
-        """The grid of the sum into a node, None where a part of it is on none."""
-        signals = [self.search.signals.get(a) for a, b in self.graph.edges if b == name and a != without]
+        """The grid of the sum into a node, None where one of its terms is on none."""
+        signals = [self.search.signals.get(a) for a in self.graph.sources[name] if a != without]
         parts = [signal for signal in signals if isinstance(signal, Grid)]
-        shape = self.graph.nodes[name].input_shape
-        return grids.add(parts, shape[0] if shape else 1).grid if len(parts) == len(signals) else None
+        return (
+            grids.add(parts, channels(self.graph.nodes[name].input_shape)).grid if len(parts) == len(signals) else None
+        )
 
     def _potential(self, node: Node, x: Grid | None) -> np.ndarray | None:
-        """The exponent of the step of an integrator's potential, by channel, None where a product is rounded."""
+        """The exponent of the spacing of an integrator's potential by channel, None where a product is rounded."""
         if x is None:
             return None
         gained = grids.scaled(x, coefficients(node, neuron_parameters(node), self.d).gain_v.numpy())
         return gained.step if gained.exact else None
 
     def _loop(self, loop: SoftReset) -> dict[str, Node]:
-        """What a soft reset takes off on the grid of what is added, and the level where it makes no difference."""
+        """A soft reset with its subtracted amount on the input's grid, and its threshold on the potential's."""
         node, back, level = (self.graph.nodes[name] for name in (loop.integrator, loop.scale, loop.threshold))
         x = self._arriving(loop.integrator, without=loop.scale)
         off = near(back.array("scale"), len(back.input_shape), self.bits, None if x is None else x.step)
@@ -251,7 +256,7 @@ class _Rounder:
         return self._level(node, "v_threshold", step)
 
     def _level(self, node: Node, field: str, step: np.ndarray) -> Node:
-        """A threshold moved to the multiple of the potential's step that decides in the same way."""
+        """A threshold moved to a multiple of the potential's spacing, at which the same potentials fire."""
         rank = len(node.input_shape)
         level = align(node.array(field), rank).astype(np.float32).astype(np.float64)
         spread = step.reshape(-1, *(1,) * (rank - 1)) if rank else step.reshape(())
@@ -263,7 +268,7 @@ class _Rounder:
 
 
 def _with(node: Node, field: str, value: np.ndarray) -> Node:
-    """A node with another parameter; the same node where it is equal."""
+    """A node with another value of a parameter; the same node if it is equal."""
     value = collapse(value, len(node.input_shape))
     old = node.array(field)
     if old.shape == value.shape and (old == value).all():
@@ -273,11 +278,12 @@ def _with(node: Node, field: str, value: np.ndarray) -> Node:
 
 
 def _rounded(node: Node, bits: int, left: int, x: Grid | None) -> Node:
-    """A layer or a Scale with weights of at most so many bits, for a signal on the grid x if it is on one.
+    """A layer or a Scale with weights of at most so many bits, for an input on the grid x, if it is on one.
 
-    left: bits of the sum that its bias leaves free.
+    left: bits of the sum that the bias leaves free.
     """
-    field = "scale" if node.type == "Scale" else "weight"
+    field = node.primitive.weight_field
+    assert field is not None
     array = node.array(field).astype(np.float64)
     if field == "scale":
         array = align(array, len(node.input_shape))
@@ -286,23 +292,27 @@ def _rounded(node: Node, bits: int, left: int, x: Grid | None) -> Node:
     bias = _bias_rows(node, len(rows))
     largest = np.abs(bias).max(1)
     found = on_grid(rows, bits)
+
+    def total() -> Sum | None:
+        """The sum with the weights found so far, without the bias."""
+        return None if x is None else weighted_sum(node, found.reshape(array.shape), None, x)
+
     for fewer in range(bits - 1, BITS[0] - 1, -1):
-        over = _over(_sum(node, found.reshape(array.shape), x), largest)
+        over = _over(total(), largest)
         if not over.any():
             break
         found = np.where(over[:, None], on_grid(rows, fewer), found)
-    total = _sum(node, found.reshape(array.shape), x)
-    if total is not None and not _over(total, largest).any():
-        bias = on_step(bias, _bias_steps(total, largest, left))
+    last = total()
+    if last is not None and not _over(last, largest).any():
+        bias = on_step(bias, _bias_steps(last, largest, left))
     else:  # no number of bits helps
         found = on_grid(rows, bits)
     fresh: dict[str, np.ndarray] = {field: found.reshape(array.shape)}
     if field == "scale":
         fresh[field] = collapse(fresh[field], len(node.input_shape))
     if "bias" in node.parameters:
-        shape = node.output_shape[:1] if node.type.startswith("Conv") else node.output_shape
         single = node.array("bias").size == 1 and bool((bias == bias[0, 0]).all())
-        fresh["bias"] = bias[:1, :1].reshape(node.array("bias").shape) if single else bias.reshape(shape)
+        fresh["bias"] = bias[:1, :1].reshape(node.array("bias").shape) if single else bias.reshape(node.bias_shape)
     return replace(node, parameters={**node.parameters, **{name: v.astype(np.float32) for name, v in fresh.items()}})
 
 
@@ -311,23 +321,11 @@ def _bias_rows(node: Node, rows: int) -> np.ndarray:
     if "bias" not in node.parameters:
         return np.zeros((rows, 1))
     bias = node.array("bias").astype(np.float64)
-    shape = node.output_shape[:1] if node.type.startswith("Conv") else node.output_shape
-    return np.broadcast_to(bias.reshape(()) if bias.size == 1 else bias, shape).reshape(rows, -1)
-
-
-def _sum(node: Node, array: np.ndarray, x: Grid | None) -> Sum | None:
-    """The sum of a layer with other weights and without its bias."""
-    if x is None:
-        return None
-    if node.type == "Scale":
-        return grids.scaled(x, array)
-    if node.type in ("Affine", "Linear"):
-        return grids.matrices(array, None, x) if array.ndim > 2 else grids.layer(array[:, :, None], None, x)
-    return grids.layer(array.reshape(*array.shape[:2], -1), None, x, node.number("groups"))
+    return np.broadcast_to(bias.reshape(()) if bias.size == 1 else bias, node.bias_shape).reshape(rows, -1)
 
 
 def _over(total: Sum | None, largest: np.ndarray) -> np.ndarray:
-    """Which rows may pass 2^24 steps of their sum, with biases of at most `largest`."""
+    """Which rows may pass 2^24 spacings of their sum, with biases of at most `largest`."""
     if total is None:
         return np.zeros(len(largest), bool)
     with np.errstate(over="ignore"):
@@ -337,7 +335,7 @@ def _over(total: Sum | None, largest: np.ndarray) -> np.ndarray:
 
 
 def _bias_steps(total: Sum, largest: np.ndarray, left: int) -> np.ndarray:
-    """The exponent of the step of each row's biases: that of the sum, or as much finer as leaves so many bits."""
+    """The exponent of the spacing of each row's biases: that of the sum, or finer if that leaves so many bits."""
     whole = np.frexp(total.magnitude + largest)[1].astype(np.int64)  # no magnitude passes 2^whole
     finest = np.maximum(whole - (24 - left), total.step - _FINER)
     finest = np.where(total.step > HIGHEST, whole - 16, finest)  # a row of zeros
@@ -346,7 +344,7 @@ def _bias_steps(total: Sum, largest: np.ndarray, left: int) -> np.ndarray:
 
 
 def _changes(before: Graph, after: Graph) -> tuple[Change, ...]:
-    """What rounding did to each array of a layer, and to those of other nodes that it changed."""
+    """The changes of each array of a layer, and of the arrays of other nodes that were rounded."""
     found = []
     for name, node in after.nodes.items():
         for field, value in node.parameters.items():
@@ -356,7 +354,7 @@ def _changes(before: Graph, after: Graph) -> tuple[Change, ...]:
             new = value.astype(np.float64)
             if field in SIGNAL_PARAMETERS:
                 old, new = (align(array, len(node.input_shape)) for array in (old, new))
-            if node.type not in WEIGHTED and old.shape == new.shape and (old == new).all():
+            if not node.primitive.is_weighted and old.shape == new.shape and (old == new).all():
                 continue
             moved, size = np.abs(new - old), np.broadcast_to(old, np.broadcast_shapes(old.shape, new.shape))
             scale = float(np.sqrt((size**2).mean()))

@@ -1,4 +1,4 @@
-"""Numbers rounded to multiples of powers of two, a row of them at a time."""
+"""Rounds rows of numbers to multiples of powers of two."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from neurocuda.graph import align
 
 
 def on_step(values: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """The nearest multiples of 2^step, a step for each row; half goes to even."""
+    """The nearest multiples of 2^step, one step for each row; half goes to even."""
     spread = steps.reshape(-1, *(1,) * (values.ndim - 1))
     rounded: np.ndarray = np.ldexp(np.rint(np.ldexp(values, -spread)), spread)
     return rounded
 
 
 def on_grid(rows: np.ndarray, bits: int) -> np.ndarray:
-    """Rows of numbers k * 2^e, |k| < 2^(bits - 1), the e of each row that with the least squared error.
+    """Rows rounded to k * 2^e, |k| < 2^(bits - 1), with the e of the least squared error for each row.
 
-    Tried are the coarsest step, which reaches the largest number, and finer ones, which cut it off.
+    The candidates are the coarsest spacing, which reaches the largest number, and two finer ones, which clip it.
     """
     most = 2 ** (bits - 1) - 1
     top = np.abs(rows).max(1, initial=0.0)
@@ -36,7 +36,7 @@ def on_grid(rows: np.ndarray, bits: int) -> np.ndarray:
 
 
 def near(values: np.ndarray, rank: int, bits: int, steps: np.ndarray | None) -> np.ndarray:
-    """Values of a signal's parameter on the steps of its channels, or on finer ones that give them `bits` bits."""
+    """Values of a signal's parameter rounded to the spacings of its channels, or to finer ones of `bits` bits."""
     values = align(values, rank).astype(np.float64)
     if steps is not None:
         values = np.broadcast_to(values, (steps.size, *values.shape[1:])) if rank else values
@@ -48,6 +48,6 @@ def near(values: np.ndarray, rank: int, bits: int, steps: np.ndarray | None) -> 
 
 
 def steps_of(values: np.ndarray, rows: int) -> np.ndarray:
-    """The exponent of the step that the values of each channel have in common."""
+    """The exponent of the spacing of the values of each channel."""
     found = grids.lowest_bits(values.reshape(values.shape[0] if values.ndim else 1, -1)).min(1)
     return np.broadcast_to(found, (rows,))

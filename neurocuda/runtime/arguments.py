@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from neurocuda.errors import ArgumentError, nearest
-from neurocuda.graph import NEURONS, SPIKE_PRODUCING, Graph
+from neurocuda.graph import Graph
 from neurocuda.ops.backends import operators
 
 Signals = Tensor | Mapping[str, Tensor]
@@ -113,8 +113,8 @@ def quantities(graph: Graph, record: Mapping[str, str | Collection[str]]) -> tup
             raise ArgumentError(f"record: expected names of nodes, found {name!r} ({close})")
         node = graph.nodes[name]
         known = ["input", "output"]
-        known += ["spikes"] if node.type in SPIKE_PRODUCING else []
-        known += ["v"] if node.type in NEURONS else []
+        known += ["spikes"] if node.primitive.emits_spikes else []
+        known += ["v"] if node.primitive.is_neuron else []
         known += ["i"] if "tau_syn" in node.parameters else []
         for quantity in asked if isinstance(asked, Collection) and not isinstance(asked, str) else [asked]:
             if quantity not in known:

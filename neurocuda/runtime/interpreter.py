@@ -11,14 +11,12 @@ from torch import Tensor
 
 from neurocuda.compiler.lowering import LoweredSchedule
 from neurocuda.compiler.tiling import Span, spans
-from neurocuda.graph import NEURONS, Graph, Shape
+from neurocuda.graph import Graph, Shape
 from neurocuda.runtime.cycles import fuses, is_enough, run_cycle, run_recurrence, run_soft_reset
 from neurocuda.runtime.layers import Chunk, evaluate, signal_of
 from neurocuda.runtime.memory_layout import cut_steps, join_samples, join_steps, to_sample_order
 from neurocuda.runtime.operands import Operands
 from neurocuda.runtime.parameters import Field
-
-_STATEFUL = NEURONS | {"Delay"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +123,7 @@ def _run_constant(lowered: LoweredSchedule, operands: Operands, inputs: Mapping[
         node, edges = stage.nodes[0].node, lowered.schedule.edges[stage.nodes[0].node.name]
         follows = edges and all(edge.source in names and not edge.delayed for edge in edges)
         late = f"{node.name}.previous" in chunk.carry
-        if node.name in names or (follows and not late and not stage.cyclic and node.type not in _STATEFUL):
+        if node.name in names or (follows and not late and not stage.cyclic and not node.primitive.has_state):
             names.add(node.name)
             done.append(number)
     once = replace(chunk, steps=1, records={key: [] for key in chunk.records if key[0] in names}, signals={})

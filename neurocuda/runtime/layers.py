@@ -10,13 +10,11 @@ from torch import Tensor
 
 from neurocuda.compiler.lowering import LoweredNode
 from neurocuda.compiler.schedule import Edge
+from neurocuda.graph import PRIMITIVES, complete
 from neurocuda.ops import NeuronState, int8, reference, vendor
 from neurocuda.runtime.operands import Operands, convolution_pads
 
 TRACED = {"v", "i"}
-
-_READS_BYTES = {"SumPool2d", "AvgPool2d", "Flatten"}
-"""What reads uint8 spikes as they are, beside int8 layers and neurons."""
 
 
 @dataclass
@@ -99,15 +97,17 @@ def evaluate(lowered: LoweredNode, branches: list[Tensor], operands: Operands, c
             recordings["input"] = operands.operators.branch_sum(branches)
     else:
         x = branches[0]
-        reads_bytes = name in operands.int8 or node.type in _READS_BYTES
+        evaluation = EVALUATIONS[node.type]
+        reads_bytes = name in operands.int8 or (evaluation is not None and evaluation.reads_bytes)
         if len(branches) > 1 or not (reads_bytes or x.dtype == torch.float32):
             x = operands.operators.branch_sum(branches)
-        if node.type == "Delay":
+        if name in operands.delays:
             delays = operands.delays[name]
             steps_ago = delays.counts[0] if len(delays.counts) == 1 else delays.steps
             output, chunk.carry[f"{name}.history"] = reference.delay(x, steps_ago, chunk.carry[f"{name}.history"])
         else:
-            output = _EVALUATE[node.type](x, lowered, operands)
+            assert evaluation is not None, node.type
+            output = evaluation.compute(x, lowered, operands)
         recordings = {"input": x, "spikes": output, "output": output}
     for quantity in requested:
         chunk.record(name, quantity, recordings[quantity])
@@ -195,7 +195,7 @@ def _convolution(x: Tensor, lowered: LoweredNode, operands: Operands) -> Tensor:
         result = vendor.convolution_laid_out(frames, weight, bias.contiguous(), stride, padding, dilation, groups)
     else:
         weight = operands.weights[node.name, "weight"]
-        if frames.device.type == "cpu" and node.type == "Conv2d":
+        if frames.device.type == "cpu" and node.primitive.spatial_axes == 2:
             layout = torch.channels_last if lowered.channels_last else torch.contiguous_format
             frames = frames.contiguous(memory_format=layout)
         result = vendor.convolution(frames, weight, bias, stride, padding, dilation, groups)
@@ -218,16 +218,29 @@ def _integer(
     return int8.convolution(frames, weight, bias, spacing, stride, padding, dilation, node.groups or 1)
 
 
-_EVALUATE: Mapping[str, Callable[[Tensor, LoweredNode, Operands], Tensor]] = {
-    "Output": _identity,
-    "Identity": _identity,
-    "Scale": _scale,
-    "Threshold": _threshold,
-    "Flatten": _flatten,
-    "Affine": _linear,
-    "Linear": _linear,
-    "Conv1d": _convolution,
-    "Conv2d": _convolution,
-    "SumPool2d": _pool,
-    "AvgPool2d": _pool,
-}
+@dataclass(frozen=True)
+class Evaluation:
+    """compute: the output [T, B, *shape] for the sum x. reads_bytes: x may be uint8 spikes."""
+
+    compute: Callable[[Tensor, LoweredNode, Operands], Tensor]
+    reads_bytes: bool = False
+
+
+EVALUATIONS: Mapping[str, Evaluation | None] = complete(
+    {
+        "Input": None,  # the interpreter brings its signal
+        "Output": Evaluation(_identity),
+        "Identity": Evaluation(_identity),
+        "Scale": Evaluation(_scale),
+        "Threshold": Evaluation(_threshold),
+        "Flatten": Evaluation(_flatten, reads_bytes=True),
+        "Affine": Evaluation(_linear),
+        "Linear": Evaluation(_linear),
+        "Conv1d": Evaluation(_convolution),
+        "Conv2d": Evaluation(_convolution),
+        "SumPool2d": Evaluation(_pool, reads_bytes=True),
+        "AvgPool2d": Evaluation(_pool, reads_bytes=True),
+        **{name: None for name, primitive in PRIMITIVES.items() if primitive.has_state},  # `evaluate` runs these
+    },
+    "neurocuda/runtime/layers.py, EVALUATIONS",
+)

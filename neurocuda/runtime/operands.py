@@ -120,9 +120,9 @@ class OperandBuilder:
         node, name = entry.node, entry.node.name
         if name in c:
             return bound.neuron(ops, c[name], self.surrogate, len(self.lowered.schedule.edges[name]))
-        if "kernel_size" in node.parameters:
+        if node.primitive.is_pool:
             window = (node.numbers(entry) for entry in ("kernel_size", "stride", "padding"))
-            return bound.pool(ops, node.type == "AvgPool2d", *window)
+            return bound.pool(ops, node.primitive.averages, *window)
         if entry.how != "ordered":
             return None
         weight, bias, packed = weights[name, "weight"], weights.get((name, "bias")), prepacked.get(name)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from neurocuda.discretization.coefficients import delay_steps, neuron_parameters
 from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError
-from neurocuda.graph import NEURONS, Graph, Node, align
+from neurocuda.graph import Graph, Node, align
 from neurocuda.ops import vendor
 
 Field = tuple[str, str]
@@ -64,12 +64,12 @@ class ParameterStore:
 
     def _register(self, module: nn.Module, node: Node, d: Discretization, learn: Collection[str], lazy: bool) -> None:
         prefix = node.name.replace("~", "~0").replace("/", "~1").replace(".", "/")
-        if node.type == "Delay":
+        if node.primitive.is_delay:
             steps = delay_steps(node, d)
             self.delays[node.name] = f"{prefix}:steps"
             self.delay_counts[node.name] = tuple(sorted(set(steps.flatten().tolist())))
             module.register_buffer(self.delays[node.name], steps, persistent=False)
-        exact = node.type in NEURONS or node.type == "Threshold"
+        exact = node.primitive.is_neuron or node.primitive.emits_spikes
         for entry, value in neuron_parameters(node).items() if exact else ():
             key = self.exact[node.name, entry] = f"{prefix}:{entry}"
             if entry in learn:
@@ -105,7 +105,7 @@ class ParameterStore:
         module = self._module(network)
         found: dict[str, dict[str, Tensor]] = {}
         for (name, entry), key in self.exact.items():
-            if self.graph.nodes[name].type in NEURONS:
+            if self.graph.nodes[name].primitive.is_neuron:
                 found.setdefault(name, {})[entry] = getattr(module, key)
         return found
 
@@ -121,7 +121,7 @@ class ParameterStore:
             present: dict[Field, Any] = {key: made[name] for key, name in self.weights.items() if name in made}
             weights = _LazyWeights(self._make, present)
         for (name, entry), key in self.exact.items():
-            if self.graph.nodes[name].type not in NEURONS:
+            if not self.graph.nodes[name].primitive.is_neuron:
                 weights[name, entry] = getattr(module, key).float()
         return weights
 
@@ -169,7 +169,7 @@ def weight_of(node: Node, entry: str) -> Tensor:
     if entry == "scale":
         array = align(array, len(node.input_shape))
     if entry == "bias" and array.size == 1:
-        array = array.reshape((1,) * (1 if "stride" in node.parameters else len(node.output_shape)))
+        array = array.reshape((1,) * len(node.bias_shape))
     return torch.from_numpy(array.astype(np.float32))
 
 

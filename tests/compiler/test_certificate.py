@@ -189,7 +189,7 @@ def test_promises_by_name() -> None:
     with pytest.raises(ArgumentError, match=re.escape("input_grid: expected the inputs ['a', 'b'], found ['c']")):
         neurocuda.load(found, input_grid={"c": InputGrid()})
     for wrong in (0, -1, 2.0, True, "3"):
-        with pytest.raises(ArgumentError, match=f"steps: expected a whole number >= 1, found {wrong!r}"):
+        with pytest.raises(ArgumentError, match=f"steps: expected an integer >= 1, found {wrong!r}"):
             certify(found, steps=wrong)
 
 
@@ -199,9 +199,9 @@ def test_a_node_without_a_rule_is_not_proved() -> None:
         graph("input>m m>fc fc>output", input=input_(2), m=scale(1.0), fc=weighted(1, 1), output=output(1))
     )
     assert certify(known).exact
-    made_up = {"m": replace(known.nodes["m"], type="MadeUp")}
-    certificate = certify(Graph({**known.nodes, **made_up}, known.edges))
+    traced = {"m": replace(known.nodes["m"], type="ReLU")}
+    certificate = certify(Graph({**known.nodes, **traced}, known.edges))
     assert not certificate.exact
     (proof,) = certificate.proofs
     assert proof.node == "fc"
-    assert "since node 'm' (MadeUp): no rule says what values it gives" in proof.reason
+    assert "since node 'm' (ReLU): no rule says what values it gives" in proof.reason

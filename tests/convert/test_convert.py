@@ -352,7 +352,7 @@ def test_what_is_refused_by_name(case: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"timesteps": 0}, "timesteps: expected a whole number of steps >= 1, found 0"),
+        ({"timesteps": 0}, "timesteps: expected an integer >= 1, found 0"),
         ({"timesteps": 2.0}, "timesteps: .*found 2.0"),
         ({"readout_delay": -1}, "readout_delay: .*>= 0, found -1"),
         ({"total_steps": 0}, "total_steps: .*>= 1, found 0"),

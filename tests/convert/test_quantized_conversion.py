@@ -158,5 +158,5 @@ def test_what_cannot_be_exact_is_a_warning() -> None:
 
 @pytest.mark.parametrize("bits", [1, 9, 8.0, True, "8"])
 def test_numbers_of_bits_that_are_refused(bits: Any) -> None:
-    with pytest.raises(ArgumentError, match=r"weight_bits: expected a whole number from 2 to 8, found"):
+    with pytest.raises(ArgumentError, match=r"weight_bits: expected an integer from 2 to 8, found"):
         converted("pooled", weight_bits=bits)

@@ -25,7 +25,7 @@ from test_fold_pools import average
 import neurocuda
 from neurocuda import ArgumentError, Discretization, Graph, quantize
 from neurocuda.compiler.grids import InputGrid
-from neurocuda.graph import WEIGHTED, Node, soft_resets
+from neurocuda.graph import Node, soft_resets
 from neurocuda.graph.builder import build
 from neurocuda.quantization.quantize import input_grid
 
@@ -195,7 +195,7 @@ def test_sums_are_exact_and_the_oracle_agrees(name: str, bits: int, tmp_path: Pa
     expected = told(result.graph, tmp_path / "a.nir", x)
     proven = {proof.node for proof in result.certificate.proofs if proof.exact}
     for name_, node in result.graph.nodes.items():
-        if node.type in WEIGHTED:
+        if node.primitive.is_weighted:
             weight = node.array("weight")
             rows = np.abs(weight.reshape(weight.shape[0], -1).astype(np.float64))
             for row in rows[rows.any(1)]:
@@ -268,7 +268,7 @@ def test_random_graphs(case: Case, bits: int) -> None:
         expected = told(result.graph, Path(folder) / "a.nir", x, **case.discretization)
     for proof in result.certificate.proofs:
         node = result.graph.nodes[proof.node]
-        if proof.exact and node.type in WEIGHTED and steps <= 64:
+        if proof.exact and node.primitive.is_weighted and steps <= 64:
             assert_exact_in_any_order(node, expected.node_inputs[proof.node])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -417,7 +417,7 @@ def broken(value: float, field: str = "weight") -> Graph:
 @pytest.mark.parametrize(
     ("argument", "how", "message"),
     [
-        (RECURRENT, {"bits": 1}, "bits: expected a whole number from 2 to 8, found 1"),
+        (RECURRENT, {"bits": 1}, "bits: expected an integer from 2 to 8, found 1"),
         (RECURRENT, {"bits": 9}, "bits: .*found 9"),
         (RECURRENT, {"bits": 8.0}, "bits: .*found 8.0"),
         (RECURRENT, {"bits": True}, "bits: .*found True"),
@@ -426,7 +426,7 @@ def broken(value: float, field: str = "weight") -> Graph:
         (broken(1e39), {}, r"node 'r', field 'weight': expected finite float32 numbers, found 1e\+39"),
         (broken(-np.inf, "bias"), {}, "node 'r', field 'bias': expected finite float32 numbers, found -inf"),
         (RECURRENT, {"input_grid": {"nothing": InputGrid()}}, "input_grid: expected the inputs"),
-        (RECURRENT, {"steps": 0}, "steps: expected a whole number >= 1, found 0"),
+        (RECURRENT, {"steps": 0}, "steps: expected an integer >= 1, found 0"),
     ],
 )
 def test_what_is_refused(argument: Any, how: dict[str, Any], message: str) -> None:

@@ -22,7 +22,6 @@ import neurocuda
 from neurocuda import Discretization, Executor, State, from_nir
 from neurocuda.discretization.coefficients import coefficients, coefficients_together, neuron_parameters
 from neurocuda.errors import ArgumentError
-from neurocuda.graph import NEURONS
 from neurocuda.ops import backends, native
 from neurocuda.runtime import nir_executor, operands
 from neurocuda.runtime.capture import cuda_graphs
@@ -200,7 +199,7 @@ def test_coefficients_are_the_same_side_by_side(d: Discretization) -> None:
         "out": nir.Output(np.array([3])),
     }
     graph = from_nir(nir.NIRGraph(nodes, list(pairwise(nodes)), type_check=False))
-    parameters = {name: neuron_parameters(node) for name, node in graph.nodes.items() if node.type in NEURONS}
+    parameters = {name: neuron_parameters(node) for name, node in graph.nodes.items() if node.primitive.is_neuron}
     found = coefficients_together(graph.nodes, parameters, d)
     assert found.keys() == parameters.keys()
     for name, p in parameters.items():

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from neurocuda import Executor, Surrogate
 from neurocuda.compiler.grids import InputGrid
-from neurocuda.graph import NEURONS as NEURON_TYPES
 
 
 def run(net: Executor, seed: int = 0) -> Tensor:
@@ -374,7 +373,7 @@ def test_what_is_registered() -> None:
         f"{n}:{f}" for n, v in net.graph.nodes.items() for f in ("weight", "bias", "scale") if f in v.parameters
     }
     assert {name for name, _ in net.named_parameters()} == weighted
-    neurons = [v for v in net.graph.nodes.values() if v.type in NEURON_TYPES or v.type == "Threshold"]
+    neurons = [v for v in net.graph.nodes.values() if v.primitive.is_neuron or v.primitive.emits_spikes]
     assert {name for name, _ in net.named_buffers() if not name.endswith(":steps")} == {
         f"{v.name}:{field}" for v in neurons for field in v.parameters
     }

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from neurocuda import Executor
 from neurocuda.compiler.grids import InputGrid
-from neurocuda.graph import WEIGHTED
 from neurocuda.ops import int8
 
 needs_bytes = pytest.mark.skipif(
@@ -32,7 +31,7 @@ def ways(net: Executor) -> dict[str, list[str]]:
     found = {}
     for name, node in net.graph.nodes.items():
         proof = net.certificate.of(name)
-        if node.type in WEIGHTED and proof is not None:
+        if node.primitive.is_weighted and proof is not None:
             exact, whole = proof.exact, proof.integers is not None
             found[name] = ["ordered", *(["library"] if exact else []), *(["integer"] if whole else [])]
     return found

@@ -262,7 +262,7 @@ def stateless(node: Node, x: Array, options: Mapping[str, Any]) -> Array:
         shape, axes = x.shape[1:], x.ndim - 1
         start, end = (int(node[field]) % axes for field in ("start_dim", "end_dim"))
         return x.reshape(x.shape[0], *shape[:start], -1, *shape[end + 1 :])
-    raise ValueError(f"unknown node type {kind}")
+    raise ValueError(f"tests/support/oracle.py, stateless: expected a rule for {kind}, found none")
 
 
 def aligned(value: Any, shape: Shape) -> Array:

@@ -23,9 +23,11 @@ NAMES = (
     "10 9 a B z é ω Ω ß 層 𝛼 Ａ b2 b10 conv.1 _x ~ -n ! 0 input output lif1 LIF I x.y.z é̃ A Z w fc q-1 1e-4"
 ).split()
 NEURON_KINDS = ("I", "LI", "CubaLI", "IF", "LIF", "CubaLIF", "IF", "LIF", "CubaLIF")
+PLAIN_KINDS: tuple[str, ...] = ()  # these keep the shape of any signal, and have no parameters
 SAME_KINDS = ("Delay", "Scale", "Threshold", *NEURON_KINDS)  # these keep the shape of any signal
 LAYER_KINDS = {1: ("Affine", "Linear", "Affine"), 2: ("Conv1d", "Flatten", "Linear", "Affine", "Conv1d")}
 IMAGE_KINDS = ("AvgPool2d", "Conv2d", "SumPool2d", "Flatten", "Conv2d", "Affine")
+DRAWN = {"Input", "Output", *PLAIN_KINDS, *SAME_KINDS, *LAYER_KINDS[1], *LAYER_KINDS[2], *IMAGE_KINDS}
 # Chains that are closed into cycles; "weight" is a layer that keeps the shape.
 RINGS = [
     ring.split()
@@ -215,6 +217,8 @@ def flattening(s: Source, shape: Shape) -> Node:
 
 def layer(s: Source, kind: str, shape: Shape, sizes: Sequence[int]) -> Node:
     """Any node that is fed with a signal of `shape`; `sizes` are favoured lengths of vectors."""
+    if kind in PLAIN_KINDS:
+        return {"type": kind}
     if kind in ("Linear", "Affine"):
         return linear(s, kind, shape, s.pick(sizes))
     if kind in ("Conv1d", "Conv2d"):
@@ -308,7 +312,7 @@ class Level:
 
     def grow_node(self) -> None:
         shape = self.some_shape()
-        kinds = (*LAYER_KINDS.get(len(shape), IMAGE_KINDS) * 2, *SAME_KINDS)
+        kinds = (*LAYER_KINDS.get(len(shape), IMAGE_KINDS) * 2, *SAME_KINDS, *PLAIN_KINDS)
         self.add(layer(self.s, self.s.pick(kinds), shape, self.sizes), shape, self.feeds(shape, 3))
 
     def grow_ring(self) -> None:

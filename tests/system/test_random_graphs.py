@@ -8,9 +8,10 @@ from comparison import assert_equal, by_output, network, order_of, recorded, ten
 from devices import networks_on_each_device
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import Case, cases
+from strategies import DRAWN, Case, cases
 
 from neurocuda import Executor, State
+from neurocuda.graph import PRIMITIVES
 
 STEPWISE = 12
 """Up to so many steps a run is stopped and resumed at every one of them."""
@@ -22,6 +23,11 @@ def outputs_of(
     with torch.no_grad():
         output, state = net(tensors(x), state)
     return by_output(net, output), state
+
+
+def test_every_primitive_is_drawn() -> None:
+    inlined = {"Identity"}  # of nested graphs
+    assert PRIMITIVES.keys() - inlined == DRAWN, "DRAWN of tests/support/strategies.py"
 
 
 @networks_on_each_device

@@ -6,12 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from neurocuda.convert.tracing.symbolic import CHANNEL_AFFINE, Sketch
-from neurocuda.graph import WEIGHTED, Node, align
-from neurocuda.graph.primitives import Value
-
-_CONVOLUTIONS = frozenset({"Conv1d", "Conv2d"})
-_MATRICES = frozenset({"Affine", "Linear"})
+from neurocuda.convert.tracing.symbolic import CHANNEL_AFFINE, Sketch, convolution_parameters
+from neurocuda.graph import Node, align
 
 
 def fold(sketch: Sketch) -> None:
@@ -61,14 +57,14 @@ def _channelwise(values: np.ndarray) -> bool:
 
 
 def _takes_shift(node: Node, shift: np.ndarray) -> bool:
-    return node.type in _MATRICES or (node.type in _CONVOLUTIONS and _channelwise(shift))
+    return node.primitive.is_matrix or (node.primitive.is_convolution and _channelwise(shift))
 
 
 def _goes_back(sketch: Sketch, node: Node) -> bool:
     scale, shift = _values(node)
     sources = [sketch.nodes[source] for source in sketch.into[node.name]]
     scaled = all(
-        source.type in WEIGHTED | {"Scale"} and (source.type not in _CONVOLUTIONS or _channelwise(scale))
+        source.primitive.weight_field and (not source.primitive.is_convolution or _channelwise(scale))
         for source in sources
     )
     return scaled and (not shift.any() or any(_takes_shift(source, shift) for source in sources))
@@ -84,27 +80,32 @@ def _fold_back(sketch: Sketch, node: Node) -> None:
 
 
 def _folded(node: Node, scale: np.ndarray, shift: np.ndarray) -> Node:
-    parameters = dict(node.parameters)
-    kind = node.type
-    if kind == "Scale":
+    parameters, primitive = dict(node.parameters), node.primitive
+    if primitive.weight_field == "scale":
         parameters["scale"] = align(node.array("scale"), len(node.input_shape)) * scale
-    elif kind in _CONVOLUTIONS:
-        weight = node.array("weight")
-        scale, shift = scale.reshape(-1), shift.reshape(-1)
-        parameters["weight"] = weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
-        parameters["bias"] = np.broadcast_to(node.array("bias") * scale + shift, weight.shape[:1]).copy()
-    else:
-        scale = np.broadcast_to(scale, node.output_shape)
-        parameters["weight"] = node.array("weight") * scale[..., None]
-        if kind == "Affine" or shift.any():
-            kind = "Affine"
-            bias = node.array("bias") if node.type == "Affine" else np.zeros(())
-            parameters["bias"] = np.broadcast_to(bias * scale + shift, node.output_shape).copy()
-    return replace(node, type=kind, parameters=parameters)
+        return replace(node, parameters=parameters)
+    weight = node.array("weight")
+    scale, shift = (_per_output(node, values) for values in (scale, shift))
+    trailing = weight.ndim - 1 if primitive.is_convolution else 1
+    parameters["weight"] = weight * scale.reshape(*scale.shape, *(1,) * trailing)
+    if "bias" not in parameters and not shift.any():
+        return replace(node, parameters=parameters)
+    bias = node.array("bias") if "bias" in parameters else np.zeros(())
+    parameters["bias"] = np.broadcast_to(bias * scale + shift, node.bias_shape).copy()
+    return replace(node, type="Affine" if primitive.is_matrix else node.type, parameters=parameters)
+
+
+def _per_output(node: Node, values: np.ndarray) -> np.ndarray:
+    """Values of the output's channels or elements at the shape of the bias."""
+    if node.primitive.is_convolution:
+        return np.broadcast_to(values.reshape(-1), node.bias_shape)
+    return np.broadcast_to(values, node.bias_shape)
 
 
 def _goes_forward(sketch: Sketch, node: Node, targets: list[str]) -> bool:
-    matrices = all(sketch.nodes[target].type in _MATRICES and sketch.into[target] == [node.name] for target in targets)
+    matrices = all(
+        sketch.nodes[target].primitive.is_matrix and sketch.into[target] == [node.name] for target in targets
+    )
     return matrices and bool(targets) and len(node.input_shape) == 1 and bool(_values(node)[1].any())
 
 
@@ -113,7 +114,7 @@ def _fold_forward(sketch: Sketch, node: Node, targets: list[str]) -> None:
     for target in targets:
         after = sketch.nodes[target]
         weight = after.array("weight")
-        bias = after.array("bias") if after.type == "Affine" else np.zeros(weight.shape[0])
+        bias = after.array("bias") if "bias" in after.parameters else np.zeros(weight.shape[0])
         parameters = {"weight": weight * scale, "bias": bias + weight @ shift}
         sketch.nodes[target] = replace(after, type="Affine", parameters=parameters)
 
@@ -127,14 +128,8 @@ def _write(sketch: Sketch, node: Node, targets: dict[str, list[str]]) -> None:
     elif len(shape) in (2, 3) and _channelwise(scale) and _channelwise(shift):
         rank = len(shape) - 1
         weight = np.broadcast_to(scale.reshape(-1), shape[:1]).reshape(-1, 1, *(1,) * rank).copy()
-        parameters: dict[str, Value] = {
-            "weight": weight,
-            "bias": np.broadcast_to(shift.reshape(-1), shape[:1]).copy(),
-            "stride": (1,) * rank,
-            "padding": (0,) * rank,
-            "dilation": (1,) * rank,
-            "groups": shape[0],
-        }
+        bias = np.broadcast_to(shift.reshape(-1), shape[:1]).copy()
+        parameters = convolution_parameters(weight, bias, shape[0])
         sketch.nodes[node.name] = replace(node, type=f"Conv{rank}d", parameters=parameters)
     else:
         _write_constant(sketch, node, targets)

@@ -20,7 +20,6 @@ from neurocuda.convert.tracing.symbolic import Call, Value
 Operation = Callable[..., Any]
 
 _WIDE = (torch.float32, torch.float64)
-_RESHAPING = ("flatten", "view", "reshape", "squeeze", "unsqueeze", "unflatten")
 
 
 def _relu(call: Call, x: Value, inplace: bool = False) -> Value:
@@ -208,88 +207,62 @@ def _getitem(call: Call, x: Value, index: Any) -> Value:
     call.refuse("it takes out a part of a signal", "a layer that computes just that part")
 
 
-METHODS: dict[str, Operation] = {name: _reshaping(name) for name in _RESHAPING} | {
+METHODS: dict[str, Operation] = {
+    **{name: _reshaping(name) for name in ("flatten", "view", "reshape", "squeeze", "unsqueeze", "unflatten")},
     "relu": _relu,
-    "clamp": clamp,
-    "clip": clamp,
-    "clamp_min": clamp,
+    **dict.fromkeys(("clamp", "clip", "clamp_min"), clamp),
     "add": _add,
-    "sub": _sub,
-    "subtract": _sub,
-    "mul": _mul,
-    "multiply": _mul,
-    "div": _div,
-    "divide": _div,
-    "neg": _neg,
-    "negative": _neg,
+    **dict.fromkeys(("sub", "subtract"), _sub),
+    **dict.fromkeys(("mul", "multiply"), _mul),
+    **dict.fromkeys(("div", "divide"), _div),
+    **dict.fromkeys(("neg", "negative"), _neg),
     "maximum": _maximum,
     "mean": _mean,
     "sum": _sum,
-    "softmax": softmax,
-    "log_softmax": softmax,
+    **dict.fromkeys(("softmax", "log_softmax"), softmax),
     "size": _size,
     "dim": _dim,
-    "contiguous": _same,
-    "float": _same,
-    "double": _same,
-    "detach": _same,
-    "requires_grad": _same,
+    **dict.fromkeys(("contiguous", "float", "double", "detach", "requires_grad"), _same),
     "clone": _copied,
     "to": _to,
     "__getitem__": _getitem,
 }
 """Methods of a tensor, without the `_` of those that work in place."""
 
+_POOLS: dict[str, Operation] = {
+    "max_pool": max_pool,
+    "adaptive_max_pool": adaptive_max_pool,
+    "avg_pool": pool_rules.avg_pool,
+    "adaptive_avg_pool": pool_rules.adaptive_avg_pool,
+}
+_DROPOUTS = ("dropout", "dropout1d", "dropout2d", "alpha_dropout", "feature_alpha_dropout")
+
 FUNCTIONS: dict[Any, Operation] = {
-    operator.add: _add,
-    operator.iadd: _add,
-    operator.sub: _sub,
-    operator.isub: _sub,
-    operator.mul: _mul,
-    operator.imul: _mul,
-    operator.truediv: _div,
-    operator.itruediv: _div,
+    **dict.fromkeys((operator.add, operator.iadd), _add),
+    **dict.fromkeys((operator.sub, operator.isub), _sub),
+    **dict.fromkeys((operator.mul, operator.imul), _mul),
+    **dict.fromkeys((operator.truediv, operator.itruediv), _div),
     operator.neg: _neg,
     operator.getitem: _getitem,
     getattr: _getattr,
     torch.rsub: _rsub,
-    torch.cat: _cat,
-    torch.concat: _cat,
-    torch.concatenate: _cat,
-    torch.relu_: _relu,
+    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _cat),
     torch.clamp_: clamp,
-    torch.conv1d: _conv(1),
+    torch.conv1d: _conv(1),  # which torch.nn.functional has too, as all of torch's that are not here twice
     torch.conv2d: _conv(2),
     torch.dropout: _dropout,
     torch.max_pool1d: _ranked(max_pool, 1),
     torch.max_pool2d: _ranked(max_pool, 2),
-    torch.avg_pool1d: _ranked(pool_rules.avg_pool, 1),
-    torch.adaptive_avg_pool1d: _ranked(pool_rules.adaptive_avg_pool, 1),
-    functional.conv1d: _conv(1),
-    functional.conv2d: _conv(2),
     functional.linear: _linear,
     functional.batch_norm: layer_rules.batch_norm,
-    functional.relu: _relu,
-    functional.relu_: _relu,
+    **dict.fromkeys((functional.relu, functional.relu_), _relu),
     functional.relu6: _relu6,
-    functional.hardtanh: _hardtanh,
-    functional.hardtanh_: _hardtanh,
-    functional.softmax: softmax,
-    functional.log_softmax: softmax,
-    functional.dropout: _dropout,
-    functional.dropout1d: _dropout,
-    functional.dropout2d: _dropout,
-    functional.alpha_dropout: _dropout,
-    functional.feature_alpha_dropout: _dropout,
-    functional.max_pool1d: _ranked(max_pool, 1),
-    functional.max_pool2d: _ranked(max_pool, 2),
-    functional.adaptive_max_pool1d: _ranked(adaptive_max_pool, 1),
-    functional.adaptive_max_pool2d: _ranked(adaptive_max_pool, 2),
-    functional.avg_pool1d: _ranked(pool_rules.avg_pool, 1),
-    functional.avg_pool2d: _ranked(pool_rules.avg_pool, 2),
-    functional.adaptive_avg_pool1d: _ranked(pool_rules.adaptive_avg_pool, 1),
-    functional.adaptive_avg_pool2d: _ranked(pool_rules.adaptive_avg_pool, 2),
-} | {getattr(torch, name): operation for name, operation in METHODS.items() if hasattr(torch, name)}
+    **dict.fromkeys((functional.hardtanh, functional.hardtanh_), _hardtanh),
+    **dict.fromkeys((functional.softmax, functional.log_softmax), softmax),
+    **{getattr(functional, name): _dropout for name in _DROPOUTS},
+    **{getattr(functional, f"{name}{n}d"): _ranked(pool, n) for name, pool in _POOLS.items() for n in (1, 2)},
+    **{getattr(torch, name): operation for name, operation in METHODS.items() if hasattr(torch, name)},
+}
 
 IN_PLACE = frozenset(
     {operator.iadd, operator.isub, operator.imul, operator.itruediv, torch.relu_, torch.clamp_}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from neurocuda.convert.tracing.symbolic import BATCH, CHANNEL_AFFINE, STEPS, Call, Part, Value, fresh, true_parts
+from neurocuda.convert.tracing.symbolic import BATCH, CHANNEL_AFFINE, STEPS, Call, Part, Value, fresh
 from neurocuda.graph import Shape, align
 
 
@@ -58,26 +58,18 @@ def conv(
     b = np.zeros(len(w)) if bias is None else array(bias)
     if groups == 1:
         sources: list[str] = []
-        start = 0
-        for number, part in enumerate(x.parts):
-            own = w[:, start : start + part.shape[0]]
-            start += part.shape[0]
-            name = call.named(number, len(x.parts))
-            made = call.sketch.convolution(name, part, own, b if number == 0 else None, **how)
+        for name, part, place in call.named(x):
+            made = call.sketch.convolution(name, part, w[:, place], None if sources else b, **how)
             sources += made.sources
-        return true_parts(x, [Part(tuple(sources), made.shape)])
+        return fresh(x, [Part(tuple(sources), made.shape)])
     size = w.shape[1]
     if any(part.shape[0] % size for part in x.parts):
         x = call.whole(x)
     parts = []
-    start = 0
-    for number, part in enumerate(x.parts):
-        count = part.shape[0] // size
-        rows = slice(start * len(w) // groups, (start + count) * len(w) // groups)
-        start += count
-        name = call.named(number, len(x.parts))
-        parts.append(call.sketch.convolution(name, part, w[rows], b[rows], groups=count, **how))
-    return true_parts(x, parts)
+    for name, part, place in call.named(x):
+        rows = slice(place.start // size * len(w) // groups, place.stop // size * len(w) // groups)
+        parts.append(call.sketch.convolution(name, part, w[rows], b[rows], groups=part.shape[0] // size, **how))
+    return fresh(x, parts)
 
 
 def _padding(padding: str | int | Sequence[int], kernel: Shape, dilation: Shape) -> tuple[int, ...] | str:
@@ -99,25 +91,19 @@ def linear(call: Call, x: Value, weight: Tensor, bias: Tensor | None = None) -> 
     if len(x.shape) == 0:
         call.refuse("it takes features behind the batch, found none", "give it a batch of samples [B, features]")
     if len(x.shape) > 1:
-        return true_parts(x, [_matrices(call, n, len(x.parts), part, w, b) for n, part in enumerate(x.parts)])
+        return fresh(x, [_matrices(call, name, part, w, b) for name, part, _ in call.named(x)])
     sources: list[str] = []
-    start = 0
-    for number, part in enumerate(x.parts):
-        own: dict[str, np.ndarray] = {"weight": w[:, start : start + part.shape[0]]}
-        start += part.shape[0]
-        if b is not None and number == 0:
-            own["bias"] = b
-        kind = "Affine" if "bias" in own else "Linear"
-        sources += call.sketch.add(call.named(number, len(x.parts)), kind, own, part).sources
-    return true_parts(x, [Part(tuple(sources), (len(w),))])
+    for name, part, place in call.named(x):
+        sources += _matrices(call, name, part, w[:, place], None if sources else b).sources
+    return fresh(x, [Part(tuple(sources), (len(w),))])
 
 
-def _matrices(call: Call, number: int, count: int, part: Part, w: np.ndarray, b: np.ndarray | None) -> Part:
+def _matrices(call: Call, name: str, part: Part, w: np.ndarray, b: np.ndarray | None) -> Part:
     axes = part.shape[:-1]
     own = {"weight": np.broadcast_to(w, (*axes, *w.shape)).copy()}
     if b is not None:
         own["bias"] = np.broadcast_to(b, (*axes, len(b))).copy()
-    return call.sketch.add(call.named(number, count), "Linear" if b is None else "Affine", own, part)
+    return call.sketch.add(name, "Linear" if b is None else "Affine", own, part)
 
 
 def batch_norm(
@@ -148,24 +134,20 @@ def affine(call: Call, x: Value, scale: np.ndarray | float, shift: np.ndarray | 
     if s.size > 1 or t.size > 1:
         x = call.true(x)
     parts = []
-    start = 0
-    for number, part in enumerate(x.parts):
-        rows = slice(start, start + (part.shape[0] if part.shape else 1))
-        start = rows.stop
+    for node, part, rows in call.named(x):
         own = {}
         for name, values in (("scale", s), ("shift", t)):
             own[name] = values[rows] if values.ndim and values.shape[0] > 1 else values
             if values.size == 1:
                 own[name] = values.reshape((1,) * len(part.shape))
-        parts.append(call.sketch.add(call.named(number, len(x.parts)), CHANNEL_AFFINE, own, part))
+        parts.append(call.sketch.add(node, CHANNEL_AFFINE, own, part))
     return replace(fresh(x, parts, x.shape), view=x.view)
 
 
 def rectifier(call: Call, x: Value, cap: float | None = None) -> Value:
     """max(x, 0), at most `cap`."""
     own = {} if cap is None else {"cap": np.array(float(cap))}
-    count = len(x.parts)
-    parts = [call.sketch.add(call.named(n, count), "ReLU", own, part) for n, part in enumerate(x.parts)]
+    parts = [call.sketch.add(name, "ReLU", own, part) for name, part, _ in call.named(x)]
     return replace(fresh(x, parts, x.shape), view=x.view)
 
 
@@ -191,7 +173,7 @@ def cat(call: Call, values: Sequence[Value], axis: int) -> Value:
     if any(value.lead != first.lead for value in values) or axis % rank != len(first.lead) or not first.shape:
         call.refuse(f"it concatenates along axis {axis}", "concatenate channels, the first axis behind the batch")
     torch.cat([value.meta for value in values], axis)  # torch's own errors
-    return true_parts(first, [part for value in values for part in call.true(value).parts])
+    return fresh(first, [part for value in values for part in call.true(value).parts])
 
 
 def reshaped(call: Call, x: Value, shape: torch.Size) -> Value:

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from neurocuda.convert.tracing.layer_rules import frames, numbers
 from neurocuda.convert.tracing.pool_rules import adaptive_windows, depthwise, even
-from neurocuda.convert.tracing.symbolic import Call, Part, Sketch, Value, true_parts
-from neurocuda.graph import WEIGHTED, Node
+from neurocuda.convert.tracing.symbolic import Call, Part, Sketch, Value, fresh
+from neurocuda.graph import Node
 
 MAXIMUM = "part of a maximum"
 """In the metadata of a ReLU that compares two signals for a maximum."""
@@ -54,8 +54,7 @@ def max_pool(
                     "put a ReLU before it (a ReLU after it may change places with it)",
                 )
     parts = []
-    for number, (part, rectifier) in enumerate(zip(x.parts, rectified, strict=True)):
-        name = call.named(number, len(x.parts))
+    for (name, part, _), rectifier in zip(call.named(x), rectified, strict=True):
         if rectifier is not None:
             part = Part(tuple(call.sketch.into[rectifier.name]), part.shape)
         for axis in reversed(range(rank)):
@@ -63,13 +62,13 @@ def max_pool(
         if rectifier is not None:
             part = call.sketch.add(f"{name}.relu", "ReLU", rectifier.parameters, part)
         parts.append(part)
-    return true_parts(x, parts)
+    return fresh(x, parts)
 
 
 def _rectified(sketch: Sketch, part: Part) -> Node | None:
     """The ReLU that alone gives a part."""
     node = sketch.nodes[part.sources[0]]
-    alone = len(part.sources) == 1 and node.type == "ReLU" and node.output_shape == part.shape
+    alone = len(part.sources) == 1 and node.primitive.is_rectifier and node.output_shape == part.shape
     return node if alone and sketch.into[node.name] else None
 
 
@@ -86,19 +85,18 @@ def adaptive_max_pool(call: Call, x: Value, rank: int, output_size: int | Sequen
 
 def never_negative(sketch: Sketch, name: str) -> bool:
     """Whether a node gives no negative values, by what it is and by what it is made of."""
-    seen: dict[str, bool] = {}
+    seen: set[str] = set()
     waiting = [name]
     while waiting:
         node = sketch.nodes[waiting.pop()]
-        if node.name in seen or node.type == "ReLU":
+        primitive = node.primitive
+        if node.name in seen or primitive.is_rectifier:
             continue
         arrays = [value for value in node.parameters.values() if isinstance(value, np.ndarray)]
-        kept = node.type in ("AvgPool2d", "SumPool2d", "Flatten") or (
-            node.type in WEIGHTED | {"Scale"} and all((values >= 0).all() for values in arrays)
-        )
-        if not kept:
+        weighted = primitive.weight_field and all((values >= 0).all() for values in arrays)
+        if not (weighted or primitive.is_pool or primitive.forwards_values):
             return False
-        seen[node.name] = True
+        seen.add(node.name)
         waiting += sketch.into[node.name]
     return True
 

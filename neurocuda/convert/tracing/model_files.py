@@ -96,72 +96,29 @@ def _same(graph: fx.Graph, x: fx.Node, *rest: Any, **named: Any) -> fx.Node:
     return x
 
 
-def _batch_norm(
-    graph: fx.Graph,
-    x: fx.Node,
-    weight: Any,
-    bias: Any,
-    mean: Any,
-    var: Any,
-    training: bool,
-    rate: float,
-    eps: float,
-    *_: Any,
-) -> fx.Node:
+def _batch_norm(graph: fx.Graph, x: fx.Node, *rest: Any) -> fx.Node:
+    weight, bias, mean, var, _, rate, eps, *_ = rest
     return graph.call_function(functional.batch_norm, (x, mean, var, weight, bias, False, rate, eps))
 
 
-def _convolution(
-    graph: fx.Graph,
-    x: fx.Node,
-    w: Any,
-    b: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    out: Any,
-    groups: int,
-) -> fx.Node:
+def _convolution(graph: fx.Graph, x: fx.Node, *rest: Any) -> fx.Node:
+    w, b, stride, padding, dilation, transposed, _, groups = rest
     if transposed:
         raise UnsupportedModuleError(f"operator {x.name!r}, a transposed convolution: it is not known; instead: others")
     apply = functional.conv1d if len(stride) == 1 else functional.conv2d
     return graph.call_function(apply, (x, w, b, stride, padding, dilation, groups))
 
 
+_POOLS = ("max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d")
+_LAYERS = ("conv1d", "conv2d", "linear", "relu", "relu6", "hardtanh", "adaptive_max_pool2d", *_POOLS)
+_OPERATIONS = ("clamp", "clamp_min", "add", "sub", "mul", "div", "cat", "mean", "flatten", "reshape", "unsqueeze")
+_IDENTITIES = ("dropout", "feature_dropout", "contiguous", "detach", "clone", "alias")
+
 _FUNCTIONS: Mapping[str, Any] = {
-    "conv1d": functional.conv1d,
-    "conv2d": functional.conv2d,
+    **{name: getattr(functional, name) for name in _LAYERS},
+    **{name: getattr(torch, name) for name in (*_OPERATIONS, "squeeze")},
+    "view": torch.reshape,
     "convolution": _Written(_convolution),
     "batch_norm": _Written(_batch_norm),
-    "linear": functional.linear,
-    "relu": functional.relu,
-    "relu6": functional.relu6,
-    "hardtanh": functional.hardtanh,
-    "clamp": torch.clamp,
-    "clamp_min": torch.clamp_min,
-    "add": torch.add,
-    "sub": torch.sub,
-    "mul": torch.mul,
-    "div": torch.div,
-    "cat": torch.cat,
-    "mean": torch.mean,
-    "flatten": torch.flatten,
-    "view": torch.reshape,
-    "reshape": torch.reshape,
-    "unsqueeze": torch.unsqueeze,
-    "squeeze": torch.squeeze,
-    "max_pool1d": functional.max_pool1d,
-    "max_pool2d": functional.max_pool2d,
-    "avg_pool1d": functional.avg_pool1d,
-    "avg_pool2d": functional.avg_pool2d,
-    "adaptive_avg_pool1d": functional.adaptive_avg_pool1d,
-    "adaptive_avg_pool2d": functional.adaptive_avg_pool2d,
-    "adaptive_max_pool2d": functional.adaptive_max_pool2d,
-    "dropout": _Written(_same),
-    "feature_dropout": _Written(_same),
-    "contiguous": _Written(_same),
-    "detach": _Written(_same),
-    "clone": _Written(_same),
-    "alias": _Written(_same),
+    **dict.fromkeys(_IDENTITIES, _Written(_same)),
 }

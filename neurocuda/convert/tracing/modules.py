@@ -52,24 +52,14 @@ def _adaptive_max_layer(rank: int) -> Operation:
     return pool
 
 
-def _softmax_layer(call: Call, m: nn.Module, x: Value) -> Value:
-    return softmax(call, x)
-
-
-def _dropped(call: Call, m: nn.Module, x: Value) -> Value:
-    return x
-
+_DROPPED = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 LAYERS: tuple[tuple[type[nn.Module], Operation], ...] = (
-    (nn.Conv1d, _conv_layer),
-    (nn.Conv2d, _conv_layer),
+    *((kind, _conv_layer) for kind in (nn.Conv1d, nn.Conv2d)),
     (nn.Linear, lambda call, m, x: layer_rules.linear(call, x, m.weight, m.bias)),
-    (nn.BatchNorm1d, _batch_norm_layer),
-    (nn.BatchNorm2d, _batch_norm_layer),
-    (nn.SyncBatchNorm, _batch_norm_layer),
+    *((kind, _batch_norm_layer) for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)),
     (nn.ReLU, lambda call, m, x: layer_rules.rectifier(call, x)),
-    (nn.ReLU6, lambda call, m, x: clamp(call, x, m.min_val, m.max_val)),
-    (nn.Hardtanh, lambda call, m, x: clamp(call, x, m.min_val, m.max_val)),
+    *((kind, lambda call, m, x: clamp(call, x, m.min_val, m.max_val)) for kind in (nn.ReLU6, nn.Hardtanh)),
     (nn.MaxPool1d, _max_pool_layer(1)),
     (nn.MaxPool2d, _max_pool_layer(2)),
     (nn.AdaptiveMaxPool1d, _adaptive_max_layer(1)),
@@ -80,16 +70,8 @@ LAYERS: tuple[tuple[type[nn.Module], Operation], ...] = (
     (nn.AdaptiveAvgPool2d, lambda call, m, x: pool_rules.adaptive_avg_pool(call, x, 2, m.output_size)),
     (nn.Flatten, lambda call, m, x: METHODS["flatten"](call, x, m.start_dim, m.end_dim)),
     (nn.Unflatten, lambda call, m, x: METHODS["unflatten"](call, x, m.dim, m.unflattened_size)),
-    (nn.Identity, _dropped),
-    (nn.Dropout, _dropped),
-    (nn.Dropout1d, _dropped),
-    (nn.Dropout2d, _dropped),
-    (nn.Dropout3d, _dropped),
-    (nn.AlphaDropout, _dropped),
-    (nn.FeatureAlphaDropout, _dropped),
-    (nn.Softmax, _softmax_layer),
-    (nn.LogSoftmax, _softmax_layer),
-    (nn.Softmax2d, _softmax_layer),
+    *((kind, lambda call, m, x: x) for kind in _DROPPED),
+    *((kind, lambda call, m, x: softmax(call, x)) for kind in (nn.Softmax, nn.LogSoftmax, nn.Softmax2d)),
 )
 
 

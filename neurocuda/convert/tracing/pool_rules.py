@@ -9,7 +9,7 @@ import numpy as np
 from torch.nn import functional
 
 from neurocuda.convert.tracing.layer_rules import affine, frames, numbers
-from neurocuda.convert.tracing.symbolic import Call, Part, Value, fresh, true_parts
+from neurocuda.convert.tracing.symbolic import Call, Part, Value, fresh
 from neurocuda.graph import Shape
 
 Windows = list[tuple[int, int]]
@@ -61,15 +61,14 @@ def _uniform(
 ) -> Value:
     """The sum over windows of one size divided by that size, `late` windows' ends beyond the padding."""
     parts = []
-    for number, part in enumerate(x.parts):
-        name = call.named(number, len(x.parts))
+    for name, part, _ in call.named(x):
         if len(kernel) == 2 and not any(late or ()):
             own = {"kernel_size": kernel, "stride": stride, "padding": padding}
             parts.append(call.sketch.add(name, "AvgPool2d", own, part))
         else:
             taps = np.full(kernel, 1 / np.prod(kernel))
             parts.append(depthwise(call, name, part, taps, stride, padding, late))
-    return true_parts(x, parts)
+    return fresh(x, parts)
 
 
 def depthwise(
@@ -133,10 +132,9 @@ def window_mean(call: Call, x: Value, windows: list[Windows]) -> Value:
         kernels = kernels * shares.reshape(axes)
     taps = kernels.reshape(-1, *sizes)
     parts = []
-    for number, part in enumerate(x.parts):
+    for name, part, _ in call.named(x):
         channels = part.shape[0]
         weight = np.broadcast_to(taps[:, None], (channels, len(taps), 1, *sizes)).reshape(-1, 1, *sizes).copy()
-        name = call.named(number, len(x.parts))
         parts.append(call.sketch.convolution(name, part, weight, groups=channels))
     return fresh(x, parts, (x.shape[0], *(len(along) for along in windows)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -13,9 +13,8 @@ from torch import Tensor
 
 from neurocuda.errors import UnsupportedModuleError
 from neurocuda.graph import Graph, Node, Shape
+from neurocuda.graph.fields import Value as Parameter
 from neurocuda.graph.model import collapse
-from neurocuda.graph.primitives import Value as Parameter
-from neurocuda.graph.shape_inference import Typed, output_shape
 
 CHANNEL_AFFINE = "ChannelAffine"
 """scale * x + shift: a node of the sketch alone, which folding replaces; not NIR."""
@@ -72,9 +71,13 @@ class Call:
         """Raise the error of what cannot be a part of a spiking network."""
         raise unsupported(self.path, self.what, reason, instead)
 
-    def named(self, number: int, count: int) -> str:
-        """The name of one of `count` nodes."""
-        return self.name if count == 1 else f"{self.name}.{number}"
+    def named(self, x: Value) -> Iterator[tuple[str, Part, slice]]:
+        """The parts of x, each with the name of its node and its place in the first axis of x."""
+        start = 0
+        for number, part in enumerate(x.parts):
+            place = slice(start, start + (part.shape[0] if part.shape else 1))
+            start = place.stop
+            yield self.name if len(x.parts) == 1 else f"{self.name}.{number}", part, place
 
     def true(self, x: Value) -> Value:
         """The same value with parts of the axes that it has for the model."""
@@ -86,12 +89,10 @@ class Call:
                 f"it takes axes {x.shape} of what is {x.joined} in the graph",
                 "keep channels, rows and columns as they are, or flatten them",
             )
-        name = x.view or f"{self.name}.flatten"
-        count = len(x.parts)
         parts = []
-        for number, part in enumerate(x.parts):
+        for name, part, _ in replace(self, name=x.view or f"{self.name}.flatten").named(x):
             for start, end in merges:
-                part = self.sketch.flatten(name if count == 1 else f"{name}.{number}", part, start, end)
+                part = self.sketch.flatten(name, part, start, end)
             parts.append(part)
         return replace(x, parts=tuple(parts))
 
@@ -103,12 +104,9 @@ class Call:
         if len(x.shape) > 3:
             self.refuse(f"it takes a concatenation of shape {x.shape}", "concatenate signals of at most three axes")
         sources: list[str] = []
-        start = 0
-        for number, part in enumerate(x.parts):
-            place = np.zeros((x.shape[0], part.shape[0]))
-            place[start + np.arange(part.shape[0]), np.arange(part.shape[0])] = 1
-            start += part.shape[0]
-            sources += self.sketch.channels(f"{self.name}.place{number}", part, place).sources
+        for number, (_, part, place) in enumerate(self.named(x)):
+            matrix = np.eye(x.shape[0])[:, place]
+            sources += self.sketch.channels(f"{self.name}.place{number}", part, matrix).sources
         return replace(x, parts=(Part(tuple(sources), x.shape),))
 
 
@@ -118,15 +116,10 @@ def unsupported(path: str, what: str, reason: str, instead: str) -> UnsupportedM
     return UnsupportedModuleError(f"{where}, {what}: {reason}; instead: {instead}")
 
 
-def fresh(x: Value, parts: Iterable[Part], shape: Shape) -> Value:
-    """A new tensor over the same batch as x."""
-    return Value(tuple(parts), tuple(shape), x.lead)
-
-
-def true_parts(x: Value, parts: Sequence[Part]) -> Value:
-    """A new tensor over the same batch as x, of the axes of its parts."""
-    made = fresh(x, parts, ())
-    return replace(made, shape=made.joined)
+def fresh(x: Value, parts: Iterable[Part], shape: Shape | None = None) -> Value:
+    """A new tensor over the same batch as x, of this shape or that of its parts."""
+    made = Value(tuple(parts), shape or (), x.lead)
+    return replace(made, shape=made.joined) if shape is None else made
 
 
 class Sketch:
@@ -137,14 +130,11 @@ class Sketch:
         self.into: dict[str, list[str]] = {}
         self._flat: dict[tuple[tuple[str, ...], int, int], Part] = {}
 
-    def add(self, name: str, kind: str, parameters: Mapping[str, Any], source: Part) -> Part:
+    def add(self, name: str, type: str, parameters: Mapping[str, Any], source: Part) -> Part:
         """A node whose input is the sum of the part's sources."""
-        own: dict[str, Parameter] = dict(parameters)
-        given = output_shape(Typed(name, kind, own, None), source.shape)
-        name = self.unused(name)
-        self.nodes[name] = Node(name, kind, own, source.shape, given)
-        self.into[name] = list(source.sources)
-        return Part((name,), given)
+        node = Node(self.unused(name), type, parameters, source.shape, ())
+        given = node.primitive.shape_rule(node.parameters, source.shape)
+        return self.put(replace(node, output_shape=given), source.sources)
 
     def put(self, node: Node, sources: Iterable[str]) -> Part:
         """A node as it is, under a name of its own."""
@@ -187,21 +177,18 @@ class Sketch:
         groups: int = 1,
     ) -> Part:
         """A Conv1d or Conv2d, by the axes of the weight."""
-        rank = weight.ndim - 2
         parameters = {
-            "weight": weight,
-            "bias": np.zeros(weight.shape[0]) if bias is None else bias,
-            "stride": stride or (1,) * rank,
-            "padding": (0,) * rank if padding is None else padding,
-            "dilation": dilation or (1,) * rank,
-            "groups": groups,
+            **convolution_parameters(weight, bias, groups),
+            **({} if stride is None else {"stride": stride}),
+            **({} if padding is None else {"padding": padding}),
+            **({} if dilation is None else {"dilation": dilation}),
         }
-        return self.add(name, f"Conv{rank}d", parameters, part)
+        return self.add(name, f"Conv{weight.ndim - 2}d", parameters, part)
 
     def graph(self, source: str) -> Graph:
         """The graph, without what no Output depends on."""
         needed: set[str] = set()
-        waiting = [name for name, node in self.nodes.items() if node.type in ("Input", "Output")]
+        waiting = [name for name, node in self.nodes.items() if node.primitive.is_terminal]
         while waiting:
             name = waiting.pop()
             if name not in needed:
@@ -209,6 +196,14 @@ class Sketch:
                 waiting += self.into[name]
         nodes = {name: _finished(node) for name, node in self.nodes.items() if name in needed}
         return Graph(nodes, tuple((a, b) for b in nodes for a in self.into[b]), source=source)
+
+
+def convolution_parameters(weight: np.ndarray, bias: np.ndarray | None, groups: int) -> dict[str, Parameter]:
+    """Those of a convolution with stride 1, without padding."""
+    one = (1,) * (weight.ndim - 2)
+    bias = np.zeros(weight.shape[0]) if bias is None else bias
+    zero = (0,) * len(one)
+    return {"weight": weight, "bias": bias, "stride": one, "padding": zero, "dilation": one, "groups": groups}
 
 
 def _finished(node: Node) -> Node:

@@ -23,11 +23,11 @@ from neurocuda.convert.calibrate import convert
 from neurocuda.convert.calibration_data import take
 from neurocuda.convert.evaluate import is_classes, measure
 from neurocuda.convert.progress import progress
-from neurocuda.convert.snn import SNN, whole
+from neurocuda.convert.snn import SNN
 from neurocuda.convert.training.checkpoint import Checkpoint, Position, fingerprint
 from neurocuda.convert.training.seeding import generators_of, restored, seed_all
 from neurocuda.convert.training.trainable import Trainable
-from neurocuda.errors import ArgumentError
+from neurocuda.errors import ArgumentError, check_integer
 from neurocuda.nn import Neuron
 from neurocuda.ops import Surrogate
 
@@ -85,10 +85,10 @@ def finetune(
     """
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise ArgumentError(f"dtype: expected torch.float32, torch.bfloat16 or torch.float16, found {dtype!r}")
-    whole("epochs", epochs, 0)
-    whole("timesteps", timesteps, 1)
-    whole("quantized_epochs", quantized_epochs, 0)
-    whole("checkpoint_every", checkpoint_every, 1)
+    check_integer("epochs", epochs, 0)
+    check_integer("timesteps", timesteps, 1)
+    check_integer("quantized_epochs", quantized_epochs, 0)
+    check_integer("checkpoint_every", checkpoint_every, 1)
     if not isinstance(rate, int | float) or isinstance(rate, bool) or not (math.isfinite(rate) and rate > 0):
         raise ArgumentError(f"rate: expected a number > 0, found {rate!r}")
     loader = _loader(data)
@@ -107,18 +107,9 @@ def finetune(
             _Phase("levels", quantized_epochs, lambda x: trained.levels(x, timesteps)),
             _Phase("spikes", epochs, spiking),
         )
-        settings = (
-            epochs,
-            timesteps,
-            quantized_epochs,
-            rate,
-            repr(surrogate),
-            str(dtype),
-            seed,
-            len(loader),
-            loss is None,
-        )
-        kept = None if checkpoint is None else Checkpoint(checkpoint, fingerprint(settings, trained))
+        about = (epochs, timesteps, quantized_epochs, rate, repr(surrogate), str(dtype), seed, len(loader))
+        run = fingerprint((*about, loss is None), trained)
+        kept = None if checkpoint is None else Checkpoint(checkpoint, run)
         _train(trained, original, loader, phases, rate, loss, dtype, seed, kept, checkpoint_every)
         d = start.network.discretization
         snn = SNN(trained.graph(), trained.thresholds(), timesteps=timesteps, readout_delay=0, dt=d.dt)

@@ -1,47 +1,46 @@
-"""`Trainable`: a rectified graph whose weights and thresholds are learned, as a network of levels or of spikes."""
+"""`Trainable`: a network of ReLU nodes with learned weights and thresholds, as quantised activations or spikes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from neurocuda.convert.relu_network import compute, convolve, in_order
+from neurocuda.convert.relu_network import OPERANDS, SUPPORTED, Operands, compute, operand, rectified, walk
 from neurocuda.convert.relu_to_spiking import initial_potential
 from neurocuda.errors import ArgumentError
-from neurocuda.graph import Graph, Node, align
+from neurocuda.graph import Graph, Node, complete
 from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, reference
 from neurocuda.ops.backends import operators
 
-_LEARNED = ("weight", "bias", "scale")
-
 
 class Signal:
-    """Frames [N, *shape] that still are to be multiplied by `scale`, a value for each channel, if there is one.
+    """Frames [N, *shape], and a factor `scale` for each channel that is still to be applied.
 
-    Spikes and levels are small whole numbers; their thresholds go into the next weight, which is smaller than they.
-    `steady` ones are the same at each step, and there once: N = B, not T * B.
+    Spikes and levels are small integers. Their thresholds are applied to the next weight, which is smaller than the
+    frames. `steady` frames are the same at each time step, and stored once: N = B, not T * B.
     """
 
     def __init__(self, frames: Tensor, scale: Tensor | None = None, steady: bool = False) -> None:
         self.frames, self.scale, self.steady = frames, scale, steady
 
     def whole(self) -> Tensor:
-        """The frames as they are meant."""
+        """The frames times the scale."""
         if self.scale is None:
             return self.frames
         return self.frames * _channels(self.scale.to(self.frames.dtype), self.frames.dim())
 
 
 class Trainable(nn.Module):
-    """A rectified graph as a torch module: `levels` is what it does with quantised rectifiers, `spikes` with neurons.
+    """A network of ReLU nodes as a torch module: `levels` runs it with quantised activations, `spikes` with neurons.
 
-    thresholds: for each ReLU of the graph a value > 0 for each channel [C], or one for all. They are kept as
+    thresholds: for each ReLU of the graph a value > 0 for each channel [C], or one for all. The parameters are their
     logarithms to base 2, so that they stay positive. Weights, biases and scales are float32 parameters.
     """
 
@@ -52,21 +51,16 @@ class Trainable(nn.Module):
                 raise ArgumentError(f"network: expected one {kind}, found {len(names)}: {', '.join(names)}")
         self.source = graph
         self.surrogate = surrogate
-        self._sources: dict[str, list[str]] = {name: [] for name in graph.nodes}
-        for source, target in graph.edges:
-            self._sources[target].append(source)
-        self._order = in_order(graph)
-        self._last = _last_uses(self._order, self._sources)
         self._places: dict[tuple[str, str], int] = {}
         self.learned = nn.ParameterList()
         self.log_thresholds = nn.ParameterList()  # to base 2
         self._populations: dict[str, int] = {}
         for name, node in graph.nodes.items():
-            for field in _LEARNED:
+            for field in OPERANDS:
                 if field in node.parameters:
                     self._places[name, field] = len(self.learned)
                     self.learned.append(nn.Parameter(_weight(node, field)))
-            if node.type == "ReLU":
+            if node.primitive.is_rectifier:
                 self._populations[name] = len(self.log_thresholds)
                 values = torch.from_numpy(np.asarray(thresholds[name], np.float64)).log2().float()
                 self.log_thresholds.append(nn.Parameter(values))
@@ -75,9 +69,7 @@ class Trainable(nn.Module):
         """The output [B, *shape] for frames x [B, *shape], with the rectifiers as they are."""
 
         def rectify(node: Node, branches: list[Signal]) -> Signal:
-            cap = node.parameters.get("cap")
-            highest = float(cap) if isinstance(cap, np.ndarray) else None
-            return Signal(_total(branches).clamp(0, highest))
+            return Signal(rectified(node, _total(branches), {}))
 
         return self._output(Signal(x), rectify).whole()
 
@@ -177,48 +169,19 @@ class Trainable(nn.Module):
 
     def _output(self, x: Signal, rectify: Callable[[Node, list[Signal]], Signal]) -> Signal:
         signals: dict[str, Signal] = {}
-        for name in self._order:
-            node = self.source.nodes[name]
-            arriving = [signals[source] for source in self._sources[name]]
-            if node.type == "Input":
-                signals[name] = x
-            elif node.type == "ReLU":
-                signals[name] = rectify(node, arriving)
+        for node, sources, spent in walk(self.source):
+            arriving = [signals[source] for source in sources]
+            if node.name in self.source.inputs:
+                signals[node.name] = x
+            elif node.primitive.is_rectifier:
+                signals[node.name] = rectify(node, arriving)
             else:
-                signals[name] = self._layer(node, _sum(arriving))
-            for source in self._last.get(name, ()):
+                fields = [field for field in OPERANDS if field in node.parameters]
+                operands = {field: self.learned[self._places[node.name, field]] for field in fields}
+                signals[node.name] = _LINEAR[node.type](node, _sum(arriving), operands)
+            for source in spent:
                 del signals[source]
         return signals[self.source.outputs[0]]
-
-    def _layer(self, node: Node, x: Signal) -> Signal:
-        """A layer that is linear, over frames."""
-        own = {field: self.learned[self._places[node.name, field]] for field in _LEARNED if field in node.parameters}
-        if node.type in ("Output", "Identity"):
-            return x
-        if node.type in ("AvgPool2d", "SumPool2d"):
-            return Signal(compute(node, x.frames), x.scale, x.steady)
-        if node.type == "Flatten":
-            return _flatten(node, x)
-        if node.type == "Scale":
-            scale = own["scale"]
-            if x.scale is not None and scale.numel() in (1, node.input_shape[0]):
-                return Signal(x.frames, x.scale * scale.flatten(), x.steady)
-            return Signal(x.whole() * scale, None, x.steady)
-        weight, bias = own["weight"], own.get("bias")
-        if node.type in ("Conv1d", "Conv2d"):
-            if x.scale is not None:
-                groups = node.number("groups")
-                by_group = weight.reshape(groups, -1, *weight.shape[1:])  # [groups, out, in, *kernel]
-                scale = x.scale.expand(node.input_shape[0]).reshape(groups, 1, -1, *[1] * (weight.dim() - 2))
-                weight = (by_group * scale).flatten(0, 1)
-            return Signal(_convolution(node, x.frames, weight, own["bias"]), None, x.steady)
-        frames = x.frames if x.scale is None or len(node.input_shape) == 1 else x.whole()
-        if x.scale is not None and len(node.input_shape) == 1:
-            weight = weight * x.scale
-        if weight.dim() == 2:
-            return Signal(functional.linear(frames, weight, bias), None, x.steady)
-        y = torch.matmul(weight, frames.unsqueeze(-1)).squeeze(-1)
-        return Signal(y if bias is None else y + bias, None, x.steady)
 
 
 class _Rate(torch.autograd.Function):
@@ -257,32 +220,12 @@ def _mean(frames: Tensor, timesteps: int) -> Tensor:
 
 
 def _total(branches: list[Signal]) -> Tensor:
-    total = branches[0].whole()
-    for branch in branches[1:]:
-        total = total + branch.whole()
-    return total
-
-
-def _last_uses(order: tuple[str, ...], sources: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """For each node, the sources that nothing after it reads."""
-    last: dict[str, str] = {}
-    for name in order:
-        for source in sources[name]:
-            last[source] = name
-    result: dict[str, list[str]] = {}
-    for source, name in last.items():
-        result.setdefault(name, []).append(source)
-    return result
+    return reduce(add, [branch.whole() for branch in branches])
 
 
 def _weight(node: Node, field: str) -> Tensor:
-    array = node.array(field)
-    if field == "scale":
-        array = align(array, len(node.input_shape))
-    value = torch.from_numpy(array.astype(np.float32))
-    if field == "weight" and node.type == "Conv2d":
-        value = value.contiguous(memory_format=torch.channels_last)
-    return value
+    value = torch.from_numpy(operand(node, field).astype(np.float32))
+    return _channels_last(value) if field == "weight" and node.primitive.is_convolution else value
 
 
 def _channels(value: Tensor, rank: int) -> Tensor:
@@ -295,14 +238,13 @@ def _sum(parts: list[Signal]) -> Signal:
         return parts[0]
     steady = all(part.steady for part in parts)
     repeats = 1 if steady else max(part.frames.shape[0] for part in parts if not part.steady)
-    total: Tensor | None = None
+    terms = []
     for part in parts:
         frames = part.whole()
         if part.steady and not steady:
             frames = frames.repeat(repeats // frames.shape[0], *[1] * (frames.dim() - 1))
-        total = frames if total is None else total + frames
-    assert total is not None
-    return Signal(total, None, steady)
+        terms.append(frames)
+    return Signal(reduce(add, terms), None, steady)
 
 
 def _over_time(x: Signal, timesteps: int, batch: int) -> Tensor:
@@ -313,19 +255,42 @@ def _over_time(x: Signal, timesteps: int, batch: int) -> Tensor:
     return frames.reshape(timesteps, batch, *frames.shape[1:])
 
 
-def _flatten(node: Node, x: Signal) -> Signal:
+def _unscaled(node: Node, x: Signal, operands: Operands) -> Signal:
+    """A layer that treats all values of a channel alike, so that their scale may be applied after it."""
+    return Signal(compute(node, x.frames, operands), x.scale, x.steady)
+
+
+def _flatten(node: Node, x: Signal, operands: Operands) -> Signal:
     scale = x.scale
-    frames = x.frames
     if scale is not None and scale.numel() > 1:
-        if len(node.output_shape) == 1:
-            scale = scale.repeat_interleave(node.output_shape[0] // node.input_shape[0])
-        else:
-            scale, frames = None, x.whole()
-    return Signal(frames.reshape(frames.shape[0], *node.output_shape), scale, x.steady)
+        if len(node.output_shape) > 1:
+            return Signal(compute(node, x.whole(), operands), None, x.steady)
+        scale = scale.repeat_interleave(node.output_shape[0] // node.input_shape[0])
+    return Signal(compute(node, x.frames, operands), scale, x.steady)
 
 
-def _convolution(node: Node, frames: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return _channels_last(convolve(node, _channels_last(frames), _channels_last(weight), bias))
+def _scale(node: Node, x: Signal, operands: Operands) -> Signal:
+    scale = operands["scale"]
+    if x.scale is not None and scale.numel() in (1, node.input_shape[0]):
+        return Signal(x.frames, x.scale * scale.flatten(), x.steady)
+    return Signal(compute(node, x.whole(), operands), None, x.steady)
+
+
+def _matrix(node: Node, x: Signal, operands: Operands) -> Signal:
+    if x.scale is None or len(node.input_shape) > 1:
+        return Signal(compute(node, x.whole(), operands), None, x.steady)
+    return Signal(compute(node, x.frames, {**operands, "weight": operands["weight"] * x.scale}), None, x.steady)
+
+
+def _convolution(node: Node, x: Signal, operands: Operands) -> Signal:
+    weight = operands["weight"]
+    if x.scale is not None:
+        groups = node.number("groups")
+        by_group = weight.reshape(groups, -1, *weight.shape[1:])  # [groups, out, in, *kernel]
+        scale = x.scale.expand(node.input_shape[0]).reshape(groups, 1, -1, *[1] * (weight.dim() - 2))
+        weight = (by_group * scale).flatten(0, 1)
+    output = compute(node, _channels_last(x.frames), {**operands, "weight": _channels_last(weight)})
+    return Signal(_channels_last(output), None, x.steady)
 
 
 def _channels_last(frames: Tensor) -> Tensor:
@@ -333,3 +298,21 @@ def _channels_last(frames: Tensor) -> Tensor:
     if frames.dim() != 4 or frames.device.type != "cpu":
         return frames
     return frames.contiguous(memory_format=torch.channels_last)
+
+
+_LINEAR: Mapping[str, Callable[[Node, Signal, Operands], Signal]] = complete(
+    {
+        "Output": _unscaled,
+        "Affine": _matrix,
+        "Linear": _matrix,
+        "Conv1d": _convolution,
+        "Conv2d": _convolution,
+        "Scale": _scale,
+        "AvgPool2d": _unscaled,
+        "SumPool2d": _unscaled,
+        "Flatten": _flatten,
+    },
+    "neurocuda/convert/training/trainable.py, _LINEAR",
+    {name: primitive for name, primitive in SUPPORTED.items() if not primitive.is_rectifier},
+)
+"""Computes the output of a linear node, with the scale of its input applied where that costs least."""

@@ -193,10 +193,10 @@ X = torch.rand(8, 1, 8, 8)
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "no network": (lambda: finetune("net", X), "expected a torch.nn.Module, found a str"),  # type: ignore[arg-type]
     "a network that spikes": (lambda: finetune(hand_written(), X), "network, 'lif1': expected rectifiers, found a LIF"),
-    "half an epoch": (lambda: finetune(start(), X, 0.5), "epochs: expected a whole number"),  # type: ignore[arg-type]
-    "no steps": (lambda: finetune(start(), X, 1, 0), "timesteps: expected a whole number of steps >= 1, found 0"),
+    "half an epoch": (lambda: finetune(start(), X, 0.5), "epochs: expected an integer"),  # type: ignore[arg-type]
+    "no steps": (lambda: finetune(start(), X, 1, 0), "timesteps: expected an integer >= 1, found 0"),
     "rate": (lambda: finetune(start(), X, rate=-1.0), "rate: expected a number > 0, found -1.0"),
-    "every": (lambda: finetune(start(), X, checkpoint_every=0), "checkpoint_every: expected a whole number"),
+    "every": (lambda: finetune(start(), X, checkpoint_every=0), "checkpoint_every: expected an integer"),
     "no data": (lambda: finetune(start(), None), "data: expected a tensor, a pair (samples, labels), a dataset"),
     "once only": (lambda: finetune(start(), iter([X])), "a loader or list of batches with a length"),
     "empty": (lambda: finetune(start(), []), "data: expected at least one batch, found none"),
