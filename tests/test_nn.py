@@ -130,7 +130,7 @@ def test_narrower_types(dtype: torch.dtype, late: Any) -> None:
     x = (drive() * 4).round().clamp(0, 5).to(dtype)
     neuron = module("LIF", {"tau": 3 * DT, "v_threshold": 0.25}, discretization=Discretization(output_delay=late))
     for backend in [name for name, state in backends.backends().items() if name in ("cpu", "reference")]:
-        if backends.serves(backends.backends()[backend]):
+        if backends.is_usable(backends.backends()[backend]):
             with use_backend(backend):
                 y, expected = neuron(x), neuron(x.float())
             assert y.dtype == (dtype if dtype.is_floating_point else torch.float32)
@@ -324,7 +324,7 @@ def test_autocast() -> None:
     assert state.tensors["v"].dtype == torch.float32
 
 
-@pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
+@pytest.mark.skipif(not backends.is_usable(backends.backends()["cpu"]), reason="neurocuda._C is not there")
 def test_torch_compile_and_export() -> None:
     model = small()
     compiled = torch.compile(model, fullgraph=True)
@@ -400,7 +400,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "none": (lambda: nn.IF(v_threshold=torch.zeros(0)), "IF, v_threshold: expected at least one value"),
     "learned elsewhere": (
         lambda: nn.LIF(torch.nn.Parameter(torch.ones(3))),
-        "LIF, tau: expected a tensor without gradients, found one with them (learn='tau'",
+        "LIF, tau: expected a tensor without gradients, found one with gradients (learn='tau'",
     ),
     "unknown to learn": (lambda: nn.LI(1.0, learn=("tua",)), "LI, learn: expected some of ['tau', 'r', 'v_leak']"),
     "no discretization": (lambda: nn.IF(discretization="euler"), "IF, discretization: expected a Discretization"),
@@ -411,8 +411,8 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "no tensor": (lambda: LIF3(np.zeros((2, 3, 3))), "LIF, x: expected a tensor [T, B, *shape]"),
     "no axes": (lambda: LIF3(torch.zeros(3)), "LIF, x: expected a tensor [T, B, *shape]"),
-    "float64": (lambda: LIF3(torch.zeros(2, 3, 3).double()), "a type exact in it, found (2, 3, 3) torch.float64"),
-    "no time": (lambda: LIF3(torch.zeros(2, 3)), "LIF, tau: expected one number, or axes that are the leading ones"),
+    "float64": (lambda: LIF3(torch.zeros(2, 3, 3).double()), "a dtype exact in it, found (2, 3, 3) torch.float64"),
+    "no time": (lambda: LIF3(torch.zeros(2, 3)), "LIF, tau: expected one number, or the first axes of"),
     "other channels": (lambda: LIF3(torch.zeros(2, 2, 4)), "of a signal [T, B, 4], found shape (3,)"),
     "elsewhere": (lambda: LIF3(torch.zeros(2, 2, 3, device="meta")), "LIF, x: expected a tensor on cpu, found one on"),
     "no state": (lambda: LIF3(torch.zeros(2, 2, 3), torch.zeros(2, 3)), "LIF, state: expected the State"),
@@ -424,13 +424,16 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: LIF3(torch.zeros(2, 2, 3), State({"v": torch.zeros(5, 3)})),
         "LIF, state, entry 'v': expected (2, 3) torch.float32 on cpu, found (5, 3)",
     ),
-    "kept of another batch": (lambda: KEEPS(torch.zeros(2, 2, 4)), "the state kept is of other signals: reset_state()"),
+    "kept of another batch": (
+        lambda: KEEPS(torch.zeros(2, 2, 4)),
+        "the kept state does not fit this input: call",
+    ),
     "node of another shape": (lambda: LIF3.node("n", (4,)), "LIF, tau: expected one number"),
     "PerStep of a function": (lambda: nn.PerStep(torch.relu), "PerStep, module: expected a torch.nn.Module"),
     "PerStep of a frame": (lambda: nn.PerStep(torch.nn.ReLU())(torch.zeros(3)), "PerStep, x: expected a tensor [T, B"),
     "PerStep that joins frames": (
         lambda: nn.PerStep(torch.nn.Flatten(0))(torch.zeros(2, 3, 4)),
-        "PerStep, what Flatten returns: expected a tensor [6, ...], a row for each frame, found shape (24,)",
+        "PerStep, output of Flatten: expected a tensor [6, ...], one row for each time step and sample, found",
     ),
 }
 
