@@ -19,7 +19,6 @@ from torch import Tensor
 
 import neurocuda
 from neurocuda import ArgumentError, Discretization, Executor, GraphError, State
-from neurocuda import verify as verification
 from neurocuda.verify import (
     Difference,
     drawn_input,
@@ -27,6 +26,7 @@ from neurocuda.verify import (
     library_layers,
     rewrite_in_other_order,
     state_difference,
+    trials,
     verify,
 )
 
@@ -217,7 +217,7 @@ def test_drawn_input_is_the_same_every_time(tangled_file: Path) -> None:
 
 @pytest.mark.parametrize(("steps", "batch", "name"), [(0, 4, "steps"), (5, 0, "batch"), (-1, 1, "steps")])
 def test_nothing_to_run_is_refused(chain_file: Path, steps: int, batch: int, name: str) -> None:
-    with pytest.raises(ArgumentError, match=f"{name}: expected a whole number >= 1"):
+    with pytest.raises(ArgumentError, match=f"{name}: expected an integer >= 1"):
         verify(chain_file, steps=steps, batch=batch)
     with pytest.raises(ArgumentError, match="at least one step of one sample"):
         verify(chain_file, x={"input": torch.zeros(max(steps, 0), max(batch, 0), 6)})
@@ -294,7 +294,7 @@ def test_a_fault_in_any_way_is_found_and_named(chain_file: Path, monkeypatch: py
                 moved[-1, 0, 3] = torch.nextafter(moved[-1, 0, 3], torch.tensor(torch.inf))
             return result
 
-    monkeypatch.setattr(verification, "Executor", Faulty)
+    monkeypatch.setattr(trials, "Executor", Faulty)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -314,7 +314,7 @@ def test_a_state_that_is_lost_on_resuming_is_found(chain_file: Path, monkeypatch
         def run(self, x: Any, state: State | None = None, record: Any = None) -> neurocuda.RunResult:
             return super().run(x, None, record)
 
-    monkeypatch.setattr(verification, "Executor", Forgetful)
+    monkeypatch.setattr(trials, "Executor", Forgetful)
     report = verify(chain_file, steps=20, batch=3)
     failed = {trial.way: trial.difference for trial in report.trials if trial.difference is not None}
     assert list(failed) == ["stopped and resumed at every step", "resumed at step 3 from a saved state"]
@@ -341,7 +341,7 @@ def test_what_is_proved_for_other_inputs_is_not_tried_on_these(tmp_path: Path, s
     x = {"input": torch.from_numpy(numbers("x").integers(0, 4, (9, 3, 300)).astype("f4")) * scale}
     report = verify(tmp_path / "exact.nir", x=x)
     assert report.ok, [str(trial.difference) for trial in report.trials if trial.difference]
-    assert any(trial.way == "what is proved exact, library sums" for trial in report.trials) == kept
+    assert any(trial.way == "layers proved exact, library sums" for trial in report.trials) == kept
     forced = Executor(neurocuda.read(tmp_path / "exact.nir"), force={"fc": "library"})
     assert library_layers(forced, x) == (() if kept else ("fc",))
 

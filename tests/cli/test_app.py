@@ -565,8 +565,8 @@ def test_verify_names_the_first_difference(chain: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("words", "code", "expected"),
     [
-        (["--steps", "0"], 2, "steps: expected a whole number >= 1, found 0"),
-        (["--batch", "-3"], 2, "batch: expected a whole number >= 1, found -3"),
+        (["--steps", "0"], 2, "steps: expected an integer >= 1, found 0"),
+        (["--batch", "-3"], 2, "batch: expected an integer >= 1, found -3"),
         (["--input", "x.npy", "--steps", "4"], 2, "expected --steps and --batch only without --input"),
         (["--like", "nest"], 2, "preset: expected one of "),
     ],
