@@ -184,7 +184,7 @@ def use_backend(name: str) -> Iterator[None]:
         >>> with use_backend("reference"):
         ...     spikes = nn.IF()(torch.ones(3, 1))
         >>> spikes.flatten()
-        tensor([0., 0., 0.])
+        tensor([0., 1., 0.])
     """
     global _requested_last
     token, before = _requested.set(_available(name, "use_backend")), _requested_last

@@ -153,12 +153,12 @@ def verify(
     Example:
         >>> import tempfile
         >>> import torch
-        >>> from neurocuda import Discretization, nn, to_nir, write
+        >>> from neurocuda import Discretization, nn, to_nir
         >>> from neurocuda.verify import verify
         >>> dt = Discretization(dt=1.0)
         >>> model = torch.nn.Sequential(torch.nn.Linear(3, 2), nn.LIF(tau=2.0, discretization=dt))
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write(to_nir(model, torch.rand(1, 1, 3)), f"{folder}/net.nir")
+        ...     graph = to_nir(model, f"{folder}/net.nir", torch.rand(1, 1, 3))
         ...     verify(f"{folder}/net.nir", dt, steps=5, batch=2).ok
         True
     """
