@@ -67,11 +67,7 @@ class IF(Neuron):
     kind = "IF"
 
     def __init__(
-        self,
-        r: Value | None = None,
-        v_threshold: Value = 1.0,
-        v_reset: Value = 0.0,
-        **options: Unpack[NeuronOptions],
+        self, r: Value | None = None, v_threshold: Value = 1.0, v_reset: Value = 0.0, **options: Unpack[NeuronOptions]
     ) -> None:
         super().__init__({"r": _unit_gain(r, options), "v_threshold": v_threshold, "v_reset": v_reset}, **options)
 

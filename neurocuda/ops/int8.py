@@ -140,32 +140,19 @@ def convolution(
     frames, stride, padding, dilation = _two_axes(x, stride, padding, dilation)
     frames = frames.contiguous(memory_format=torch.channels_last)
     if weight.prepacked is None:
-        _prepack_for_cpu(weight, [1] * missing, spacing, stride, padding, dilation, groups, frames.shape[1:])
+        with _PREPACKING, _disable_current_modes():  # torch.compile must not trace it
+            if weight.prepacked is None:
+                two_axes = values_of(weight).reshape(*weight.shape[:2], *[1] * missing, *weight.shape[2:])
+                weight.prepacked = torch.ops.onednn.qconv_prepack(
+                    two_axes, weight.scales, spacing, 0, stride, padding, dilation, groups, [1, *frames.shape[1:]]
+                )
+                weight.values = weight.values if weight.keep_values else None
     bias = None if bias is None else bias.contiguous()  # oneDNN ignores its strides
     result: Tensor = torch.ops.onednn.qconv2d_pointwise.default(
         frames, spacing, 0, weight.prepacked, weight.scales, weight.zero_points, bias, stride, padding, dilation,
         groups, 1.0, 0, torch.float32, "none", [], "",
     )  # fmt: skip
     return result.reshape(*result.shape[:2], *result.shape[2 + missing :])
-
-
-def _prepack_for_cpu(
-    weight: IntegerWeight,
-    missing: list[int],
-    spacing: float,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    frame: Sequence[int],
-) -> None:
-    with _PREPACKING, _disable_current_modes():  # torch.compile must not trace it
-        if weight.prepacked is None:
-            two_axes = values_of(weight).reshape(*weight.shape[:2], *missing, *weight.shape[2:])
-            weight.prepacked = torch.ops.onednn.qconv_prepack(
-                two_axes, weight.scales, spacing, 0, stride, padding, dilation, groups, [1, *frame]
-            )
-            weight.values = weight.values if weight.keep_values else None
 
 
 def values_of(weight: IntegerWeight) -> Tensor:

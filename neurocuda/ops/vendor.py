@@ -102,19 +102,7 @@ def _convolution_with_flags(
     """The same call as torch's own, with `tf32()` for the flag allow_tf32; the global flag stays as it is."""
     cudnn = torch.backends.cudnn
     deterministic = cudnn.deterministic or torch.are_deterministic_algorithms_enabled()
-    result: Tensor = torch.ops.aten._convolution.default(
-        x,
-        weight,
-        bias,
-        stride,
-        padding,
-        dilation,
-        False,
-        [0] * len(stride),
-        groups,
-        cudnn.benchmark,
-        deterministic,
-        cudnn.enabled,
-        tf32(),
-    )
+    geometry = stride, padding, dilation, False, [0] * len(stride), groups
+    flags = cudnn.benchmark, deterministic, cudnn.enabled, tf32()
+    result: Tensor = torch.ops.aten._convolution.default(x, weight, bias, *geometry, *flags)
     return result

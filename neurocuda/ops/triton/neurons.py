@@ -144,28 +144,10 @@ def run_neuron(
         mode = kernels.BITS if packed else kernels.FLAGS if output.dtype == torch.bool else kernels.COUNTS
     unit, (count, *multiples) = units(size, *strides)
     block = block_for(p.v, *signals, *([] if output is None else [output]))
-    launch(
-        kernels.neuron_kernel,
-        -(-size // block),
-        p.v.device,
-        signals,
-        odd(multiples),
-        order.step(p.v),
-        None if p.i is None else order.step(p.i),
-        *p.coefficients(order),
-        None if output is None else as_bytes(output),
-        v,
-        i,
-        trace_v,
-        trace_i,
-        trace_u,
-        count,
-        steps,
-        **p.constants,
-        OUTPUT=mode.value,
-        UNIT=unit,
-        BLOCK=block,
-    )
+    inputs = signals, odd(multiples), order.step(p.v), None if p.i is None else order.step(p.i), *p.coefficients(order)
+    results = None if output is None else as_bytes(output), v, i, trace_v, trace_i, trace_u
+    constants = {**p.constants, "OUTPUT": mode.value, "UNIT": unit, "BLOCK": block}
+    launch(kernels.neuron_kernel, -(-size // block), p.v.device, *inputs, *results, count, steps, **constants)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -229,35 +211,17 @@ def _neuron_backward(branches: Sequence[Tensor], *rest: Any) -> tuple[Tensor, ..
     over_time = [order.signal(no_gradient if gradient is None else gradient) for gradient in (of[0], *of[3:])]
     unit, (count, *multiples) = units(size, *strides, *(stride for _, stride in over_time))
     block = 512
+    branch_strides, strides_over_time = odd(multiples[: len(signals)]), odd(multiples[len(signals) :])
+    (of_output, _), (of_trace_v, _), (of_trace_i, _) = over_time
+    inputs = signals, branch_strides, order.step(p.v), None if p.i is None else order.step(p.i), *p.coefficients(order)
+    of_results = None if of[0] is None else of_output, order.step(of_v), order.step(of_i), of_trace_v, of_trace_i
+    results = to_branches if need_branches else None, to_v, to_i if synapse else None, sums
+    scale = math.pi / 2 * slope if surrogate == "arctan" else slope
+    constants = {**p.constants, "SURROGATE": _SURROGATES[surrogate].value, "UNIT": unit, "BLOCK": block}
     launch(
-        kernels.neuron_backward_kernel,
-        -(-size // block),
-        p.v.device,
-        signals,
-        odd(multiples[: len(signals)]),
-        order.step(p.v),
-        None if p.i is None else order.step(p.i),
-        *p.coefficients(order),
-        us,
-        currents,
-        None if of[0] is None else over_time[0][0],
-        order.step(of_v),
-        order.step(of_i),
-        over_time[1][0],
-        over_time[2][0],
-        odd(multiples[len(signals) :]),
-        to_branches if need_branches else None,
-        to_v,
-        to_i if synapse else None,
-        sums,
-        count,
-        steps,
-        math.pi / 2 * slope if surrogate == "arctan" else slope,
-        **p.constants,
-        SURROGATE=_SURROGATES[surrogate].value,
-        UNIT=unit,
-        BLOCK=block,
-    )
+        kernels.neuron_backward_kernel, -(-size // block), p.v.device, *inputs, us, currents,
+        *of_results, strides_over_time, *results, count, steps, scale, **constants,
+    )  # fmt: skip
     if sums is not None:
         for coefficient, gradient, total in zip(p[2:9], to_coefficients, sums, strict=True):
             if coefficient is not None:  # summed in float64, which hides the order of summation

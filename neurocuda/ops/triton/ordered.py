@@ -122,24 +122,10 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     batch = weight.shape[:-2]
     groups, (out, into) = math.prod(batch), weight.shape[-2:]
     rows, weights = as_bytes(x).flatten(1, -2) if batch else as_bytes(x).unsqueeze(1), weight.reshape(groups, out, into)
+    bias = None if bias is None else bias.expand(*batch, out).contiguous()
     programs = -(-x.shape[0] // _ROWS) * groups * -(-out // _COLUMNS)
-    launch(
-        linear_kernel,
-        programs,
-        x.device,
-        rows,
-        weights,
-        None if bias is None else bias.expand(*batch, out).contiguous(),
-        result,
-        x.shape[0],
-        groups,
-        into,
-        out,
-        *rows.stride(),
-        *weights.stride(),
-        ROWS=_ROWS,
-        COLUMNS=_COLUMNS,
-    )
+    sizes = x.shape[0], groups, into, out, *rows.stride(), *weights.stride()
+    launch(linear_kernel, programs, x.device, rows, weights, bias, result, *sizes, ROWS=_ROWS, COLUMNS=_COLUMNS)
     return result
 
 
@@ -157,16 +143,9 @@ def _linear_shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     mutates_args=(),
     schema="(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] pads, int[] dilation, int groups) -> Tensor",
 )
-def _conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    pads: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
-    result = _conv_shape(x, weight, bias, stride, pads, dilation, groups)
+def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
+    stride, pads, dilation, groups = settings
+    result = _conv_shape(x, weight, bias, *settings)
     if result.numel() == 0:
         return result
     missing = 4 - x.dim()  # one spatial axis: an image of one row
@@ -175,41 +154,24 @@ def _conv(
     space = [1] * missing + list(result.shape[2:])
     per_group = weight.shape[0] // groups
     pixels = result.shape[0] * math.prod(space)
-    launch(
-        conv_kernel,
-        -(-pixels // _PIXELS) * groups * -(-per_group // _CHANNELS),
-        x.device,
-        image,
-        weight.contiguous(),
-        None if bias is None else bias.expand(weight.shape[0]).contiguous(),
-        result,
-        x.shape[0],
-        weight.shape[1],
-        per_group,
-        *image.shape[2:],
-        *space,
-        *kernel,
-        *([1] * missing + list(stride)),
-        *([0] * missing + list(pads[::2])),
-        *([1] * missing + list(dilation)),
-        groups,
-        *image.stride(),
-        PIXELS=_PIXELS,
-        CHANNELS=_CHANNELS,
+    programs = -(-pixels // _PIXELS) * groups * -(-per_group // _CHANNELS)
+    bias = None if bias is None else bias.expand(weight.shape[0]).contiguous()
+    strides, zeros, gaps = (
+        [1] * missing + list(stride),
+        [0] * missing + list(pads[::2]),
+        [1] * missing + list(dilation),
     )
+    sizes = x.shape[0], weight.shape[1], per_group, *image.shape[2:], *space, *kernel, *strides, *zeros, *gaps, groups
+    launch(
+        conv_kernel, programs, x.device, image, weight.contiguous(), bias, result, *sizes, *image.stride(),
+        PIXELS=_PIXELS, CHANNELS=_CHANNELS,
+    )  # fmt: skip
     return result
 
 
 @_conv.register_fake
-def _conv_shape(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    pads: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
+def _conv_shape(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
+    stride, pads, dilation, groups = settings
     _check("ordered_conv", x, weight, bias)
     if x.dim() not in (3, 4) or weight.dim() != x.dim() or x.shape[1] != weight.shape[1] * groups:
         raise ArgumentError(

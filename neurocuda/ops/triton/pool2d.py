@@ -63,22 +63,9 @@ def avg_pool2d(x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding:
 )
 def _pool(x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], mean: bool) -> Tensor:
     result = _shape(x, kernel, stride, padding, mean)
-    launch(
-        pool_kernel,
-        -(-result.numel() // _BLOCK),
-        x.device,
-        as_bytes(x),
-        result,
-        *x.shape,
-        *result.shape[2:],
-        *kernel,
-        *stride,
-        *padding,
-        *x.stride(),
-        float(kernel[0] * kernel[1]),
-        MEAN=mean,
-        BLOCK=_BLOCK,
-    )
+    sizes = *x.shape, *result.shape[2:], *kernel, *stride, *padding, *x.stride()
+    programs, area = -(-result.numel() // _BLOCK), float(kernel[0] * kernel[1])
+    launch(pool_kernel, programs, x.device, as_bytes(x), result, *sizes, area, MEAN=mean, BLOCK=_BLOCK)
     return result
 
 

@@ -134,30 +134,20 @@ def _recurrent(
     groups = math.prod(weight.shape[:-2])
     signals, strides = zip(*map(order.signal, branches), strict=True)
     all_spikes = output.new_empty(steps + 1, *output.shape[1:])
-    launch(
-        recurrent_kernel,
-        size // neurons,
-        p.v.device,
-        signals,
-        odd(strides),
+    operands = (
         weight.mT.reshape(groups, neurons, neurons).contiguous(),
         None if bias is None else bias.expand(weight.shape[:-1]).contiguous(),
         order.step(p.v),
         None if p.i is None else order.step(p.i),
         order.step(previous.float()),
         *p.coefficients(order),
-        all_spikes,
-        v,
-        i if p.i is not None else None,
-        *(trace if requested and trace.numel() else None for trace, requested in zip(traces, traced, strict=True)),
-        neurons,
-        groups,
-        size,
-        steps,
-        PLACE=place,
-        **p.constants,
-        BLOCK=triton.next_power_of_2(neurons),
     )
+    into = (trace if requested and trace.numel() else None for trace, requested in zip(traces, traced, strict=True))
+    constants = {"PLACE": place, **p.constants, "BLOCK": triton.next_power_of_2(neurons)}
+    launch(
+        recurrent_kernel, size // neurons, p.v.device, signals, odd(strides), *operands,
+        all_spikes, v, i if p.i is not None else None, *into, neurons, groups, size, steps, **constants,
+    )  # fmt: skip
     output.copy_(all_spikes[1:])
     spikes.copy_(all_spikes[-1])
     return results
