@@ -37,7 +37,7 @@ def run_chunks(
         if torch.is_grad_enabled():
             pieces.append(signals)
             continue
-        whole = whole or [operators.empty((steps, *signal.shape[1:]), signal.device) for signal in signals]
+        whole = whole or [operators.empty_float32((steps, *signal.shape[1:]), signal.device) for signal in signals]
         for all_steps, signal in zip(whole, signals, strict=True):
             all_steps[start : start + length] = signal
     return whole or [torch.cat(parts) for parts in zip(*pieces, strict=True)], carry

@@ -108,7 +108,7 @@ def _library_convolution(
     if tensors.laid_out is not None and lowered.laid_out and frames.numel() > 0:
         frames = frames.contiguous(memory_format=torch.channels_last)
         weight = tensors.laid_out(node, padding)
-        return vendor.convolution_laid_out(frames, weight, bias.contiguous(), stride, padding, dilation, groups)
+        return vendor.convolution_prepacked(frames, weight, bias.contiguous(), stride, padding, dilation, groups)
     weight = tensors.weights[node.name, "weight"]
     if frames.device.type == "cpu" and node.type == "Conv2d":
         layout = torch.channels_last if lowered.channels_last else torch.contiguous_format

@@ -19,7 +19,7 @@ from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError
 from neurocuda.graph import Graph
 from neurocuda.ops import Surrogate, native, reference
-from neurocuda.ops.backends import operators, wanted
+from neurocuda.ops.backends import operators, requested_backend
 from neurocuda.ops.int8 import IntegerWeight
 from neurocuda.runtime.arguments import Signals, ask_finite, check_finite, check_inputs, check_out, quantities
 from neurocuda.runtime.capture.call_cache import Recorder, Repeated, kinds, repeat, repeated
@@ -144,7 +144,7 @@ class Executor(nn.Module):
             with torch.no_grad():
                 return self._call(x, state, out, ends)
         plain = not torch.compiler.is_dynamo_compiling() and isinstance(x, Tensor) and x.is_cpu
-        plain = plain and out is None and wanted() in (None, "cpu")
+        plain = plain and out is None and requested_backend() in (None, "cpu")
         before = state.tensors if type(state) is State else None
         known = out is None and (state is None or before is not None)
         if plain and known and isinstance(x, Tensor):

@@ -58,7 +58,7 @@ class Tensors:
         if self.operators is not native:
             return {}
         if node.name not in self.packed:
-            self.packed[node.name] = native.pack(self.weights[node.name, "weight"], node.groups)
+            self.packed[node.name] = native.prepack(self.weights[node.name, "weight"], node.groups)
         return {"packed": self.packed[node.name]}
 
 
@@ -122,7 +122,7 @@ class Derived:
             self._there = device, self._computed(now, device), [t.clone() for t in values]
             _finish(device)
         _, kept, then = self._there
-        same = native.answer()
+        same = native.device_checks()
         same.ask_same_bits(values, then)
 
         def so() -> bool:
@@ -141,7 +141,7 @@ class Derived:
     def _computed(self, parameters: Origins, device: torch.device) -> Kept:
         neurons = {name: {f: t.detach() for f, t in p.items()} for name, p in parameters.neurons.items()}
         nodes = self._graph.nodes
-        packed = {name: native.pack(weight, nodes[name].groups) for name, weight in parameters.weights.items()}
+        packed = {name: native.prepack(weight, nodes[name].groups) for name, weight in parameters.weights.items()}
         return Kept(self.coefficients(neurons, device), packed)
 
 
@@ -217,5 +217,5 @@ def computed_with(
         held.discretization.spike_when,
         surrogate,
         packed={**kept.packed} if forms is None else forms.packed,
-        laid_out=forms.laid_out if forms is not None and vendor.lays_out() else None,
+        laid_out=forms.laid_out if forms is not None and vendor.can_prepack() else None,
     )

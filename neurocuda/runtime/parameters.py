@@ -166,7 +166,7 @@ class Constants:
             with _disable_current_modes():  # not a part of what is computed from the inputs
                 weight = of_layer(node, "weight")
                 stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
-                made = vendor.laid_out(weight, node.input_shape, stride, padding, dilation, groups)
+                made = vendor.prepack(weight, node.input_shape, stride, padding, dilation, groups)
             self._laid_out[node.name] = made
         return made
 

@@ -270,10 +270,10 @@ def test_what_torch_does_with_memory_works() -> None:
 def test_empty_is_an_operator() -> None:
     torch.library.opcheck(torch.ops.neurocuda.empty.default, ([3, 4],), test_utils=("test_schema", "test_faketensor"))
     for module in (native, reference):
-        found = module.empty((3, 4), CPU)
+        found = module.empty_float32((3, 4), CPU)
         assert (found.shape, found.dtype, found.device) == ((3, 4), torch.float32, CPU)
-        assert module.empty((3, 4), torch.device("meta")).is_meta
-        assert module.empty((0, 4), CPU).shape == (0, 4)
+        assert module.empty_float32((3, 4), torch.device("meta")).is_meta
+        assert module.empty_float32((0, 4), CPU).shape == (0, 4)
     filled = torch.compile(lambda n: native.empty_float32([n, 5], CPU).fill_(2), backend="aot_eager", fullgraph=True)
     assert torch.equal(filled(3), torch.full((3, 5), 2.0))
 

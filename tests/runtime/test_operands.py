@@ -18,7 +18,7 @@ from neurocuda.runtime.guards import Looks, Supposed
 from neurocuda.runtime.operands import Derived, Kept
 
 pytestmark = pytest.mark.skipif(
-    not backends.serves(backends.backends()["cpu"]), reason="no compiled operators, which do the asking"
+    not backends.is_usable(backends.backends()["cpu"]), reason="no compiled operators, which do the asking"
 )
 
 

@@ -21,7 +21,7 @@ from neurocuda.ops import backends
 from neurocuda.runtime import operands
 
 pytestmark = pytest.mark.skipif(
-    not backends.serves(backends.backends()["cpu"]), reason="no compiled operators, which do the asking"
+    not backends.is_usable(backends.backends()["cpu"]), reason="no compiled operators, which do the asking"
 )
 
 
