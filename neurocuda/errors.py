@@ -1,4 +1,4 @@
-"""The exceptions of NeuroCUDA: one small family, each message naming what was expected and what was found."""
+"""The exceptions of NeuroCUDA. Each message names the argument or node, what was expected, and what was found."""
 
 from __future__ import annotations
 
@@ -8,19 +8,33 @@ from dataclasses import dataclass
 
 
 class NeuroCUDAError(Exception):
-    """Base of every error that NeuroCUDA raises on purpose."""
+    """Base class of the exceptions that NeuroCUDA raises.
+
+    Example:
+        >>> import neurocuda
+        >>> try:
+        ...     neurocuda.read("missing.nir")
+        ... except neurocuda.NeuroCUDAError as error:
+        ...     print(type(error).__name__)
+        FileError
+    """
 
 
 class FileError(NeuroCUDAError):
-    """A file that cannot be read or written, or that is not NIR."""
+    """A file cannot be read or written, or is not a NIR file."""
 
 
 class ArgumentError(NeuroCUDAError, ValueError):
-    """An argument of a call that does not fit: an input signal, a state, a field, a name."""
+    """An argument of a call does not fit. Also a ValueError."""
 
 
 class UnsupportedModuleError(NeuroCUDAError):
-    """A part of a torch model that has no meaning as a spiking network. `path` is the path of its module."""
+    """A part of a torch model has no equivalent in a spiking network.
+
+    Args:
+        message: The module or function, and what to use instead.
+        path: Path of the module in the model, such as "features.3"; default "".
+    """
 
     def __init__(self, message: str, path: str = "") -> None:
         super().__init__(message)
@@ -31,7 +45,12 @@ class UnsupportedModuleError(NeuroCUDAError):
 
 
 class GraphError(NeuroCUDAError):
-    """A graph that has no meaning. `problems` holds everything that was found, in canonical order."""
+    """A graph is invalid.
+
+    Args:
+        message: One line for each problem.
+        problems: All problems, in canonical order: `where` (node or edge), `field`, `expected`, `found`; default ().
+    """
 
     def __init__(self, message: str, problems: tuple[Problem, ...] = ()) -> None:
         super().__init__(message)
@@ -42,23 +61,20 @@ class GraphError(NeuroCUDAError):
 
 
 class ShapeError(GraphError):
-    """Shapes that do not fit together."""
+    """The shapes of a graph do not fit together."""
 
 
 class AlgebraicLoopError(GraphError):
-    """A cycle without state: each of its nodes would need its own output of the same step."""
+    """A cycle has no state: each of its nodes needs its own output of the same time step."""
 
 
 class NeuroCUDAWarning(UserWarning):
-    """Something that is run as asked, and is probably not what was meant."""
+    """A call runs as requested, but the request is probably a mistake."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a graph.
-
-    `where` names the node (or the edge, as `source -> target`), `field` the parameter if there is one.
-    """
+    """One problem of a graph, at a node or an edge ("source -> target") and, if any, one of its fields."""
 
     where: str
     field: str | None
@@ -72,7 +88,7 @@ class Problem:
 
 
 def raise_problems(problems: Iterable[Problem], source: str) -> None:
-    """Raise the first problem's own error with every problem in its message; do nothing if there is none."""
+    """Raises the error of the first problem with all problems in its message; does nothing without a problem."""
     problems = tuple(problems)
     if not problems:
         return
@@ -89,7 +105,7 @@ def check_integer(name: str, value: object, least: int, most: int | None = None)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A phrase that names the existing name most like `name`."""
+    """A phrase for error messages: the known name most similar to `name`."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
     return f"the nearest name is {close[0]!r}" if close else "there are no names"

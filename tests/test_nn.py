@@ -1,4 +1,4 @@
-"""The neuron modules: the bits of an executor of the same node, their state, parameters, gradients, copies, errors."""
+"""Neuron modules: the bits of an executor, state, parameters, gradients, copies, errors."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ def parameters(kind: str, d: Discretization, size: tuple[int, ...], seed: int = 
     return {name: base[name] * numbers.uniform(0.8, 1.25, size) for name in FIELDS[kind]}
 
 
-def module(kind: str, values: dict[str, Any], **how: Any) -> nn.Neuron:
-    made = getattr(nn, kind)(**values, **how)
-    assert isinstance(made, nn.Neuron)
-    return made
+def module(kind: str, values: dict[str, Any], **options: Any) -> nn.Neuron:
+    neuron = getattr(nn, kind)(**values, **options)
+    assert isinstance(neuron, nn.Neuron)
+    return neuron
 
 
-def executor(kind: str, values: dict[str, Any], shape: tuple[int, ...], **how: Any) -> Executor:
+def executor(kind: str, values: dict[str, Any], shape: tuple[int, ...], **options: Any) -> Executor:
     arrays = {name: np.asarray(value, np.float64) for name, value in values.items()}
-    return Executor(graph_of(chain({"n": {"type": kind, **arrays}}, shape)), **how)
+    return Executor(graph_of(chain({"n": {"type": kind, **arrays}}, shape)), **options)
 
 
 def drive(steps: int = 17, batch: int = 5, shape: tuple[int, ...] = SHAPE, seed: int = 0) -> Tensor:
@@ -75,7 +75,7 @@ def drive(steps: int = 17, batch: int = 5, shape: tuple[int, ...] = SHAPE, seed:
 @pytest.mark.parametrize("name", DISCRETIZATIONS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_module_has_the_bits_of_an_executor(kind: str, name: str, size: str) -> None:
-    """Both at once and in three calls, the state handed on."""
+    """In one call, and in three calls with the state passed on."""
     d = DISCRETIZATIONS[name]
     values = parameters(kind, d, SIZES[size])
     neuron, net = module(kind, values, discretization=d), executor(kind, values, SHAPE, discretization=d)
@@ -126,11 +126,11 @@ def test_signals_of_any_layout(layout: str) -> None:
 @pytest.mark.parametrize("late", [0, 1])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.uint8, torch.int8, torch.bool])
 def test_narrower_types(dtype: torch.dtype, late: Any) -> None:
-    """What they hold is exact in float32; floating-point types come back as they went in."""
+    """Exact in float32; a floating-point dtype is that of the output."""
     x = (drive() * 4).round().clamp(0, 5).to(dtype)
     neuron = module("LIF", {"tau": 3 * DT, "v_threshold": 0.25}, discretization=Discretization(output_delay=late))
     for backend in [name for name, state in backends.backends().items() if name in ("cpu", "reference")]:
-        if backends.serves(backends.backends()[backend]):
+        if backends.is_usable(backends.backends()[backend]):
             with use_backend(backend):
                 y, expected = neuron(x), neuron(x.float())
             assert y.dtype == (dtype if dtype.is_floating_point else torch.float32)
@@ -145,7 +145,7 @@ LEARNT = [(kind, name) for kind in KINDS for name in ("as it is", "subtract", "l
 @pytest.mark.parametrize(("kind", "name"), LEARNT)
 def test_gradients_are_those_of_the_reference(kind: str, name: str, size: str) -> None:
     """To the input, the state, and every parameter; those of an executor, bit for bit, and those of autograd."""
-    d, how = DISCRETIZATIONS[name], Surrogate("arctan", 2.0)
+    d, surrogate = DISCRETIZATIONS[name], Surrogate("arctan", 2.0)
     values = parameters(kind, d, SIZES[size])
     x = drive()
     weights = drive(seed=1)
@@ -157,14 +157,14 @@ def test_gradients_are_those_of_the_reference(kind: str, name: str, size: str) -
         found = {name.rpartition(":")[2]: p.grad for name, p in of.named_parameters() if p.grad is not None}
         return {"x": x_.grad, **found}
 
-    neuron = module(kind, values, discretization=d, surrogate=how, learn=FIELDS[kind])
+    neuron = module(kind, values, discretization=d, surrogate=surrogate, learn=FIELDS[kind])
     found = gradients(neuron, neuron)
     assert {name for name, _ in neuron.named_parameters()} == set(FIELDS[kind])
     twin = copy.deepcopy(neuron)
     twin.zero_grad()
     with use_backend("reference"):
         by_autograd = gradients(twin, twin)
-    net = executor(kind, values, SHAPE, discretization=d, surrogate=how, learn=FIELDS[kind])
+    net = executor(kind, values, SHAPE, discretization=d, surrogate=surrogate, learn=FIELDS[kind])
     expected = gradients(lambda x: net(x)[0], net)
     assert set(found) - {"v_reset"} == set(expected) - {"v_reset"}
     for name, gradient in found.items():
@@ -193,7 +193,7 @@ def test_gradients_flow_through_the_state(kind: str) -> None:
     assert not x.grad[:8].any()
 
 
-def test_the_state_is_kept_if_asked_for() -> None:
+def test_keep_state() -> None:
     values = parameters("CubaLIF", Discretization(), ())
     keeps, plain = module("CubaLIF", values, keep_state=True), module("CubaLIF", values)
     x = drive()
@@ -208,11 +208,11 @@ def test_the_state_is_kept_if_asked_for() -> None:
     assert torch.equal(keeps(x), whole)
     assert torch.equal(plain(x), whole)
     assert plain.state is None
-    again = keeps(x[6:], plain(x[:6], return_state=True)[1])  # a state given takes the place of the one kept
+    again = keeps(x[6:], plain(x[:6], return_state=True)[1])  # an explicit state replaces the kept one
     assert torch.equal(again, whole[6:])
 
 
-def test_a_state_kept_can_be_cut_off_from_its_gradients() -> None:
+def test_detach_state() -> None:
     model = torch.nn.Sequential(nn.LI(3 * DT, keep_state=True), nn.LI(2 * DT, keep_state=True))
     for _ in range(3):
         x = drive().requires_grad_()
@@ -224,7 +224,7 @@ def test_a_state_kept_can_be_cut_off_from_its_gradients() -> None:
         loss.backward()
 
 
-def test_an_input_of_one_adds_one_where_r_is_left_out() -> None:
+def test_an_input_of_one_adds_one_without_r() -> None:
     for d in (Discretization(), Discretization(dt=3e-3), Discretization(if_gain="r"), Discretization(dt=1.0)):
         x = drive().round()
         assert torch.equal(nn.I(discretization=d)(x), x.cumsum(0))
@@ -257,13 +257,13 @@ COPIES: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", COPIES)
-def test_copies_compute_the_same_and_are_their_own(name: str) -> None:
+def test_copies_are_equal_and_independent(name: str) -> None:
     model = small()
     expected = run(model)
-    model(drive(6, 3, (2, 5, 5)))  # it keeps a state with gradients now
+    model(drive(6, 3, (2, 5, 5)))  # leaves a kept state with gradients
     other = COPIES[name](model)
     x = drive(4, 3, (2, 5, 5))
-    assert torch.equal(other(x), model(x))  # from the state kept
+    assert torch.equal(other(x), model(x))  # from the kept state
     assert torch.equal(run(other), expected)
     with torch.no_grad():
         for parameter in other.parameters():
@@ -292,7 +292,7 @@ CASTS: dict[str, Callable[[torch.nn.Module], torch.nn.Module]] = {
 
 
 @pytest.mark.parametrize("name", CASTS)
-def test_casts_leave_the_parameters_of_neurons_alone(name: str) -> None:
+def test_casts_keep_neuron_parameters(name: str) -> None:
     model = small()
     run(model)
     neurons = (1, 3)
@@ -324,13 +324,13 @@ def test_autocast() -> None:
     assert state.tensors["v"].dtype == torch.float32
 
 
-@pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
+@pytest.mark.skipif(not backends.is_usable(backends.backends()["cpu"]), reason="neurocuda._C is not there")
 def test_torch_compile_and_export() -> None:
     model = small()
     compiled = torch.compile(model, fullgraph=True)
     x = drive(6, 3, (2, 5, 5))
     with torch.no_grad():
-        for _ in range(2):  # from rest, then from the state kept
+        for _ in range(2):  # from rest, then from the kept state
             nn.reset_state(model)
             expected = [model(x), model(x)]
             nn.reset_state(model)
@@ -367,7 +367,7 @@ def test_nodes() -> None:
     assert np.array_equal(neuron.node("n", SHAPE).array("tau_mem"), node.array("tau_mem") * 2)
 
 
-def test_per_step_sees_the_frames_of_all_steps() -> None:
+def test_per_step_folds_time_into_the_batch() -> None:
     x = drive(6, 3, (2, 5, 5))
     torch.manual_seed(0)
     layer = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.MaxPool2d(2))
@@ -380,7 +380,7 @@ def test_per_step_sees_the_frames_of_all_steps() -> None:
     assert nn.PerStep(layer)(x[:0]).shape == (0, 3, 4, 1, 1)
 
 
-def test_it_prints() -> None:
+def test_repr() -> None:
     text = str(nn.LIF([2e-3] * 3, 1.5, learn=("tau",), discretization=Discretization(dt=1e-3, reset="subtract")))
     assert text == (
         "LIF(tau[3] 0.002..0.002, r=1.5, v_leak=0, v_threshold=1, v_reset=0, learn=(tau), dt=0.001, reset='subtract')"
@@ -400,7 +400,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "none": (lambda: nn.IF(v_threshold=torch.zeros(0)), "IF, v_threshold: expected at least one value"),
     "learned elsewhere": (
         lambda: nn.LIF(torch.nn.Parameter(torch.ones(3))),
-        "LIF, tau: expected a tensor without gradients, found one with them (learn='tau'",
+        "LIF, tau: expected a tensor without gradients, found one with gradients (learn='tau'",
     ),
     "unknown to learn": (lambda: nn.LI(1.0, learn=("tua",)), "LI, learn: expected some of ['tau', 'r', 'v_leak']"),
     "no discretization": (lambda: nn.IF(discretization="euler"), "IF, discretization: expected a Discretization"),
@@ -411,8 +411,8 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "no tensor": (lambda: LIF3(np.zeros((2, 3, 3))), "LIF, x: expected a tensor [T, B, *shape]"),
     "no axes": (lambda: LIF3(torch.zeros(3)), "LIF, x: expected a tensor [T, B, *shape]"),
-    "float64": (lambda: LIF3(torch.zeros(2, 3, 3).double()), "a type exact in it, found (2, 3, 3) torch.float64"),
-    "no time": (lambda: LIF3(torch.zeros(2, 3)), "LIF, tau: expected one number, or axes that are the leading ones"),
+    "float64": (lambda: LIF3(torch.zeros(2, 3, 3).double()), "a dtype exact in it, found (2, 3, 3) torch.float64"),
+    "no time": (lambda: LIF3(torch.zeros(2, 3)), "LIF, tau: expected one number, or the first axes of"),
     "other channels": (lambda: LIF3(torch.zeros(2, 2, 4)), "of a signal [T, B, 4], found shape (3,)"),
     "elsewhere": (lambda: LIF3(torch.zeros(2, 2, 3, device="meta")), "LIF, x: expected a tensor on cpu, found one on"),
     "no state": (lambda: LIF3(torch.zeros(2, 2, 3), torch.zeros(2, 3)), "LIF, state: expected the State"),
@@ -424,19 +424,22 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: LIF3(torch.zeros(2, 2, 3), State({"v": torch.zeros(5, 3)})),
         "LIF, state, entry 'v': expected (2, 3) torch.float32 on cpu, found (5, 3)",
     ),
-    "kept of another batch": (lambda: KEEPS(torch.zeros(2, 2, 4)), "the state kept is of other signals: reset_state()"),
+    "kept of another batch": (
+        lambda: KEEPS(torch.zeros(2, 2, 4)),
+        "the kept state does not fit this input: call",
+    ),
     "node of another shape": (lambda: LIF3.node("n", (4,)), "LIF, tau: expected one number"),
     "PerStep of a function": (lambda: nn.PerStep(torch.relu), "PerStep, module: expected a torch.nn.Module"),
     "PerStep of a frame": (lambda: nn.PerStep(torch.nn.ReLU())(torch.zeros(3)), "PerStep, x: expected a tensor [T, B"),
     "PerStep that joins frames": (
         lambda: nn.PerStep(torch.nn.Flatten(0))(torch.zeros(2, 3, 4)),
-        "PerStep, what Flatten returns: expected a tensor [6, ...], a row for each frame, found shape (24,)",
+        "PerStep, output of Flatten: expected a tensor [6, ...], one row for each time step and sample, found",
     ),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_does_not_fit_is_named(name: str) -> None:
+def test_wrong_arguments_are_named(name: str) -> None:
     call, message = WRONG[name]
     with pytest.raises(ArgumentError, match=re.escape(message)):
         call()
@@ -448,6 +451,6 @@ def test_coarse_steps_warn() -> None:
     assert [warning.filename for warning in caught] == [__file__]
 
 
-def test_it_is_in_the_package() -> None:
+def test_public_names() -> None:
     assert neurocuda.nn is nn
     assert set(KINDS) < set(nn.__all__)

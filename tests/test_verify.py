@@ -1,4 +1,4 @@
-"""Verification: the comparison itself, the ways to run, and that a fault in any of them is found and named."""
+"""`verify`: the comparison, the trials, and that a fault in any trial is found and named."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from torch import Tensor
 
 import neurocuda
 from neurocuda import ArgumentError, Discretization, Executor, GraphError, State
-from neurocuda import verify as verification
 from neurocuda.verify import (
     Difference,
     drawn_input,
@@ -27,6 +26,7 @@ from neurocuda.verify import (
     library_layers,
     rewrite_in_other_order,
     state_difference,
+    trials,
     verify,
 )
 
@@ -216,7 +216,7 @@ def test_drawn_input_is_the_same_every_time(tangled_file: Path) -> None:
 
 
 @pytest.mark.parametrize(("steps", "batch", "name"), [(0, 4, "steps"), (5, 0, "batch"), (-1, 1, "steps")])
-def test_nothing_to_run_is_refused(chain_file: Path, steps: int, batch: int, name: str) -> None:
+def test_empty_inputs_are_refused(chain_file: Path, steps: int, batch: int, name: str) -> None:
     with pytest.raises(ArgumentError, match=f"{name}: expected an integer >= 1"):
         verify(chain_file, steps=steps, batch=batch)
     with pytest.raises(ArgumentError, match="at least one step of one sample"):
@@ -232,7 +232,7 @@ def test_published_graphs(name: str, discretization: Discretization) -> None:
     assert (report.steps, report.batch, report.library) == (8, 2, ())
 
 
-def test_every_way_of_a_tangled_graph(tangled_file: Path) -> None:
+def test_all_trials_of_a_tangled_graph(tangled_file: Path) -> None:
     threads = torch.get_num_threads()
     report = verify(tangled_file, steps=40, batch=5)
     assert report.ok, report.trials
@@ -264,7 +264,7 @@ def test_a_short_run_is_resumed_at_each_step_and_one_sample_is_not_split(chain_f
     assert not [way for way in [trial.way for trial in verify(chain_file, steps=1).trials] if "resumed" in way]
 
 
-def test_an_input_of_ones_own(chain_file: Path) -> None:
+def test_an_explicit_input(chain_file: Path) -> None:
     report = verify(chain_file, x={"input": torch.rand(9, 2, 6)})
     assert report.ok
     assert (report.steps, report.batch) == (9, 2)
@@ -283,9 +283,9 @@ FAULTS: dict[str, Callable[[Executor, dict[str, Tensor], State | None], bool]] =
 
 
 @pytest.mark.parametrize("way", FAULTS)
-def test_a_fault_in_any_way_is_found_and_named(chain_file: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+def test_a_fault_in_any_trial_is_found_and_named(chain_file: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     class Faulty(Executor):
-        """Moves the last bit of one value of 'fc' where the fault strikes."""
+        """Changes the last bit of one value of 'fc' in the faulty trial."""
 
         def run(self, x: Any, state: State | None = None, record: Any = None) -> neurocuda.RunResult:
             result = super().run(x, state, record)
@@ -294,7 +294,7 @@ def test_a_fault_in_any_way_is_found_and_named(chain_file: Path, monkeypatch: py
                 moved[-1, 0, 3] = torch.nextafter(moved[-1, 0, 3], torch.tensor(torch.inf))
             return result
 
-    monkeypatch.setattr(verification, "Executor", Faulty)
+    monkeypatch.setattr(trials, "Executor", Faulty)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -314,7 +314,7 @@ def test_a_state_that_is_lost_on_resuming_is_found(chain_file: Path, monkeypatch
         def run(self, x: Any, state: State | None = None, record: Any = None) -> neurocuda.RunResult:
             return super().run(x, None, record)
 
-    monkeypatch.setattr(verification, "Executor", Forgetful)
+    monkeypatch.setattr(trials, "Executor", Forgetful)
     report = verify(chain_file, steps=20, batch=3)
     failed = {trial.way: trial.difference for trial in report.trials if trial.difference is not None}
     assert list(failed) == ["stopped and resumed at every step", "resumed at step 3 from a saved state"]
@@ -334,14 +334,14 @@ def test_library_layers_are_named_and_may_differ(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("scale", "kept"), [(1.0, True), (0.3, False)])
-def test_what_is_proved_for_other_inputs_is_not_tried_on_these(tmp_path: Path, scale: float, kept: bool) -> None:
+def test_proofs_for_other_inputs_are_not_tried(tmp_path: Path, scale: float, kept: bool) -> None:
     layer = {"type": "Affine", "weight": numbers("w").integers(-90, 91, (30, 300)) / 64, "bias": np.ones(30)}
     raw = graph("input>fc fc>lif lif>output", input=input_(300), fc=layer, lif=neuron("LIF", 30), output=output(30))
     write_raw(raw, tmp_path / "exact.nir")
     x = {"input": torch.from_numpy(numbers("x").integers(0, 4, (9, 3, 300)).astype("f4")) * scale}
     report = verify(tmp_path / "exact.nir", x=x)
     assert report.ok, [str(trial.difference) for trial in report.trials if trial.difference]
-    assert any(trial.way == "what is proved exact, library sums" for trial in report.trials) == kept
+    assert any(trial.way == "layers proved exact, library sums" for trial in report.trials) == kept
     forced = Executor(neurocuda.read(tmp_path / "exact.nir"), force={"fc": "library"})
     assert library_layers(forced, x) == (() if kept else ("fc",))
 

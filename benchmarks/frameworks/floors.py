@@ -67,7 +67,7 @@ def _layers_alone(problem: Problem, layout: torch.memory_format) -> Runner:
 
 def integer_layers(problem: Problem) -> dict[str, Integers]:
     """The layers that are proved to be products of bytes, where this device gains by it."""
-    gains = int8.gains(problem.x.device.type)
+    gains = int8.is_fast(problem.x.device.type)
     proofs = certify(problem.graph, problem.discretization).proofs if gains else ()
     return {p.node: p.integers for p in proofs if p.integers is not None and p.type == "Conv2d"}
 
@@ -82,9 +82,9 @@ def _integers_alone(problem: Problem) -> Runner:
     for name, numbers in layers.items():
         node, step = problem.graph.nodes[name], 2.0**numbers.signal_step
         frames = (recordings[name]["input"].flatten(0, 1) / step).to(torch.uint8)
-        weight = int8.whole(torch.from_numpy(node.array("weight").astype("float32")), numbers.weight_steps)
+        weight = int8.from_float32(torch.from_numpy(node.array("weight").astype("float32")), numbers.weight_steps)
         if device.type == "cuda":
-            int8.laid_out(weight, step, device)
+            int8.prepack_for_gpu(weight, step, device)
         calls.append(
             partial(
                 int8.convolution,

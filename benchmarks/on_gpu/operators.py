@@ -19,7 +19,7 @@ from benchmarks.on_gpu.measurements import Measurement, timed
 from benchmarks.on_gpu.moved import BITS, TYPES
 from benchmarks.problem import Neuron
 from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, reference
-from neurocuda.ops.backends import backend_for, backends, operators, serves, use_backend
+from neurocuda.ops.backends import backend_for, backends, is_usable, operators, use_backend
 
 DECAY = 15 / 16
 COMPARED = 2**26
@@ -39,7 +39,7 @@ def served(device: torch.device) -> dict[str, ModuleType]:
     """Our backends that serve the device, by name, the reference excepted."""
     found = {}
     for asked, state in backends().items():
-        if serves(state):
+        if is_usable(state):
             with use_backend(asked):
                 if backend_for(device) != "reference":
                     found[backend_for(device)] = operators(device)

@@ -282,7 +282,7 @@ def _node(node: Node, certificate: Certificate, force: Mapping[str, How], ordere
 
 
 def _multiplies_bytes() -> bool:
-    return int8.gains("cpu") or int8.gains("cuda")
+    return int8.is_fast("cpu") or int8.is_fast("cuda")
 
 
 def multiply_adds(node: Node) -> int:

@@ -1,8 +1,8 @@
-"""Which implementation of the operators runs.
+"""Chooses the implementation of the operators.
 
 `reference` is plain PyTorch, `cpu` and `cuda` are the kernels in `neurocuda._C`, `triton` those in Triton, for GPUs
-without `cuda`. All give the same bits. The best that is available is taken; `NEUROCUDA_BACKEND` in the environment
-and `use_backend` in a program ask for another.
+without `cuda`. All return the same bits. The fastest available backend runs unless `NEUROCUDA_BACKEND` in the
+environment or `use_backend` in a program requests another.
 """
 
 from __future__ import annotations
@@ -26,23 +26,22 @@ from neurocuda.ops import native, reference
 
 AVAILABLE = "available"
 EMULATED = "emulated CUDA kernels, for tests"
-"""Serves too: built with NEUROCUDA_BUILD=emulated, `cpu` runs the source of the CUDA kernels on the CPU, slowly."""
+"""Status of a `cpu` built with NEUROCUDA_BUILD=emulated: it runs the source of the CUDA kernels on the CPU, slowly."""
 
 _ENVIRONMENT = os.environ.get("NEUROCUDA_BACKEND")
-_asked: ContextVar[str | None] = ContextVar("neurocuda_backend", default=None)
-_asked_last: str | None = (
-    None  # by any thread: torch.compile cannot read a ContextVar, and compiles anew if this changes
-)
+_requested: ContextVar[str | None] = ContextVar("neurocuda_backend", default=None)
+_requested_last: str | None = None
+"""By any thread. torch.compile cannot read a ContextVar; it guards on this name."""
 _BUILT_FOR = re.compile(rb"neurocuda built for torch ([^\0]+)\0")
 
 
 def _load() -> str:
-    """Load `neurocuda._C`, which registers its operators: what `cpu` is, or the reason why it cannot serve."""
+    """Loads `neurocuda._C`, which registers its operators. Returns the status of `cpu`."""
     spec = importlib.util.find_spec("neurocuda._C")
-    beside = Path(__file__).parents[1]  # an editable installation would lend its own to a copy that has none
+    beside = Path(__file__).parents[1]  # not the library of an editable installation elsewhere
     if spec is None or spec.origin is None or not Path(spec.origin).parent.samefile(beside):
         return "not built (NEUROCUDA_BUILD=cpu pip install --no-build-isolation builds it, or says why it cannot)"
-    # Read before it is loaded: a library built for another torch may fail to load in any way.
+    # Read from the file first: to load a library that was built for another torch may crash.
     found = _BUILT_FOR.search(Path(spec.origin).read_bytes())
     built_for = found.group(1).decode() if found else "an unknown version"
     if built_for != torch.__version__:
@@ -55,68 +54,66 @@ def _load() -> str:
         else:
             return EMULATED if module.kernels == "emulated" else AVAILABLE
     if _ENVIRONMENT != "reference":
-        warnings.warn(f"neurocuda._C: {reason}; the reference operators serve, slowly", NeuroCUDAWarning, stacklevel=2)
+        warnings.warn(f"neurocuda._C: {reason}; the reference operators run, slowly", NeuroCUDAWarning, stacklevel=2)
     return reason
 
 
 _CPU = _load()
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-"""Triton reads it when the kernels are imported: then they run on the CPU too, slowly, and nothing is compiled."""
+"""Whether Triton interprets its kernels on the CPU, slowly; read when the kernels are imported."""
 
 
-def serves(state: str) -> bool:
-    """Whether a backend of which `backends` says this can be used."""
-    return state in (AVAILABLE, EMULATED)
+def is_usable(status: str) -> bool:
+    """Whether a backend with this status in `backends()` can run."""
+    return status in (AVAILABLE, EMULATED)
 
 
-_cuda_found: str | None = None
-_unfit: frozenset[int] = frozenset()
-"""GPUs by index that the CUDA kernels were not built for."""
-_triton_found: str | None = None
+_cuda_status: str | None = None
+_unsupported: frozenset[int] = frozenset()
+"""Indices of the GPUs that the CUDA kernels were not built for."""
+_triton_status: str | None = None
 
 
 def _cuda() -> str:
-    """Whether there is a GPU that the kernels in `neurocuda._C` run on; `AVAILABLE`, or the reason why not."""
-    global _cuda_found, _unfit
-    if _cuda_found is None:
-        _cuda_found, _unfit = _look_for_cuda()
-    return _cuda_found
+    """The status of `cuda`: `AVAILABLE` if the kernels in `neurocuda._C` run on some GPU here."""
+    global _cuda_status, _unsupported
+    if _cuda_status is None:
+        _cuda_status, _unsupported = _find_cuda()
+    return _cuda_status
 
 
 def _triton() -> str:
-    """Whether Triton can launch kernels; `AVAILABLE`, or the reason why not. That it is installed tells nothing of it.
-
-    Looked for when asked for, and not before: Triton takes long to import.
-    """
-    global _triton_found
-    if _triton_found is None:
-        _triton_found = _look_for_triton()
-    return _triton_found
+    """The status of `triton`: `AVAILABLE` if it can launch kernels. Computed on first use, as Triton imports slowly."""
+    global _triton_status
+    if _triton_status is None:
+        _triton_status = _find_triton()
+    return _triton_status
 
 
-# As torch.compiler.assume_constant_result does, which imports much: torch.compile takes the answer, not the way to it.
-for _found in (_cuda, _triton):
-    vars(_found)["_dynamo_marked_constant"] = True
+# As torch.compiler.assume_constant_result does, whose import is slow: torch.compile does not trace these functions.
+for _status in (_cuda, _triton):
+    vars(_status)["_dynamo_marked_constant"] = True
 
 
-def _look_for_cuda() -> tuple[str, frozenset[int]]:
-    if not serves(_CPU):
+def _find_cuda() -> tuple[str, frozenset[int]]:
+    """The status of `cuda`, and the indices of unsupported GPUs."""
+    if not is_usable(_CPU):
         return _CPU, frozenset()
     built: str = importlib.import_module("neurocuda._C").cuda_built
     if not built:
         return "not built (NEUROCUDA_BUILD=cuda builds it, or says why it cannot)", frozenset()
     if not torch.cuda.is_available():
-        return f"no GPU can be used: {_without_cuda()}", frozenset()
+        return f"no GPU can be used: {_cuda_error()}", frozenset()
     capabilities = [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
-    unfit = frozenset(index for index, found in enumerate(capabilities) if not fits(built, found))
-    if len(unfit) < len(capabilities):
-        return AVAILABLE, unfit
+    unsupported = frozenset(index for index, found in enumerate(capabilities) if not runs_on(built, found))
+    if len(unsupported) < len(capabilities):
+        return AVAILABLE, unsupported
     versions = ", ".join(sorted({f"{major}.{minor}" for major, minor in capabilities}))
-    return f"built for compute capability {built}; the GPUs here have {versions}", unfit
+    return f"built for compute capability {built}; the GPUs here have {versions}", unsupported
 
 
-def _without_cuda() -> str:
-    """Torch's own words on why there is no GPU."""
+def _cuda_error() -> str:
+    """torch's message on why there is no GPU."""
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:
@@ -124,23 +121,23 @@ def _without_cuda() -> str:
     return "torch.cuda is not available"
 
 
-def fits(built: str, capability: tuple[int, int]) -> bool:
-    """Whether kernels built for architectures such as "8.0;9.0+PTX" run on a GPU of that compute capability.
+def runs_on(built: str, capability: tuple[int, int]) -> bool:
+    """Whether kernels built for architectures such as "8.0;9.0+PTX" run on a GPU of a compute capability.
 
-    A binary runs on the same major version from its minor version on, one with letters ("9.0a") on its own version
-    alone, and PTX is compiled by the driver for every version from its own on.
+    A binary runs on its major version from its minor version up, one with a letter ("9.0a") on that version alone.
+    The driver compiles PTX for every version from its own up.
     """
     architectures = re.findall(r"(\d+)\.(\d+)([a-z]?)(\+PTX)?", built.split(",")[0])
     for major, minor, letters, ptx in architectures:
-        own = int(major), int(minor)
-        if own == capability or (not letters and own[0] == capability[0] and own[1] <= capability[1]):
+        version = int(major), int(minor)
+        if version == capability or (not letters and version[0] == capability[0] and version[1] <= capability[1]):
             return True
-        if ptx and not letters and own <= capability:
+        if ptx and not letters and version <= capability:
             return True
-    return not architectures  # names, such as "Hopper": torch has them
+    return not architectures  # names such as "Hopper", which torch accepts
 
 
-def _look_for_triton() -> str:
+def _find_triton() -> str:
     if importlib.util.find_spec("triton") is None:
         return "not installed (pip install triton)"
     if _INTERPRETED:
@@ -155,58 +152,81 @@ def _look_for_triton() -> str:
 
 
 def backends() -> dict[str, str]:
-    """The backends by name: "available", or the reason why not.
+    """Lists the backends.
 
-    Where `neurocuda._C` was built to run the CUDA kernels on the CPU, for tests, "cpu" says so.
+    Returns:
+        The status of "reference", "cpu", "cuda" and "triton": "available", or the reason why it is not. A "cpu" that
+        runs emulated CUDA kernels, for tests, says so.
+
+    Example:
+        >>> import neurocuda
+        >>> neurocuda.backends()["reference"]
+        'available'
     """
     return {"reference": AVAILABLE, "cpu": _CPU, "cuda": _cuda(), "triton": _triton()}
 
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Run what is called within on the named backend. Raises `ArgumentError` if it is unknown or not available."""
-    global _asked_last
-    token, before = _asked.set(_checked(name, "use_backend")), _asked_last
-    _asked_last = name
+    """A context that runs the operators on the named backend, in the current thread.
+
+    A backend that does not support a tensor's device leaves it to another: see `backends`.
+
+    Args:
+        name: "reference", "cpu", "cuda" or "triton".
+
+    Raises:
+        ArgumentError: The backend is unknown or not available.
+
+    Example:
+        >>> import torch
+        >>> from neurocuda import nn, use_backend
+        >>> with use_backend("reference"):
+        ...     spikes = nn.IF()(torch.ones(3, 1))
+        >>> spikes.flatten()
+        tensor([0., 1., 0.])
+    """
+    global _requested_last
+    token, before = _requested.set(_available(name, "use_backend")), _requested_last
+    _requested_last = name
     try:
         yield
     finally:
-        _asked.reset(token)
-        _asked_last = before
+        _requested.reset(token)
+        _requested_last = before
 
 
 def requested_backend() -> str | None:
-    """The backend that `use_backend` asks for, else `NEUROCUDA_BACKEND`, else None."""
-    asked = _asked_last if torch.compiler.is_dynamo_compiling() else _asked.get()
-    if asked is None and _ENVIRONMENT is not None:
-        asked = _checked(_ENVIRONMENT, "NEUROCUDA_BACKEND")
-    return asked
+    """The backend that `use_backend`, else `NEUROCUDA_BACKEND`, requests; None without a request."""
+    name = _requested_last if torch.compiler.is_dynamo_compiling() else _requested.get()
+    if name is None and _ENVIRONMENT is not None:
+        name = _available(_ENVIRONMENT, "NEUROCUDA_BACKEND")
+    return name
 
 
 def backend_for(device: torch.device) -> str:
-    """The backend that runs on tensors of that device.
+    """The name of the backend for tensors on a device.
 
-    What is asked for, where that serves the device; else the best that does: "cpu" for CPU tensors, "cuda" for those of
-    NVIDIA's GPUs, "triton" for those of all GPUs, "reference" for all others, where these are not available, and within
-    the transforms of `torch.func`. Triton serves CPU tensors only where it is asked for, and interpreted
-    (TRITON_INTERPRET=1).
+    The requested one if it supports the device; else the fastest that does: "cpu" for CPU tensors, "cuda" for NVIDIA
+    GPUs, "triton" for GPUs, "reference" for other devices, in place of an unavailable backend, and inside transforms of
+    `torch.func`. Triton runs CPU tensors only when requested and interpreted (TRITON_INTERPRET=1).
     """
-    asked = requested_backend()
-    if asked == "reference" or _transformed():
+    requested = requested_backend()
+    if requested == "reference" or _in_functorch_transform():
         return "reference"
-    if device.type == "cuda":  # that of AMD's GPUs too
-        if asked != "triton" and _cuda() == AVAILABLE and device.index not in _unfit:
+    if device.type == "cuda":  # AMD GPUs too
+        if requested != "triton" and _cuda() == AVAILABLE and device.index not in _unsupported:
             return "cuda"
         return "triton" if _triton() == AVAILABLE else "reference"
     if device.type != "cpu":
         return "reference"
-    if asked == "triton" and _INTERPRETED:
+    if requested == "triton" and _INTERPRETED:
         return "triton"
-    return "cpu" if serves(_CPU) else "reference"
+    return "cpu" if is_usable(_CPU) else "reference"
 
 
-def _transformed() -> bool:
-    """Whether a transform of `torch.func` is at work, which does not see into compiled operators."""
+def _in_functorch_transform() -> bool:
+    """Whether a transform of `torch.func` is active, which cannot differentiate or batch native operators."""
     return not torch.compiler.is_dynamo_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
@@ -226,19 +246,20 @@ def unobserved(inputs: Collection[torch.Tensor]) -> bool:
 
 
 def operators(device: torch.device) -> ModuleType:
-    """The module whose functions run on tensors of that device; they have the signatures of `reference`."""
+    """The module with the operators for tensors on a device; its functions have the signatures of `reference`."""
     backend = backend_for(device)
     if backend == "triton":
-        from neurocuda.ops import triton  # not before: it is not everywhere, and takes long to import
+        from neurocuda.ops import triton  # optional, and slow to import
 
         return triton
     return native if backend in ("cpu", "cuda") else reference
 
 
-def _checked(name: str, where: str) -> str:
+def _available(name: str, source: str) -> str:
+    """The name, if that backend can run; raises `ArgumentError` otherwise."""
     known = backends()
     if name not in known:
-        raise ArgumentError(f"{where}: expected one of {', '.join(known)}, found {name!r}")
-    if not serves(known[name]):
-        raise ArgumentError(f"{where}: the backend {name!r} is not available: {known[name]}")
+        raise ArgumentError(f"{source}: expected one of {', '.join(known)}, found {name!r}")
+    if not is_usable(known[name]):
+        raise ArgumentError(f"{source}: the backend {name!r} is not available: {known[name]}")
     return name

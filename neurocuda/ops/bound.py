@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from neurocuda.ops import native
-from neurocuda.ops.coefficients import NeuronCoefficients, NeuronState
+from neurocuda.ops.coefficients import NeuronCoefficients, NeuronState, schema_arguments
 from neurocuda.ops.reference import Pads
 from neurocuda.ops.surrogate import Surrogate
 
@@ -27,11 +27,11 @@ Population = Callable[..., tuple[Tensor, Tensor, Tensor | None, Tensor | None, T
 
 def neuron(operators: ModuleType, c: NeuronCoefficients, surrogate: Surrogate, branches: int) -> Population:
     """The update of a population with that many branches."""
-    if operators is not native or branches > native.MOST_BRANCHES:
+    if operators is not native or branches > native.MAX_BRANCHES:
         return partial(_neuron, operators, c, surrogate)
     names = ("decay_v", "gain_v", "bias_v", "decay_i", "gain_i", "threshold", "v_reset")
     flags = ("reaching", "subtract", "previous", "many")
-    values = native.coefficient_arguments(c)
+    _, _, *values = schema_arguments(c, NeuronState(c.decay_v))
     return partial(
         torch.ops.neurocuda.neuron.default,
         **dict(zip((*names, *flags), values, strict=True)),

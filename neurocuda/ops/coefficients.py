@@ -1,4 +1,4 @@
-"""What a kernel knows of a neuron: float32 coefficients of one update per step. Nothing here knows of dt or tau."""
+"""The float32 coefficients of one neuron update per time step. Nothing below this module knows dt or tau."""
 
 from __future__ import annotations
 
@@ -15,11 +15,37 @@ SpikesPerStep = Literal["one", "many"]
 
 @dataclass(frozen=True)
 class NeuronCoefficients:
-    """The update of one population for one step. Tensors are float32 and broadcast against [B, *shape].
+    """Coefficients of the update of one population over one time step:
 
-    `decay_i` and `gain_i` are None for neurons without a synaptic current; `threshold` and `v_reset` are None
-    for those that emit their membrane potential instead of spikes. With `reset` "feedback" nothing is reset (v_reset is
-    None): the spikes are the `i` of the next step and come back as current, with weight `decay_i`, once per neuron.
+        i = i * decay_i + x * gain_i                  neurons with a synapse; otherwise i = x
+        u = v * decay_v + (i * gain_v + bias_v)
+        s = u > threshold                             or >=; many: max(0, floor(u / threshold))
+        v = s ? v_reset : u                           or u - s * threshold
+
+    float32, each operation rounded separately. `Discretization` sets the coefficients from dt and the NIR parameters:
+    forward Euler, or exact integration for an input that is constant over the step. NIR equations: Pedersen et al.
+    2024, Table 1.
+
+    Args:
+        decay_v: Factor of the membrane potential. A float32 tensor that broadcasts to [B, *shape], as are all others.
+        gain_v: Factor of the synaptic current (without a synapse: of the input).
+        bias_v: Constant term of the membrane potential.
+        decay_i: Factor of the synaptic current; None (default) for neurons without a synapse.
+        gain_i: Factor of the input in the synaptic current; None (default) without a synapse.
+        threshold: Firing threshold; None (default) for neurons that emit their membrane potential.
+        v_reset: Membrane potential after a spike; None (default) without a threshold, and with reset "feedback".
+        spike_when: "above" (default): s = u > threshold. "reaching": s = u >= threshold.
+        reset: "to-value" (default): v = v_reset. "subtract": v = u - s * threshold. "feedback": v = u, and the spikes
+            become the `i` of the next step, which enters with the weight `decay_i`.
+        synapse: "updated" (default): u uses the new i. "previous": u uses the i of the step before.
+        spikes_per_step: "one" (default), or "many" for a spike count.
+
+    Example:
+        >>> import torch
+        >>> from neurocuda import NeuronCoefficients
+        >>> decay, gain, zero = torch.tensor(0.9), torch.tensor(0.1), torch.tensor(0.0)
+        >>> NeuronCoefficients(decay, gain, zero, threshold=torch.tensor(1.0), v_reset=zero).spiking
+        True
     """
 
     decay_v: Tensor
@@ -36,11 +62,31 @@ class NeuronCoefficients:
 
     @property
     def spiking(self) -> bool:
+        """Whether the neurons emit spikes; otherwise they emit their membrane potential."""
         return self.threshold is not None
 
 
 class NeuronState(NamedTuple):
-    """What a population carries from step to step: float32 [B, *shape]; `i` only where there is a synapse."""
+    """Membrane potential v and synaptic current i after a step, float32 [B, *shape]; i is None without a synapse."""
 
     v: Tensor
     i: Tensor | None = None
+
+
+def schema_arguments(c: NeuronCoefficients, state: NeuronState) -> tuple[Tensor | bool | None, ...]:
+    """State, coefficients and flags in the order of the operators' schemas; by position, as names cost microseconds."""
+    return (
+        state.v,
+        state.i if c.decay_i is not None else None,
+        c.decay_v,
+        c.gain_v,
+        c.bias_v,
+        c.decay_i,
+        c.gain_i,
+        c.threshold,
+        c.v_reset,
+        c.spike_when == "reaching",
+        c.reset == "subtract",
+        c.synapse == "previous",
+        c.spikes_per_step == "many",
+    )

@@ -1,4 +1,4 @@
-"""The compiled operators, with the signatures of `reference`, whose bits they equal. See `backends` for the choice."""
+"""The native operators (C++ and CUDA in `neurocuda._C`): the signatures and the bits of `reference`."""
 
 from __future__ import annotations
 
@@ -10,52 +10,52 @@ import torch
 from torch import Tensor
 
 from neurocuda.ops import reference
-from neurocuda.ops.coefficients import NeuronCoefficients, NeuronState
+from neurocuda.ops.coefficients import NeuronCoefficients, NeuronState, schema_arguments
 from neurocuda.ops.reference import Pads
 from neurocuda.ops.surrogate import Surrogate
 
-MOST_BRANCHES = 8
-"""Branches that one call sums."""
+MAX_BRANCHES = 8
+"""Branches that one operator sums."""
 
 
 def all_finite(x: Tensor) -> bool:
-    """Whether every number is finite."""
+    """Whether every element is finite."""
     result: bool = importlib.import_module("neurocuda._C").all_finite(x)
     return result
 
 
-def ask_finite(signals: Sequence[Tensor]) -> Callable[[], bool]:
-    """As `reference.ask_finite`; a GPU looks while more is launched, and the answer waits for that look alone."""
-    asked = answer()
-    asked.ask_finite(list(signals))
-    wait: Callable[[], bool] = asked.wait
+def start_finite_check(signals: Sequence[Tensor]) -> Callable[[], bool]:
+    """As `reference.start_finite_check`; on a GPU the check is queued, and its result waits for nothing behind it."""
+    checks = device_checks()
+    checks.ask_finite(list(signals))
+    wait: Callable[[], bool] = checks.wait
     return wait
 
 
-def answer() -> Any:
-    """Takes questions about values, and answers all of them at once."""
+def device_checks() -> Any:
+    """A set of checks of tensor values, queued on the device; its `wait()` returns whether all of them hold."""
     return importlib.import_module("neurocuda._C").Answer()
 
 
-def empty(sizes: Sequence[int], device: torch.device) -> Tensor:
-    """Memory for float32 values, on the CPU from a pool that takes it back once no tensor uses it."""
+def empty_float32(sizes: Sequence[int], device: torch.device) -> Tensor:
+    """An uninitialized float32 tensor; on a CPU from a memory pool, which reuses a block once its storage is freed."""
     result: Tensor = torch.ops.neurocuda.empty.default(list(sizes), device=device)
     return result
 
 
 def branch_sum(branches: Sequence[Tensor]) -> Tensor:
-    """The sum of one or more branches, left fold in the order given, in float32."""
+    """As `reference.branch_sum`; the result is float32."""
     if len(branches) == 1 and branches[0].dtype == torch.float32:
         return branches[0]
-    total: Tensor = torch.ops.neurocuda.branch_sum.default(_at_most(MOST_BRANCHES, branches))
+    total: Tensor = torch.ops.neurocuda.branch_sum.default(_fold_excess(branches))
     return total
 
 
-def _at_most(most: int, branches: Sequence[Tensor]) -> list[Tensor]:
-    """The branches, the first of them summed where they are too many for one call: a left fold all the same."""
+def _fold_excess(branches: Sequence[Tensor], count: int = MAX_BRANCHES) -> list[Tensor]:
+    """At most `count` branches with the same left fold: the sum of the first ones replaces them."""
     branches = list(branches)
-    while len(branches) > most:
-        branches[:MOST_BRANCHES] = [torch.ops.neurocuda.branch_sum.default(branches[:MOST_BRANCHES])]
+    while len(branches) > count:
+        branches[:MAX_BRANCHES] = [torch.ops.neurocuda.branch_sum.default(branches[:MAX_BRANCHES])]
     return branches
 
 
@@ -69,16 +69,14 @@ def neuron(
     dtype: torch.dtype | None = torch.float32,
     packed: bool = False,
 ) -> tuple[Tensor, NeuronState, dict[str, Tensor]]:
-    """Sum the branches and update the population over T steps.
+    """As `reference.neuron`, of branches in float32, float16, bfloat16, uint8 or bool and with any strides.
 
-    Branches are float32, float16, bfloat16, uint8 or bool, of any strides. Returns the output [T, B, *shape], the
-    state after the last step, and, for each of "v" and "i" in `record`, its values after every step. `dtype` is
-    the type of the output, None for that of the branches; counts of spikes above 255 become 255 in uint8. Where
-    `packed`, the output is bits, uint8 [T, ceil(B * shape / 8)], the first neuron in the lowest bit.
+    `dtype` is that of the output; None: that of the branches. In uint8, spike counts saturate at 255. `packed`: the
+    output is spikes packed as bits, uint8 [T, ceil(B * shape / 8)], the first neuron in the lowest bit.
     """
     output, v, i, trace_v, trace_i = torch.ops.neurocuda.neuron.default(
-        _at_most(MOST_BRANCHES, branches),
-        *_population(c, state),
+        _fold_excess(branches),
+        *schema_arguments(c, state),
         dtype,
         packed,
         "v" in record,
@@ -100,13 +98,12 @@ def neuron_out(
     *,
     packed: bool = False,
 ) -> None:
-    """As `neuron`, without gradients, into memory that is there.
+    """As `neuron`, without gradients: writes the output to `out`, the traces to `record`, and the state in place.
 
-    `out` takes the output, the tensors of `record` the values of "v" and "i", and the state is updated in place.
     `out` may be one of the branches.
     """
     traces = {f"trace_{name}": values for name, values in record.items()} if record else {}
-    torch.ops.neurocuda.neuron.out(_at_most(MOST_BRANCHES, branches), *_population(c, state), packed, out=out, **traces)
+    torch.ops.neurocuda.neuron.out(_fold_excess(branches), *schema_arguments(c, state), packed, out=out, **traces)
 
 
 def recurrent_neuron(
@@ -122,15 +119,13 @@ def recurrent_neuron(
     *,
     packed: Tensor | None = None,
 ) -> tuple[Tensor, NeuronState, Tensor, dict[str, Tensor]]:
-    """As `reference.recurrent_neuron`, the whole loop over time in one call. `packed` is `pack_linear(weight)`."""
-    if (
-        len(branches) > MOST_BRANCHES
-    ):  # they stand around the recurrent current: only those before it may be summed first
-        branches = [*_at_most(1, branches[:place]), *branches[place:]]
+    """As `reference.recurrent_neuron`, the loop over time in one operator. `packed` is `prepack_linear(weight)`."""
+    if len(branches) > MAX_BRANCHES:  # only the branches before the recurrent current may be summed first
+        branches = [*_fold_excess(branches[:place], 1), *branches[place:]]
         place = min(place, 1)
-        if len(branches) > MOST_BRANCHES:
+        if len(branches) > MAX_BRANCHES:
             return reference.recurrent_neuron(branches, place, weight, bias, c, state, previous, surrogate, record)
-    before_v, before_i, *population = _population(c, state)
+    before_v, before_i, *coefficients = schema_arguments(c, state)
     output, v, i, spikes, trace_v, trace_i, trace_recurrent = torch.ops.neurocuda.recurrent_neuron.default(
         list(branches),
         place,
@@ -139,40 +134,40 @@ def recurrent_neuron(
         before_v,
         before_i,
         previous,
-        *population,
+        *coefficients,
         torch.float32,
         "v" in record,
         "i" in record,
         "recurrent" in record,
         surrogate.kind,
         surrogate.slope,
-        pack_linear(weight) if packed is None else packed,
+        prepack_linear(weight) if packed is None else packed,
     )
     traces = {"v": trace_v, "i": trace_i, "recurrent": trace_recurrent}
     after = NeuronState(v, i if c.decay_i is not None else None)
     return output, after, spikes, {name: traces[name] for name in record}
 
 
-def pack_linear(weight: Tensor) -> Tensor:
-    """The weights as `ordered_linear` reads them: by itself, so that they can be kept."""
+def prepack_linear(weight: Tensor) -> Tensor:
+    """A float32 weight [*batch, out, in] in the layout of `ordered_linear`'s kernel."""
     packed: Tensor = torch.ops.neurocuda.ordered_linear_pack.default(weight.detach())
     return packed
 
 
-def pack_conv(weight: Tensor, groups: int) -> Tensor:
-    """The weights as `ordered_conv` reads them."""
+def prepack_conv(weight: Tensor, groups: int) -> Tensor:
+    """A float32 weight [C_out, C_in / groups, *kernel] in the layout of `ordered_conv`'s kernel."""
     packed: Tensor = torch.ops.neurocuda.ordered_conv_pack.default(weight.detach(), groups)
     return packed
 
 
-def pack(weight: Tensor, groups: int | None) -> Tensor:
-    """One or the other: a matrix has no groups."""
-    return pack_linear(weight) if groups is None else pack_conv(weight, groups)
+def prepack(weight: Tensor, groups: int | None) -> Tensor:
+    """`prepack_linear` where groups is None, otherwise `prepack_conv`."""
+    return prepack_linear(weight) if groups is None else prepack_conv(weight, groups)
 
 
 def ordered_linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, packed: Tensor | None = None) -> Tensor:
-    """As `reference.ordered_linear`, densely or from the list of spikes: the same bits."""
-    packed = pack_linear(weight) if packed is None else packed
+    """As `reference.ordered_linear`, from the dense input or from a list of its spikes."""
+    packed = prepack_linear(weight) if packed is None else packed
     result: Tensor = torch.ops.neurocuda.ordered_linear.default(x, weight, bias, packed=packed)
     return result
 
@@ -188,9 +183,9 @@ def ordered_conv(
     *,
     packed: Tensor | None = None,
 ) -> Tensor:
-    """As `reference.ordered_conv`, densely or from the list of spikes: the same bits."""
+    """As `reference.ordered_conv`, from the dense input or from a list of its spikes."""
     flat = [zeros for axis in pads for zeros in axis]
-    packed = pack_conv(weight, groups) if packed is None else packed
+    packed = prepack_conv(weight, groups) if packed is None else packed
     result: Tensor = torch.ops.neurocuda.ordered_conv.default(
         x, weight, bias, list(stride), flat, list(dilation), groups, packed=packed
     )
@@ -204,43 +199,21 @@ def sum_pool2d(x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding:
 
 
 def avg_pool2d(x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Tensor:
-    """`sum_pool2d` divided by the full area of the kernel, padding included."""
+    """As `reference.avg_pool2d`, of the types of `sum_pool2d`."""
     result: Tensor = torch.ops.neurocuda.avg_pool2d.default(x, list(kernel), list(stride), list(padding))
     return result
 
 
 def pack_spikes(spikes: Tensor) -> Tensor:
-    """Spikes [T, B, *shape] as bits, uint8 [T, ceil(B * shape / 8)]: the first neuron in the lowest bit, zeros last.
+    """Packs spikes [T, B, *shape] (elements other than 0) as bits, uint8 [T, ceil(B * shape / 8)].
 
-    Any value but zero is a spike.
+    The first neuron is the lowest bit; the last byte of a step is filled with zeros.
     """
     bits: Tensor = torch.ops.neurocuda.pack_spikes.default(spikes)
     return bits
 
 
 def unpack_spikes(bits: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-    """The reverse of `pack_spikes`: zeros and ones [T, *shape], with shape [B, *shape] of the spikes."""
+    """The inverse of `pack_spikes`: zeros and ones [T, *shape] for shape = [B, ...]."""
     spikes: Tensor = torch.ops.neurocuda.unpack_spikes.default(bits, list(shape), dtype=dtype)
     return spikes
-
-
-def _population(c: NeuronCoefficients, state: NeuronState) -> tuple[Tensor | bool | None, ...]:
-    """What the operators take after the branches, by position: names cost microseconds."""
-    return (state.v, state.i if c.decay_i is not None else None, *coefficient_arguments(c))
-
-
-def coefficient_arguments(c: NeuronCoefficients) -> tuple[Tensor | bool | None, ...]:
-    """Coefficients and flags of a neuron in the order of the operators' schemas."""
-    return (
-        c.decay_v,
-        c.gain_v,
-        c.bias_v,
-        c.decay_i,
-        c.gain_i,
-        c.threshold,
-        c.v_reset,
-        c.spike_when == "reaching",
-        c.reset == "subtract",
-        c.synapse == "previous",
-        c.spikes_per_step == "many",
-    )

@@ -1,9 +1,9 @@
-"""Convolutions on CPUs by a way round a fault of oneDNN, which writes outside its memory.
+"""Strided 1x1 convolutions on CPUs without oneDNN's fault in the gradient of their weights.
 
-Its gradient of the weights of a 1x1 convolution with a stride does so where the channels are last in memory and few:
-fewer than 8 with AVX2, than 16 with AVX-512 (oneDNN 3.12.0 in torch 2.13.0; uxlfoundation/oneDNN issue 6035). Such a
-convolution sees only every stride-th value. Here those are taken first, and what is left has no stride: the same bits
-from every torch, in about the same time (`benchmarks/safe_convolutions.py`). docs/nn.md tells users of plain torch.
+oneDNN 3.12.0 (torch 2.13.0) writes outside its memory there, with channels last in memory and fewer than 8 of them
+(AVX2) or 16 (AVX-512): uxlfoundation/oneDNN issue 6035. Such a convolution reads every stride-th element only. Here
+these elements are selected first and convolved without a stride: the same bits from every torch, in about the same
+time (`benchmarks/safe_convolutions.py`). docs/nn.md describes the fault for users of plain torch.
 """
 
 from __future__ import annotations
@@ -29,30 +29,38 @@ def convolve(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor:
-    """`torch.nn.functional.conv1d`, `conv2d` or `conv3d`, by the axes of the weight, with gradients that are safe."""
-    steps = _of_each_axis(stride, weight)
+    """`torch.nn.functional.conv1d`, `conv2d` or `conv3d`, by the rank of `weight`, with safe gradients."""
+    strides = _per_axis(stride, weight)
     safe = not (torch.is_grad_enabled() and weight.requires_grad and input.device.type == "cpu")
-    if not safe and _is_strided_pointwise(weight.shape, steps):
-        zeros = () if isinstance(padding, str) else _of_each_axis(padding, weight)  # by name: a pointwise one has none
+    if not safe and _is_strided_pointwise(weight.shape, strides):
+        zeros = () if isinstance(padding, str) else _per_axis(padding, weight)  # "same" and "valid" pad a 1x1 by none
         if any(zeros):
             input = functional.pad(input, [n for zero in reversed(zeros) for n in (zero, zero)])
-        input, stride, padding = _taken(input, steps), 1, 0
+        input, stride, padding = _strided(input, strides), 1, 0
     return _CONVOLVE[weight.dim()](input, weight, bias, stride, padding, dilation, groups)
 
 
 def weight_gradient(
     x: Tensor, shape: Sequence[int], toward: Tensor, stride: Sequence[int], dilation: Sequence[int], groups: int
 ) -> Tensor:
-    """The gradient of weights of `shape`, of a convolution of x [N, C_in, *space] without padding."""
+    """The gradient of a weight of `shape` in a convolution of x [N, C_in, *space] without padding."""
     if x.device.type == "cpu" and _is_strided_pointwise(shape, stride):
-        x, stride = _taken(x, stride), (1,) * len(stride)
+        x, stride = _strided(x, stride), (1,) * len(stride)
     return _WEIGHT_GRADIENT[x.dim()](x, shape, toward, tuple(stride), 0, tuple(dilation), groups)
 
 
 class safe_convolutions(TorchFunctionMode):
-    """`with safe_convolutions():` models of plain torch convolve with gradients that are safe on CPUs.
+    """A context in which convolutions of plain torch have safe gradients on a CPU (docs/nn.md: a fault of oneDNN).
 
-    It has to be there in the forward pass; the backward pass may come later.
+    The forward pass runs inside the context; the backward pass may run outside.
+
+    Example:
+        >>> import torch
+        >>> from neurocuda import nn
+        >>> shortcut = torch.nn.Conv2d(16, 32, 1, stride=2)
+        >>> with nn.safe_convolutions():
+        ...     y = shortcut(torch.rand(2, 16, 8, 8))
+        >>> y.sum().backward()
     """
 
     def __torch_function__(
@@ -63,17 +71,17 @@ class safe_convolutions(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _of_each_axis(value: int | Sequence[int], weight: Tensor) -> tuple[int, ...]:
+def _per_axis(value: int | Sequence[int], weight: Tensor) -> tuple[int, ...]:
     values = (value,) if isinstance(value, int) else tuple(value)
     return values * (weight.dim() - 2) if len(values) == 1 else values
 
 
 def _is_strided_pointwise(shape: Sequence[int], stride: Sequence[int]) -> bool:
-    return all(size == 1 for size in shape[2:]) and any(step > 1 for step in stride)
+    return all(size == 1 for size in shape[2:]) and any(each > 1 for each in stride)
 
 
-def _taken(x: Tensor, stride: Sequence[int]) -> Tensor:
-    """Every stride-th value of the last axes of x."""
-    for axis, step in enumerate(stride, start=x.dim() - len(stride)):
-        x = x[(slice(None),) * axis + (slice(None, None, step),)]
+def _strided(x: Tensor, stride: Sequence[int]) -> Tensor:
+    """Every stride-th element of the last axes of x."""
+    for axis, each in enumerate(stride, start=x.dim() - len(stride)):
+        x = x[(slice(None),) * axis + (slice(None, None, each),)]
     return x

@@ -1,6 +1,6 @@
-"""The operators in plain PyTorch: the definition that every kernel must equal bit for bit.
+"""The operators in plain PyTorch: the definition that every kernel equals bit for bit.
 
-float32, each operation rounded separately. Signals are [T, B, *shape], one step of them [B, *shape].
+float32, each operation rounded separately. Signals are [T, B, *shape], one time step of them [B, *shape].
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from neurocuda.ops.pointwise import weight_gradient
 from neurocuda.ops.surrogate import Surrogate, spike
 
 Pads = tuple[tuple[int, int], ...]
-"""Zeros before and after each spatial axis."""
+"""Number of zeros before and after each spatial axis."""
 
 
 def all_finite(x: Tensor) -> bool:
-    """Whether every number is finite; the extremes tell it without a copy."""
+    """Whether every element is finite. Minimum and maximum need no copy of x."""
     return all(math.isfinite(extreme.item()) for extreme in x.aminmax())
 
 
-def ask_finite(signals: Sequence[Tensor]) -> Callable[[], bool]:
-    """Looks whether every number of some signals is finite; what it returns tells."""
+def start_finite_check(signals: Sequence[Tensor]) -> Callable[[], bool]:
+    """Starts to check that every element is finite. Returns a function that waits for the result."""
     finite = all(all_finite(x) for x in signals if x.numel())
     return lambda: finite
 
 
-def empty(sizes: Sequence[int], device: torch.device) -> Tensor:
-    """Memory for float32 values."""
+def empty_float32(sizes: Sequence[int], device: torch.device) -> Tensor:
+    """An uninitialized float32 tensor."""
     return torch.empty(list(sizes), dtype=torch.float32, device=device)
 
 
 def branch_sum(branches: Sequence[Tensor]) -> Tensor:
-    """The sum of one or more branches, left fold in the order given."""
+    """The sum of one or more branches [T, B, *shape], a left fold in the order of the list."""
     total = branches[0]
     for branch in branches[1:]:
         total = total + branch
@@ -49,17 +49,10 @@ def branch_sum(branches: Sequence[Tensor]) -> Tensor:
 def neuron_step(
     x: Tensor, c: NeuronCoefficients, state: NeuronState, surrogate: Surrogate
 ) -> tuple[Tensor, NeuronState]:
-    """One step of a population: what it emits, and its state after the reset.
+    """Updates a population by one time step with the equations of `NeuronCoefficients`.
 
-        i = i * decay_i + x * gain_i                  neurons with a synapse; otherwise i = x
-        u = v * decay_v + (i * gain_v + bias_v)
-        s = u > threshold                             or >=; many: max(0, floor(u / threshold))
-        v = s ? v_reset : u                           or u - s * threshold
-
-    or, where spikes come back as current, v = u and i = s.
-
-    Forward Euler or exact integration of the NIR equations, by the coefficients (Pedersen et al. 2024,
-    Table 1). Without a threshold the neuron emits u and keeps it.
+    x is the summed input [B, *shape]. Returns the output [B, *shape] (spikes, or u without a threshold) and the state
+    after the reset.
     """
     current, synapse = x, None
     if c.decay_i is not None and c.gain_i is not None:
@@ -84,10 +77,10 @@ def neuron(
     surrogate: Surrogate,
     record: Collection[str] = (),
 ) -> tuple[Tensor, NeuronState, dict[str, Tensor]]:
-    """Sum the branches and update the population over T steps.
+    """Sums the branches [T, B, *shape] and updates the population over T steps.
 
-    Returns the output [T, B, *shape], the state after the last step, and, for each of "v" and "i" in `record`,
-    its values after every step.
+    Returns the output [T, B, *shape], the state after the last step, and the traces [T, B, *shape] of the quantities
+    in `record` ("v", "i") after each step.
     """
     outputs: list[Tensor] = []
     traces: dict[str, list[Tensor]] = {name: [] for name in record}
@@ -97,8 +90,8 @@ def neuron(
         for name, values in traces.items():
             values.append(getattr(state, name))
     if not outputs:
-        nothing = branch_sum(branches)  # of no steps, which has their shape
-        return nothing, state, dict.fromkeys(record, nothing)
+        no_steps = branch_sum(branches)
+        return no_steps, state, dict.fromkeys(record, no_steps)
     return torch.stack(outputs), state, {name: torch.stack(values) for name, values in traces.items()}
 
 
@@ -113,11 +106,11 @@ def recurrent_neuron(
     surrogate: Surrogate,
     record: Collection[str] = (),
 ) -> tuple[Tensor, NeuronState, Tensor, dict[str, Tensor]]:
-    """A population whose spikes come back to it through a weight one step later.
+    """`neuron` with a recurrent weight: each step receives the spikes of the step before through `weight` and `bias`.
 
-    The recurrent current, `ordered_linear(previous spikes, weight, bias)`, stands before branch `place` in
-    the sum. `previous` are the spikes of the step before the first, [B, *shape]. Returns the output, the
-    state and spikes after the last step, and traces: "v", "i" as `neuron`, "recurrent" the recurrent current.
+    The recurrent current, `ordered_linear(previous, weight, bias)`, is inserted at index `place` of the branches.
+    `previous` [B, *shape] are the spikes of the step before the first. Returns the output, the state and the spikes
+    after the last step, and the traces of the quantities in `record` ("v", "i", "recurrent").
     """
     outputs: list[Tensor] = []
     traces: dict[str, list[Tensor]] = {name: [] for name in record}
@@ -134,15 +127,15 @@ def recurrent_neuron(
 
 
 def threshold(x: Tensor, level: Tensor, when: SpikeWhen, surrogate: Surrogate) -> Tensor:
-    """1 where x is above (or reaches) the level, 0 elsewhere, with the surrogate gradient."""
+    """1 where x > level (`when` "reaching": x >= level), else 0, with the surrogate gradient."""
     return spike(x, level, when, "one", surrogate)
 
 
 def delay(x: Tensor, steps: Tensor | int, history: Tensor) -> tuple[Tensor, Tensor]:
-    """Each element of x [T, B, *shape] as it was `steps` steps ago: one number, or int64 [*shape].
+    """Delays x [T, B, *shape] by `steps` time steps: one int, or int64 [*shape] for each element.
 
-    `history` [B, D, *shape] holds the last D >= max(steps) values, oldest first. Returns the delayed signal
-    and the history after the last step.
+    `history` [B, D, *shape] are the last D >= max(steps) inputs, oldest first. Returns the delayed signal and the
+    history after the last step.
     """
     depth = history.shape[1]
     past = torch.cat([history.movedim(1, 0), x])
@@ -156,20 +149,20 @@ def delay(x: Tensor, steps: Tensor | int, history: Tensor) -> tuple[Tensor, Tens
 
 
 def sum_pool2d(x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Tensor:
-    """Sums of windows of x [N, C, H, W], rows before columns; padding adds zeros."""
+    """Sums over windows of x [N, C, H, W], row by row; padding adds zeros."""
     x = functional.pad(x, (padding[1], padding[1], padding[0], padding[0]))
     return functional.avg_pool2d(x, list(kernel), list(stride), divisor_override=1)
 
 
 def avg_pool2d(x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Tensor:
-    """`sum_pool2d` divided by the full area of the kernel, padding included."""
+    """`sum_pool2d` divided by the kernel area, padding included."""
     return sum_pool2d(x, kernel, stride, padding) / float(kernel[0] * kernel[1])
 
 
 def ordered_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """W x + b with a defined sum: ascending input feature, one product and one sum at a time, bias last.
+    """W x + b, summed in a defined order: ascending input feature, products and sums rounded separately, bias last.
 
-    x [N, *batch, in], weight [*batch, out, in]: where there are batch axes, a matrix for each of them.
+    x [N, *batch, in], weight [*batch, out, in], bias [*batch, out]; the batch axes are optional.
     """
     apply: Callable[..., Tensor] = _OrderedLinear.apply
     result = apply(x, weight)
@@ -180,7 +173,7 @@ class _OrderedLinear(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor) -> Tensor:
         total = x.new_zeros(*x.shape[:-1], weight.shape[-2])
-        for k in x.flatten(0, -2).any(0).nonzero().flatten().tolist():  # adding zeros changes nothing
+        for k in x.flatten(0, -2).any(0).nonzero().flatten().tolist():  # adding the product of a zero changes nothing
             total += x[..., k : k + 1] * weight[..., k]
         return total
 
@@ -189,10 +182,17 @@ class _OrderedLinear(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        to_x = torch.matmul(gradients[0].unsqueeze(-2), weight).squeeze(-2)
-        return to_x, torch.einsum("n...o,n...i->...oi", gradients[0], x)
+        return linear_gradients(x, weight, gradients[0], ctx.needs_input_grad)
+
+
+def linear_gradients(
+    x: Tensor, weight: Tensor, gradient: Tensor, needed: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of x and weight of `ordered_linear`, summed by the vendor library; None where not needed."""
+    to_x = torch.matmul(gradient.unsqueeze(-2), weight).squeeze(-2) if needed[0] else None
+    return to_x, torch.einsum("n...o,n...i->...oi", gradient, x.to(weight.dtype)) if needed[1] else None
 
 
 def ordered_conv(
@@ -204,9 +204,9 @@ def ordered_conv(
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
-    """Cross-correlation with a defined sum: ascending input channel, then kernel row, then column, bias last.
+    """Cross-correlation, summed in a defined order: ascending input channel, kernel row, kernel column, bias last.
 
-    x [N, C_in, *space], weight [C_out, C_in / groups, *kernel], one or two axes of space.
+    x [N, C_in, *space], weight [C_out, C_in / groups, *kernel], bias [C_out]; one or two spatial axes.
     """
     padded = pad(x, pads)
     apply: Callable[..., Tensor] = _OrderedConv.apply
@@ -215,7 +215,7 @@ def ordered_conv(
 
 
 def pad(x: Tensor, pads: Pads) -> Tensor:
-    """x with zeros around its spatial axes."""
+    """Pads the spatial axes of x [N, C, *space] with zeros."""
     if not any(before or after for before, after in pads):
         return x
     return functional.pad(x, [zeros for axis in reversed(pads) for zeros in axis])
@@ -229,7 +229,7 @@ class _OrderedConv(torch.autograd.Function):
         sizes = [(n - e - 1) // s + 1 for n, e, s in zip(x.shape[2:], extents, stride, strict=True)]
         per_group = weight.shape[0] // groups
         weights = weight.reshape(groups, per_group, weight.shape[1], *kernel, 1)
-        frames = x.movedim(0, -1).contiguous()  # frames last, so that every sum runs over neighbours in memory
+        frames = x.movedim(0, -1).contiguous()  # frames last: sums read contiguous memory
         channels = frames.reshape(groups, 1, weight.shape[1], *frames.shape[1:])
         total = x.new_zeros(groups, per_group, *sizes, x.shape[0])
         for channel in range(weight.shape[1]):
@@ -251,13 +251,24 @@ class _OrderedConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        planar = x.dim() == 4
-        to_input: Callable[..., Tensor] = grad.conv2d_input if planar else grad.conv1d_input
-        settings = (ctx.stride, 0, ctx.dilation, ctx.groups)
-        return (
-            to_input(x.shape, weight, gradients[0], *settings),
-            weight_gradient(x, weight.shape, gradients[0], ctx.stride, ctx.dilation, ctx.groups),
-            None,
-            None,
-            None,
-        )
+        settings = ctx.stride, ctx.dilation, ctx.groups
+        return *conv_gradients(x, weight, gradients[0], *settings, ctx.needs_input_grad), None, None, None
+
+
+def conv_gradients(
+    padded: Tensor,
+    weight: Tensor,
+    gradient: Tensor,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    needed: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of the padded input and the weight of `ordered_conv`, by the vendor library; None if not needed."""
+    to_x = to_weight = None
+    if needed[0]:
+        to_input: Callable[..., Tensor] = grad.conv2d_input if padded.dim() == 4 else grad.conv1d_input
+        to_x = to_input(padded.shape, weight, gradient, stride, 0, dilation, groups)
+    if needed[1]:
+        to_weight = weight_gradient(padded, weight.shape, gradient, stride, dilation, groups)
+    return to_x, to_weight

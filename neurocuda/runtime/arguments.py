@@ -66,7 +66,7 @@ def ask_finite(signals: Mapping[str, Tensor]) -> Callable[[], None]:
     device = next(iter(floats.values())).device
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return _nothing_to_say
-    finite = operators(device).ask_finite(list(floats.values()))
+    finite = operators(device).start_finite_check(list(floats.values()))
 
     def check() -> None:
         if finite():

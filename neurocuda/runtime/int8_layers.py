@@ -85,8 +85,8 @@ class Int8Layers:
             [parameters[key] for key in self._rest],
             [*self._rest.values()],
             [parameters[name, "weight"] for name in self._weights],
-            [int8.numbers(weight) for weight in integers],
-            [weight.steps for weight in integers],
+            [int8.values_of(weight) for weight in integers],
+            [weight.scales for weight in integers],
             grids,
         )
         return tuple(self._weights), guards
@@ -119,9 +119,9 @@ class Int8Layers:
         now, then = [parameters[key].detach() for key in there.then], list(there.then.values())
         rests_on = frozenset[str]().union(*(_inputs(self._layers[name]) for name in there.weights))
         grids = self._promised(rests_on, inputs)
-        same, on_grid = native.answer(), native.answer()
+        same, on_grid = native.device_checks(), native.device_checks()
         same.ask_same_bits(now, then)
-        int8.ask_on_grid(on_grid, grids)
+        int8.start_grid_check(on_grid, grids)
 
         def so() -> bool:
             if not same.wait():
@@ -141,7 +141,7 @@ class Int8Layers:
             node, numbers = self._layers[name].node, self._layers[name].integers
             assert numbers is not None
             if "groups" not in node.parameters or node.number("groups") == 1:
-                int8.laid_out(weight, 2.0**numbers.signal_step, device)
+                int8.prepack_for_gpu(weight, 2.0**numbers.signal_step, device)
                 weights[name] = weight
         then = {} if self._constant else {key: value.detach().clone() for key, value in parameters.items()}
         return _OnGpu(device, weights, then)
@@ -152,14 +152,14 @@ class Int8Layers:
             for name, entry in self._layers.items():
                 assert entry.integers is not None
                 weight = torch.from_numpy(entry.node.array("weight").astype(np.float32))
-                made[name] = int8.whole(weight, entry.integers.weight_steps, kept=not self._constant)
+                made[name] = int8.from_float32(weight, entry.integers.weight_steps, keep_values=not self._constant)
             self._weights = made  # all at once, for other threads
         if self._constant:
             return True
         now = [parameters[name, "weight"] for name in self._weights]
         rest = [parameters[key] for key in self._rest]
         same_bits = importlib.import_module("neurocuda._C").same_bits
-        if int8.same(now, list(self._weights.values())) and same_bits(rest, list(self._rest.values())):
+        if int8.weights_equal(now, list(self._weights.values())) and same_bits(rest, list(self._rest.values())):
             return True
         self._end()
         return False
@@ -179,7 +179,7 @@ class _OnGpu:
 
 def _looked_at(promised: Collection[tuple[Tensor, float, float, float]]) -> list[tuple[float, float, float]]:
     """The grids on which values of the input's type need not be."""
-    return [(step, low, high) for x, step, low, high in promised if not int8.must_be(x, step, low, high)]
+    return [(step, low, high) for x, step, low, high in promised if not int8.always_on_grid(x, step, low, high)]
 
 
 def _inputs(entry: LoweredNode) -> frozenset[str]:
@@ -188,4 +188,4 @@ def _inputs(entry: LoweredNode) -> frozenset[str]:
 
 
 def _serves(inputs: Collection[Tensor], device: str) -> bool:
-    return int8.gains(device)
+    return int8.is_fast(device)

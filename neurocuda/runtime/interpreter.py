@@ -66,7 +66,7 @@ def run_chunks(
         if torch.is_grad_enabled():
             chunks.append(results[:count])
             continue
-        outputs = outputs or [operators.empty((steps, *t.shape[1:]), t.device) for t in results[:count]]
+        outputs = outputs or [operators.empty_float32((steps, *t.shape[1:]), t.device) for t in results[:count]]
         for whole, signal in zip(outputs, results[:count], strict=True):
             whole[start : start + length] = signal
     return [*(outputs or [torch.cat(parts) for parts in zip(*chunks, strict=True)]), *carry]

@@ -192,7 +192,7 @@ def _convolution(x: Tensor, lowered: LoweredNode, operands: Operands) -> Tensor:
     elif operands.vendor_weight is not None and lowered.laid_out and frames.numel() > 0:
         frames = frames.contiguous(memory_format=torch.channels_last)
         weight = operands.vendor_weight(node, padding)
-        result = vendor.convolution_laid_out(frames, weight, bias.contiguous(), stride, padding, dilation, groups)
+        result = vendor.convolution_prepacked(frames, weight, bias.contiguous(), stride, padding, dilation, groups)
     else:
         weight = operands.weights[node.name, "weight"]
         if frames.device.type == "cpu" and node.primitive.spatial_axes == 2:

@@ -84,7 +84,7 @@ class OperandBuilder:
             c = coefficients_together(store.graph.nodes, neurons, self.discretization)
         weights = store.float_weights(network)
         ordered = self.lowered.packed_layers if ops is native else ()
-        prepacked = {name: native.pack(weights[name, "weight"], store.graph.nodes[name].groups) for name in ordered}
+        prepacked = {name: native.prepack(weights[name, "weight"], store.graph.nodes[name].groups) for name in ordered}
         delays = {name: Delays(store.steps_of_delay(network, name), store.delay_counts[name]) for name in store.delays}
         bound_ = {}
         for entry in [entry for stage in self.lowered.stages for entry in stage.nodes]:
@@ -105,7 +105,7 @@ class OperandBuilder:
             delays,
             self.discretization.spike_when,
             self.surrogate,
-            vendor_weight if vendor_weight is not None and vendor.lays_out() else None,
+            vendor_weight if vendor_weight is not None and vendor.can_prepack() else None,
             derived=derived,
         )
 

@@ -137,7 +137,7 @@ class ParameterStore:
             with _disable_current_modes():  # no part of what a tape records
                 stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
                 weight = weight_of(node, "weight")
-                prepacked = vendor.laid_out(weight, node.input_shape, stride, padding, dilation, groups)
+                prepacked = vendor.prepack(weight, node.input_shape, stride, padding, dilation, groups)
             self._prepacked[node.name] = prepacked
         return prepacked
 

@@ -19,7 +19,8 @@ from nir_files import write_raw
 from places import PAPER, ROOT
 
 import neurocuda
-from neurocuda import Discretization, Executor, State, verify
+from neurocuda import Discretization, Executor, State
+from neurocuda.verify import trials
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -553,7 +554,7 @@ def test_verify_names_the_first_difference(chain: Path, monkeypatch: pytest.Monk
                 result.recordings["lif"]["output"][10, 1, 2] = 7
             return result
 
-    monkeypatch.setattr(verify, "Executor", Faulty)
+    monkeypatch.setattr(trials, "Executor", Faulty)
     out, _ = command("verify", chain, "--steps", "16", "--batch", "2", code=1)
     lines = out.partition("\n\nCertificate\n")[0].splitlines()
     at = lines.index("DIFFERS  in chunks of 7 steps")

@@ -123,14 +123,14 @@ def test_a_soft_reset_that_hears_of_the_step_before_runs_whole(options: dict[str
     assert_equal(found, told(expected), order_of(net), f"{net}\n{net.graph}")
 
 
-@pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="no compiled operators, which pack")
+@pytest.mark.skipif(not backends.is_usable(backends.backends()["cpu"]), reason="no compiled operators, which pack")
 @pytest.mark.parametrize("frozen", [False, True])
 def test_weights_are_prepacked_once_for_all_calls(frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = graph(
         "input>a a>n n>output", input=input_(2, 9, 9), a=conv(4, 2), n=neuron("IF", 4, 9, 9), output=output(4, 9, 9)
     )
-    packed, pack = [], native.pack
-    monkeypatch.setattr(native, "pack", lambda weight, groups: (packed.append(1), pack(weight, groups))[1])
+    packed, pack = [], native.prepack
+    monkeypatch.setattr(native, "prepack", lambda weight, groups: (packed.append(1), pack(weight, groups))[1])
     net = Executor(graph_of(raw), frozen=frozen)
     monkeypatch.setattr(tiling, "PIECE", 700)
     x = torch.from_numpy(signal(6, 2, 2, 9, 9))

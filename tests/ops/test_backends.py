@@ -1,4 +1,4 @@
-"""Which implementation of the operators runs, and how the package behaves where the compiled ones are not there."""
+"""The choice of a backend, and the package without the native library."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from neurocuda.errors import ArgumentError, NeuroCUDAWarning
 from neurocuda.ops import backends, native, reference
 
 CPU = torch.device("cpu")
-built = pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
+built = pytest.mark.skipif(not backends.is_usable(backends.backends()["cpu"]), reason="neurocuda._C is not there")
 only_default = pytest.mark.skipif("NEUROCUDA_BACKEND" in os.environ, reason="NEUROCUDA_BACKEND is set")
 
 RUN = """
@@ -48,7 +48,7 @@ def python(before: str = "", code: str = RUN, cwd: Path = ROOT, **environment: s
     )
 
 
-def test_the_reference_is_always_there() -> None:
+def test_the_reference_is_always_available() -> None:
     found = backends.backends()
     assert list(found) == ["reference", "cpu", "cuda", "triton"]
     assert found["reference"] == "available"
@@ -59,7 +59,7 @@ def test_the_reference_is_always_there() -> None:
 
 @built
 @only_default
-def test_the_best_that_is_there_is_taken() -> None:
+def test_the_fastest_available_backend_is_chosen() -> None:
     assert backends.backend_for(CPU) == "cpu"
     assert backends.operators(CPU) is native
     assert backends.backend_for(torch.device("meta")) == "reference"
@@ -67,7 +67,7 @@ def test_the_best_that_is_there_is_taken() -> None:
 
 @built
 @only_default
-def test_a_choice_ends_where_its_block_ends() -> None:
+def test_a_request_ends_with_its_context() -> None:
     seen = []
     with backends.use_backend("reference"):
         with backends.use_backend("cpu"):
@@ -77,7 +77,7 @@ def test_a_choice_ends_where_its_block_ends() -> None:
         thread.start()
         thread.join()
     assert backends.backend_for(CPU) == "cpu"
-    assert seen == ["cpu"], "a choice is that of its own thread"
+    assert seen == ["cpu"], "a request applies to its own thread"
     with pytest.raises(RuntimeError), backends.use_backend("reference"):
         raise RuntimeError
     assert backends.backend_for(CPU) == "cpu"
@@ -85,7 +85,7 @@ def test_a_choice_ends_where_its_block_ends() -> None:
 
 @built
 @only_default
-def test_a_compiled_function_follows_the_choice() -> None:
+def test_a_compiled_function_follows_the_request() -> None:
     def run(x: torch.Tensor) -> torch.Tensor:
         backend = backends.backend_for(x.device)
         return backends.operators(x.device).branch_sum([x, x, x]) + (1 if backend == "cpu" else 0)
@@ -104,7 +104,7 @@ def test_unknown_names_are_refused() -> None:
         pass
 
 
-def test_the_environment_chooses() -> None:
+def test_the_environment_requests_a_backend() -> None:
     assert python(NEUROCUDA_BACKEND="reference").stdout.startswith("reference 12.0\n")
     unknown = python(NEUROCUDA_BACKEND="fast")
     assert (
@@ -113,7 +113,7 @@ def test_the_environment_chooses() -> None:
 
 
 @built
-def test_the_environment_chooses_the_compiled_ones() -> None:
+def test_the_environment_requests_the_native_operators() -> None:
     assert python(NEUROCUDA_BACKEND="cpu").stdout.startswith("cpu 12.0\navailable\n")
 
 
@@ -124,7 +124,7 @@ importlib.util.find_spec = lambda name, *rest: None if name == "neurocuda._C" el
 """
 
 
-def test_without_the_compiled_operators_the_reference_serves() -> None:
+def test_the_reference_runs_without_the_native_library() -> None:
     result = python(ABSENT)
     assert result.stderr == ""
     assert result.stdout.startswith("reference 12.0\nnot built")
@@ -139,7 +139,7 @@ torch.__version__ = "2.6.0+other"
 
 
 @built
-def test_a_library_for_another_torch_is_left_alone_with_one_warning() -> None:
+def test_a_library_for_another_torch_is_not_loaded_with_one_warning() -> None:
     result = python(OTHER)
     warned = [line for line in result.stderr.splitlines() if "Warning" in line]
     assert len(warned) == 1, result.stderr
@@ -151,7 +151,7 @@ def test_a_library_for_another_torch_is_left_alone_with_one_warning() -> None:
 
 
 @built
-def test_a_mismatch_is_seen_before_the_library_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mismatch_is_found_before_the_library_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} was loaded")
 
@@ -165,7 +165,7 @@ def test_a_mismatch_is_seen_before_the_library_is_loaded(monkeypatch: pytest.Mon
 
 
 @built
-def test_a_library_that_does_not_load_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_fails_to_load_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: str) -> None:
         raise ImportError("undefined symbol")
 
@@ -193,7 +193,7 @@ def compiled_for() -> str:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project as it is without anything built: an installation writes into the folder that it reads."""
+    """A copy of the project without build outputs: an installation writes into its source folder."""
     folder = tmp_path_factory.mktemp("source")
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
@@ -235,7 +235,7 @@ def test_an_installation_that_builds_nothing_runs_on_the_reference(source: Path,
 
 @built
 def test_a_library_built_for_another_torch_gives_one_warning(source: Path, tmp_path: Path) -> None:
-    """The library itself says another version here, of equal length."""
+    """With the version string in the library replaced by another of equal length."""
     ours = torch.__version__
     other = ours.translate(str.maketrans("0123456789", "9012345678"))
     from neurocuda import _C
@@ -261,7 +261,7 @@ def setup(choice: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_builds_that_cannot_be_are_refused_or_left_out() -> None:
+def test_impossible_builds_are_refused_or_skipped() -> None:
     assert setup("none").returncode == 0
     unknown = setup("fast")
     assert unknown.returncode != 0
@@ -303,9 +303,9 @@ def test_triton_needs_a_driver_or_its_interpreter() -> None:
     assert "ArgumentError: NEUROCUDA_BACKEND: the backend 'triton' is not available: no driver" in refused
     interpreted = python(code=TRITON, TRITON_INTERPRET="1").stdout.split("\n")
     assert interpreted[0] == "available"
-    assert not interpreted[1].startswith("triton"), "CPU tensors only where it is asked for"
-    asked = python(NEUROCUDA_BACKEND="triton", TRITON_INTERPRET="1")
-    assert asked.stdout.startswith("triton 12.0\n"), asked
+    assert not interpreted[1].startswith("triton"), "CPU tensors only on request"
+    requested = python(NEUROCUDA_BACKEND="triton", TRITON_INTERPRET="1")
+    assert requested.stdout.startswith("triton 12.0\n"), requested
 
 
 def test_triton_may_be_absent() -> None:
@@ -316,11 +316,11 @@ def test_triton_may_be_absent() -> None:
 
 @triton_there
 def test_with_a_driver_tensors_of_gpus_go_to_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver is pretended: no kernel is launched."""
+    """With a mocked driver: no kernel is launched."""
     from triton.backends import backends as targets
 
     monkeypatch.setattr(targets["nvidia"].driver, "is_active", staticmethod(lambda: True))
-    monkeypatch.setattr(backends, "_triton_found", None)
+    monkeypatch.setattr(backends, "_triton_status", None)
     monkeypatch.setattr(backends, "_INTERPRETED", False)
     assert backends.backends()["triton"] == "available"
     assert backends.backend_for(torch.device("cuda", 1)) == "triton"
@@ -331,7 +331,7 @@ def test_with_a_driver_tensors_of_gpus_go_to_triton(monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Pretends CUDA kernels and GPUs of some compute capabilities: no kernel is launched."""
+    """Mocks CUDA kernels and GPUs of some compute capabilities: no kernel is launched."""
 
     def pretend(built: str, *capabilities: tuple[int, int]) -> None:
         from neurocuda import _C
@@ -340,7 +340,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capabilities[index])
-        for name, value in (("_cuda_found", None), ("_unfit", frozenset()), ("_triton_found", "no driver")):
+        for name, value in (("_cuda_status", None), ("_unsupported", frozenset()), ("_triton_status", "no driver")):
             monkeypatch.setattr(backends, name, value)
 
     return pretend
@@ -361,7 +361,7 @@ def test_tensors_of_gpus_go_to_kernels_that_were_built_for_them(pretended: Calla
 
 
 @built
-def test_it_is_said_why_there_are_no_kernels_for_gpus(pretended: Callable[..., None]) -> None:
+def test_the_status_says_why_there_are_no_gpu_kernels(pretended: Callable[..., None]) -> None:
     pretended("", (9, 0))
     assert backends.backends()["cuda"].startswith("not built (NEUROCUDA_BUILD=cuda builds it")
     refused = "the backend 'cuda' is not available: not built"
@@ -375,7 +375,7 @@ def test_it_is_said_why_there_are_no_kernels_for_gpus(pretended: Callable[..., N
 
 @no_driver
 @built
-def test_it_is_said_that_there_is_no_gpu(pretended: Callable[..., None]) -> None:
+def test_the_status_says_that_there_is_no_gpu(pretended: Callable[..., None]) -> None:
     pretended("9.0, CUDA 13.0")
     assert backends.backends()["cuda"].startswith("no GPU can be used: ")
     assert "\n" not in backends.backends()["cuda"]
@@ -393,12 +393,12 @@ def test_it_is_said_that_there_is_no_gpu(pretended: Callable[..., None]) -> None
     ],
 )
 def test_which_gpus_kernels_run_on(architectures: str, fit: list[Any], unfit: list[Any]) -> None:
-    assert all(backends.fits(f"{architectures}, CUDA 13.0", capability) for capability in fit)
-    assert not any(backends.fits(f"{architectures}, CUDA 13.0", capability) for capability in unfit)
+    assert all(backends.runs_on(f"{architectures}, CUDA 13.0", capability) for capability in fit)
+    assert not any(backends.runs_on(f"{architectures}, CUDA 13.0", capability) for capability in unfit)
 
 
 @built
-def test_emulated_kernels_do_not_pass_for_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_status_names_emulated_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     from neurocuda import _C
 
     monkeypatch.setattr(_C, "kernels", "emulated")

@@ -1,4 +1,4 @@
-"""Questions about the values of tensors: the same answers on every device, and on a GPU without waiting for them."""
+"""Checks of tensor values: the same results on every device, and asynchronous on a GPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from neurocuda.ops import backends, native, reference
 
 pytestmark = [
     pytest.mark.emulated,
-    pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there"),
+    pytest.mark.skipif(not backends.is_usable(backends.backends()["cpu"]), reason="neurocuda._C is not there"),
 ]
 
 SIZES = (0, 1, 2, 7, 8, 255, 257, 5000, 100_003)
@@ -28,7 +28,7 @@ def places(x: Tensor) -> list[int]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
-def test_every_number_that_is_not_finite_is_found(dtype: torch.dtype, device: torch.device) -> None:
+def test_every_nonfinite_element_is_found(dtype: torch.dtype, device: torch.device) -> None:
     for size in SIZES:
         x = torch.linspace(-3, 3, size).to(device, dtype)
         x[: size // 2] = torch.finfo(dtype).max
@@ -43,7 +43,7 @@ def test_every_number_that_is_not_finite_is_found(dtype: torch.dtype, device: to
                 assert native.all_finite(y[place + 1 :])
 
 
-def test_strides_hide_nothing_and_show_nothing_else(device: torch.device) -> None:
+def test_strides_are_respected(device: torch.device) -> None:
     x = torch.ones(6, 7, 8, device=device)
     x[:, :, 3] = math.nan
     assert not native.all_finite(x.transpose(0, 2))
@@ -52,20 +52,20 @@ def test_strides_hide_nothing_and_show_nothing_else(device: torch.device) -> Non
     assert not native.all_finite(x[0, 0, 3].expand(5, 5))
 
 
-def test_several_signals_are_asked_about_at_once(device: torch.device) -> None:
+def test_several_signals_are_checked_at_once(device: torch.device) -> None:
     fine = [torch.ones(n, device=device) for n in (1, 30, 400)]
-    assert native.ask_finite(fine)()
-    assert native.ask_finite([])()
+    assert native.start_finite_check(fine)()
+    assert native.start_finite_check([])()
     wrong = torch.full((3,), math.inf, device=device)
     for place in range(4):
-        assert not native.ask_finite([*fine[:place], wrong, *fine[place:]])()
-    answers = [native.ask_finite([x]) for x in (*fine, wrong, *fine)]
-    assert [answer() for answer in answers] == [True, True, True, False, True, True, True]
-    assert [answers[3]() for _ in range(3)] == [False] * 3, "it may be asked for again"
-    native.ask_finite([wrong])  # nobody waits for it
+        assert not native.start_finite_check([*fine[:place], wrong, *fine[place:]])()
+    checks = [native.start_finite_check([x]) for x in (*fine, wrong, *fine)]
+    assert [check() for check in checks] == [True, True, True, False, True, True, True]
+    assert [checks[3]() for _ in range(3)] == [False] * 3, "the result can be read again"
+    native.start_finite_check([wrong])  # never awaited
 
 
-def test_bits_are_compared_wherever_they_lie(device: torch.device) -> None:
+def test_bits_are_compared_at_any_alignment(device: torch.device) -> None:
     from neurocuda import _C
 
     for size in SIZES:
@@ -92,7 +92,7 @@ def test_bits_are_compared_wherever_they_lie(device: torch.device) -> None:
 
 @pytest.mark.parametrize("graph", [True, False])
 @pytest.mark.parametrize("gradients", [True, False])
-def test_a_network_refuses_what_is_not_finite(gradients: bool, graph: bool, device: torch.device) -> None:
+def test_a_network_refuses_nonfinite_inputs(gradients: bool, graph: bool, device: torch.device) -> None:
     net, x = network(busy(), chunk=7), drive(20)
     net.cuda_graph = graph
     with torch.set_grad_enabled(gradients):
@@ -106,24 +106,24 @@ def test_a_network_refuses_what_is_not_finite(gradients: bool, graph: bool, devi
         assert torch.equal(net(x)[0], owed)
 
 
-def test_a_gpu_is_waited_for_after_everything_is_launched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The GPU is pretended: the network asks, launches all that it computes, and then waits for the answer."""
+def test_the_check_is_awaited_after_all_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a mocked GPU: the network starts the check, launches all kernels, and then waits for the result."""
     order: list[str] = []
     net = network(busy())
     graphs = captured(net, monkeypatch)
     replay = graphs.replay
 
-    def ask(signals: list[Tensor]) -> Callable[[], bool]:
-        order.append("asked")
+    def start(signals: list[Tensor]) -> Callable[[], bool]:
+        order.append("started")
         return lambda: order.append("waited") is None
 
     def launch(*how: Any) -> None:
         order.append("launched")
         replay(*how)
 
-    monkeypatch.setattr(native, "ask_finite", ask)
+    monkeypatch.setattr(native, "start_finite_check", start)
     monkeypatch.setattr(graphs, "replay", launch)
     with torch.no_grad():
         for _ in range(3):
             net.run(drive(20))
-    assert order[-3:] == ["asked", "launched", "waited"]
+    assert order[-3:] == ["started", "launched", "waited"]

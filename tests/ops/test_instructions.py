@@ -1,4 +1,4 @@
-"""The switch that holds the kernels to fewer instructions than the processor has, for tests of all versions."""
+"""The switch that limits the kernels to an older instruction set, for tests of all versions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from neurocuda.ops import backends
 
-pytestmark = pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
+pytestmark = pytest.mark.skipif(not backends.is_usable(backends.backends()["cpu"]), reason="neurocuda._C is not there")
 LEVELS = ["baseline", "avx2", "avx512"]
 
 
@@ -28,7 +28,7 @@ def found(asked: str | None) -> str:
 
 
 @pytest.mark.parametrize("asked", [*LEVELS, "unheard-of"])
-def test_it_asks_for_less_and_never_for_more(asked: str) -> None:
+def test_the_switch_lowers_and_never_raises_the_level(asked: str) -> None:
     best = found(None)
     owed = asked if asked in LEVELS[: LEVELS.index(best)] else best
     assert found(asked) == owed

@@ -1,4 +1,4 @@
-"""Convolutions of bytes on tensor cores: the sums of whole numbers, on a GPU and by the kernel's source on the CPU."""
+"""int8 convolutions on tensor cores: integer sums, on a GPU and by the emulated kernel."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from neurocuda.ops import backends, int8
 
 pytestmark = pytest.mark.emulated
 
-C: Any = importlib.import_module("neurocuda._C") if backends.serves(backends.backends()["cpu"]) else None
+C: Any = importlib.import_module("neurocuda._C") if backends.is_usable(backends.backends()["cpu"]) else None
 
 
 @pytest.fixture
 def there(device: torch.device) -> torch.device:
-    """A device with that kernel: a GPU, or the CPU that plays one."""
+    """A device with the kernel: a GPU, or an emulated one."""
     if device.type == "cpu" and getattr(C, "kernels", "") != "emulated":
         pytest.skip("no device is emulated: make emulate")
     return device
@@ -39,13 +39,13 @@ class Conv(NamedTuple):
 
 CASES = [
     Conv(16, 8),
-    Conv(3, 5),  # channels that are filled up, an odd number of results
+    Conv(3, 5),  # padded channels, an odd number of outputs
     Conv(64, 64, space=(8, 8), frames=3),
     Conv(32, 65, frames=5),  # two warps side by side, the second with one column
     Conv(80, 130, kernel=(2, 3), space=(4, 4), stride=(1, 2), padding=(1, 0)),
     Conv(48, 128, kernel=(1, 1), padding=(0, 0), stride=(2, 2), space=(7, 5), frames=9),
     Conv(16, 4, kernel=(3, 2), space=(9, 11), stride=(2, 3), padding=(2, 1), dilation=(2, 3)),
-    Conv(16, 4, kernel=(3, 3), space=(1, 1), padding=(3, 3)),  # windows of nothing but padding
+    Conv(16, 4, kernel=(3, 3), space=(1, 1), padding=(3, 3)),  # windows in the padding alone
     Conv(20, 7, kernel=(5,), space=(40,), stride=(2,), padding=(2,), dilation=(1,), frames=8),
     Conv(100, 10, kernel=(), space=(), stride=(), padding=(), dilation=(), frames=130),
     Conv(1, 1, kernel=(), space=(), stride=(), padding=(), dilation=(), frames=1),
@@ -54,7 +54,7 @@ CASES = [
 
 
 def owed(x: Tensor, weight: Tensor, bias: Tensor | None, case: Conv) -> Tensor:
-    """In float64, which holds all of these sums."""
+    """The sums in float64, which is exact here."""
     x, weight = x.double(), weight.double()
     bias = None if bias is None else bias.double()
     if not case.kernel:
@@ -65,45 +65,45 @@ def owed(x: Tensor, weight: Tensor, bias: Tensor | None, case: Conv) -> Tensor:
 
 @pytest.mark.parametrize("highest", [1, 255])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_sums_are_those_of_whole_numbers(case: Conv, highest: int, there: torch.device) -> None:
+def test_sums_are_integer_sums(case: Conv, highest: int, there: torch.device) -> None:
     g = torch.Generator().manual_seed(case.out)
     x = torch.randint(0, highest + 1, (case.frames, case.into, *case.space), generator=g)
-    numbers = torch.randint(-127, 128, (case.out, case.into, *case.kernel), generator=g)
+    values = torch.randint(-127, 128, (case.out, case.into, *case.kernel), generator=g)
     exponents = torch.randint(-9, -2, (case.out,), generator=g).tolist()
-    steps = torch.tensor([2.0**e for e in exponents]).reshape(-1, *[1] * (numbers.dim() - 1))
-    weight = int8.whole(numbers * steps, exponents)
-    for step, bias in ((1.0, None), (0.25, torch.randint(-99, 99, (case.out,), generator=g) / 512)):
-        int8.laid_out(weight, step, there)
+    scales = torch.tensor([2.0**e for e in exponents]).reshape(-1, *[1] * (values.dim() - 1))
+    weight = int8.from_float32(values * scales, exponents)
+    for spacing, bias in ((1.0, None), (0.25, torch.randint(-99, 99, (case.out,), generator=g) / 512)):
+        int8.prepack_for_gpu(weight, spacing, there)
         given = x.to(torch.uint8).to(there)
         for frames in (given, given.contiguous(memory_format=torch.channels_last) if given.dim() == 4 else given):
             b = None if bias is None else bias.to(there)
-            found = int8.on_tensor_cores(frames, weight, b, step, case.stride, case.padding, case.dilation)
+            found = int8.tensor_core_convolution(frames, weight, b, spacing, case.stride, case.padding, case.dilation)
             assert found.device.type == there.type
-            assert_equal(found.cpu().contiguous(), owed(x * step, numbers * steps, bias, case), case, step)
+            assert_equal(found.cpu().contiguous(), owed(x * spacing, values * scales, bias, case), case, spacing)
             counts["integer_conv"] += 1
 
 
-def test_the_largest_sums_do_not_wrap_around(there: torch.device) -> None:
+def test_the_largest_sums_do_not_overflow(there: torch.device) -> None:
     x = torch.full((129, 512, 3, 3), 255, dtype=torch.uint8, device=there)
     for number in (127, -127):
-        weight = int8.whole(torch.full((3, 512, 3, 3), float(number)), [0, 0, 0])
-        int8.laid_out(weight, 1.0, there)
-        found = int8.on_tensor_cores(x[:2], weight, None, 1.0, (1, 1), (0, 0), (1, 1))
+        weight = int8.from_float32(torch.full((3, 512, 3, 3), float(number)), [0, 0, 0])
+        int8.prepack_for_gpu(weight, 1.0, there)
+        found = int8.tensor_core_convolution(x[:2], weight, None, 1.0, (1, 1), (0, 0), (1, 1))
         assert (found == 255 * number * 512 * 9).all()
 
 
-def test_signals_of_other_types_become_bytes(there: torch.device) -> None:
-    """What the network calls, for real inputs that are multiples of a step."""
+def test_signals_of_other_dtypes_become_uint8(there: torch.device) -> None:
+    """`int8.convolution` for float32 inputs that are multiples of the spacing."""
     if there.type == "cpu":
         pytest.skip("on the CPU the vendor's library takes it")
-    weight = int8.whole(torch.arange(32.0).reshape(2, 16, 1, 1), [0, 0])
-    int8.laid_out(weight, 0.5, there)
+    weight = int8.from_float32(torch.arange(32.0).reshape(2, 16, 1, 1), [0, 0])
+    int8.prepack_for_gpu(weight, 0.5, there)
     x = torch.arange(48.0, device=there).reshape(1, 16, 3, 1) / 2
     found = int8.convolution(x, weight, None, 0.5, (1, 1), (0, 0), (1, 1), 1)
     assert torch.equal(found.cpu(), functional.conv2d(x.cpu(), torch.arange(32.0).reshape(2, 16, 1, 1)))
 
 
-def test_what_does_not_fit_is_refused(there: torch.device) -> None:
+def test_wrong_arguments_are_refused(there: torch.device) -> None:
     x = torch.zeros(1, 16, 4, 4, dtype=torch.uint8, device=there).contiguous(memory_format=torch.channels_last)
     weight = torch.zeros(64, 192, dtype=torch.int8, device=there)
     scale, bias = torch.ones(3, device=there), torch.ones(3, device=there)
@@ -128,8 +128,8 @@ def test_what_does_not_fit_is_refused(there: torch.device) -> None:
             call(**wrong)
 
 
-@pytest.mark.skipif(C is None or C.kernels == "emulated", reason="a device is emulated, or there are no operators")
-def test_the_cpu_itself_has_none() -> None:
+@pytest.mark.skipif(C is None or C.kernels == "emulated", reason="a device is emulated, or no native operators")
+def test_the_cpu_has_no_such_kernel() -> None:
     weight = torch.zeros(64, 64, dtype=torch.int8)
     x = torch.zeros(1, 16, 1, 1, dtype=torch.uint8)
     one = [1, 1]
@@ -138,9 +138,9 @@ def test_the_cpu_itself_has_none() -> None:
 
 
 @pytest.mark.parametrize("step", [1.0, 0.25, 4.0, 2.0**-120])
-def test_what_is_off_the_grid_is_found(step: float, device: torch.device) -> None:
+def test_off_grid_elements_are_found(step: float, device: torch.device) -> None:
     if C is None:
-        pytest.skip("no compiled operators")
+        pytest.skip("no native operators")
     low, high = -3 * step, 9 * step
     x = (torch.arange(5000) % 13 - 3).float().to(device) * step
     assert int8.on_grid(x, step, low, high)
@@ -152,5 +152,5 @@ def test_what_is_off_the_grid_is_found(step: float, device: torch.device) -> Non
             y[place] = wrong
             assert not int8.on_grid(y, step, low, high), (place, wrong)
             both = C.Answer()
-            int8.ask_on_grid(both, [(x, step, low, high), (y, step, low, high)])
+            int8.start_grid_check(both, [(x, step, low, high), (y, step, low, high)])
             assert not both.wait()

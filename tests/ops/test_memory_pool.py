@@ -1,4 +1,4 @@
-"""The pool that results on the CPU come from: what is held is never written, what is freed is used again."""
+"""The CPU memory pool of results: it reuses freed blocks and never writes to a block in use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, 
 
 pytestmark = [
     pytest.mark.sanitized,
-    pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there"),
+    pytest.mark.skipif(not backends.is_usable(backends.backends()["cpu"]), reason="neurocuda._C is not there"),
 ]
 
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ def memory() -> dict[str, int]:
 
 
 def values(count: int) -> Tensor:
-    return native.empty([count], CPU).copy_(torch.arange(count) % 97)
+    return native.empty_float32([count], CPU).copy_(torch.arange(count) % 97)
 
 
 def coefficients() -> NeuronCoefficients:
@@ -70,7 +70,7 @@ def further_calls() -> None:
     for call in range(100):
         native.branch_sum([x, x])
         spikes(x[: 1 + call % 4])
-        native.empty([60_000 * (1 + call % 5)], CPU).fill_(-1)
+        native.empty_float32([60_000 * (1 + call % 5)], CPU).fill_(-1)
 
 
 def test_results_come_from_the_pool() -> None:
@@ -78,7 +78,7 @@ def test_results_come_from_the_pool() -> None:
     weight, conv = torch.rand(20_000, 3), torch.rand(8, 4, 3, 3)
     frames = torch.rand(40, 4, 12, 12)
     for name, result in {
-        "empty": lambda: native.empty([4, 60_000], CPU),
+        "empty": lambda: native.empty_float32([4, 60_000], CPU),
         "branch_sum": lambda: native.branch_sum([x, x]),
         "neuron": lambda: spikes(x),
         "ordered_linear": lambda: native.ordered_linear(torch.rand(4, 3), weight, None),
@@ -139,7 +139,7 @@ def shrinking_layers() -> None:
 
 def one_at_a_time() -> None:
     for size in (100, 70, 51, 49, 30, 10, 1):
-        native.empty([MIB * size // 10], CPU)
+        native.empty_float32([MIB * size // 10], CPU)
 
 
 def recurrent() -> None:
@@ -163,9 +163,9 @@ def test_repeated_work_takes_nothing_more_from_the_system(work: Callable[[], Any
 
 def layers(sizes: list[int], scale: int) -> None:
     """What stands between the layers of a network, of sizes that come with the batch."""
-    before = native.empty([scale * sizes[0] * 5_000], CPU)
+    before = native.empty_float32([scale * sizes[0] * 5_000], CPU)
     for size in sizes[1:]:
-        before = native.empty([scale * size * 5_000], CPU)
+        before = native.empty_float32([scale * size * 5_000], CPU)
     del before
 
 
@@ -192,7 +192,7 @@ def test_work_of_several_sizes_takes_nothing_more_from_the_system(kind: str) -> 
 def test_small_results_that_are_kept_do_not_hold_large_blocks() -> None:
     kept, large = [], 40 * MIB
     for _ in range(30):
-        native.empty([large], CPU)
+        native.empty_float32([large], CPU)
         kept.append(values(MIB // 4))
     assert memory()["in_use"] + memory()["free"] <= 1.6 * 4 * large
 
@@ -232,7 +232,7 @@ def test_the_bound_holds_for_requests_of_any_sizes() -> None:
         for _ in range(draw.integers(0, len(held) + 1) if draw.random() < 0.1 else draw.integers(0, 2)):
             if held:
                 held.pop(draw.integers(len(held)))
-        held.append(native.empty([int(2 ** draw.uniform(14, 23))], CPU))
+        held.append(native.empty_float32([int(2 ** draw.uniform(14, 23))], CPU))
         peak = max(peak, sum(tensor.nbytes for tensor in held))
         found = memory()
         assert found["in_use"] >= sum(tensor.nbytes for tensor in held)
@@ -270,11 +270,11 @@ def test_what_torch_does_with_memory_works() -> None:
 def test_empty_is_an_operator() -> None:
     torch.library.opcheck(torch.ops.neurocuda.empty.default, ([3, 4],), test_utils=("test_schema", "test_faketensor"))
     for module in (native, reference):
-        found = module.empty((3, 4), CPU)
+        found = module.empty_float32((3, 4), CPU)
         assert (found.shape, found.dtype, found.device) == ((3, 4), torch.float32, CPU)
-        assert module.empty((3, 4), torch.device("meta")).is_meta
-        assert module.empty((0, 4), CPU).shape == (0, 4)
-    filled = torch.compile(lambda n: native.empty([n, 5], CPU).fill_(2), backend="aot_eager", fullgraph=True)
+        assert module.empty_float32((3, 4), torch.device("meta")).is_meta
+        assert module.empty_float32((0, 4), CPU).shape == (0, 4)
+    filled = torch.compile(lambda n: native.empty_float32([n, 5], CPU).fill_(2), backend="aot_eager", fullgraph=True)
     assert torch.equal(filled(3), torch.full((3, 5), 2.0))
 
 
@@ -285,19 +285,19 @@ from neurocuda.ops import native
 stop = threading.Event()
 def work():
     while not stop.is_set():
-        native.empty([100_000], torch.device("cpu"))
-native.empty([100_000], torch.device("cpu")).fill_(1)  # torch itself hangs after a fork within its first call
+        native.empty_float32([100_000], torch.device("cpu"))
+native.empty_float32([100_000], torch.device("cpu")).fill_(1)  # torch itself hangs after a fork within its first call
 thread = threading.Thread(target=work)
 thread.start()
 for _ in range(20):
     child = os.fork()
     if child == 0:
-        native.empty([100_000], torch.device("cpu")).fill_(1)
+        native.empty_float32([100_000], torch.device("cpu")).fill_(1)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
 stop.set()
 thread.join()
-kept = native.empty([100_000], torch.device("cpu"))  # outlives the interpreter
+kept = native.empty_float32([100_000], torch.device("cpu"))  # outlives the interpreter
 """
 
 

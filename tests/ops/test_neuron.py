@@ -1,4 +1,4 @@
-"""The compiled operators against the reference: equal bits, equal gradients, and what torch asks of an operator."""
+"""Native `neuron` and `branch_sum` against the reference: equal bits and gradients, autograd, torch.compile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, 
 pytestmark = [
     pytest.mark.emulated,
     pytest.mark.sanitized,
-    pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there"),
+    pytest.mark.skipif(not backends.is_usable(backends.backends()["cpu"]), reason="neurocuda._C is not there"),
 ]
 
 NEURONS = ("I", "IF", "LI", "LIF", "CubaLI", "CubaLIF")

@@ -1,4 +1,4 @@
-"""Populations as networks have them, large enough for the kernel that CUDA has for their form: equal bits."""
+"""Common combinations of dtypes and sizes, which CUDA runs with a specialized kernel: equal bits."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, native, reference
 
-C: Any = importlib.import_module("neurocuda._C") if backends.serves(backends.backends()["cpu"]) else None
+C: Any = importlib.import_module("neurocuda._C") if backends.is_usable(backends.backends()["cpu"]) else None
 pytestmark = [pytest.mark.emulated, pytest.mark.skipif(C is None, reason="neurocuda._C is not there")]
 
 MANY, FEW = 270_400, 1_005
-"""Neurons of which threads take several on 132 multiprocessors, and such as keep each of them busy alone."""
+"""Neurons for several per thread on 132 multiprocessors, and for one per thread."""
 
 When, Reset = Literal["above", "reaching"], Literal["to-value", "subtract"]
 BITS = "bits"
@@ -37,7 +37,7 @@ FORMS: list[tuple[int, tuple[torch.dtype, ...], torch.dtype | str]] = [
 def population(
     size: int, synapse: bool, when: When, reset: Reset, draw: np.random.Generator, channels: int = 1
 ) -> tuple[NeuronCoefficients, NeuronState]:
-    """Coefficients for each of some channels [channels, 1], or one, and the state of so many neurons."""
+    """Coefficients per channel [channels, 1] (or one for all), and the state of `size` neurons."""
 
     def some(low: float, high: float) -> Tensor:
         shape = (channels, 1) if channels > 1 else (1,)
@@ -53,12 +53,12 @@ def population(
     return c, NeuronState(normal(draw, *shape), normal(draw, *shape) if synapse else None)
 
 
-def laid_out(state: NeuronState, how: str) -> NeuronState:
-    """The state side by side in memory, at rest as one number for all, or in another order of axes."""
+def in_layout(state: NeuronState, layout: str) -> NeuronState:
+    """The state contiguous in memory, expanded from one zero, or with its axes in another memory order."""
     tensors = [state.v, state.i]
-    if how == "rest":
+    if layout == "rest":
         tensors = [None if t is None else torch.zeros(()).expand_as(t) for t in tensors]
-    if how == "other order":
+    if layout == "other order":
         tensors = [None if t is None else t.transpose(1, 2).contiguous().transpose(1, 2) for t in tensors]
     assert tensors[0] is not None
     return NeuronState(tensors[0], tensors[1])
@@ -76,17 +76,17 @@ def of_output(spikes: Tensor, output: torch.dtype | str) -> Tensor:
 @pytest.mark.parametrize(("size", "types", "output"), FORMS, ids=str)
 def test_equal_bits(size: int, types: tuple[torch.dtype, ...], output: torch.dtype | str) -> None:
     kinds = itertools.product((False, True), get_args(When), get_args(Reset))
-    cases = itertools.cycle(((6, "side by side"), (1, "rest"), (20, "other order"), (4, "rest")))
-    for (synapse, when, reset), (steps, how) in zip(kinds, cases, strict=False):
+    cases = itertools.cycle(((6, "contiguous"), (1, "rest"), (20, "other order"), (4, "rest")))
+    for (synapse, when, reset), (steps, layout) in zip(kinds, cases, strict=False):
         draw = np.random.default_rng(steps)
         c, state = population(size, synapse, when, reset, draw, channels=(5, 1)[steps % 2])
-        state = laid_out(state, how)
-        signals = [inputs(draw, "real", dtype, steps, *state.v.shape) for dtype in types]
+        state = in_layout(state, layout)
+        signals = [inputs(draw, "real", each, steps, *state.v.shape) for each in types]
         before = plain_launches()
-        packed, wanted = output == BITS, None if output == BITS else output
-        found, after, _ = native.neuron(signals, c, state, Surrogate(), dtype=wanted, packed=packed)
+        packed, dtype = output == BITS, None if output == BITS else output
+        found, after, _ = native.neuron(signals, c, state, Surrogate(), dtype=dtype, packed=packed)
         owed, owed_after, _ = reference.neuron([x.float() for x in signals], c, state, Surrogate())
-        case = (synapse, when, reset, steps, how)
+        case = (synapse, when, reset, steps, layout)
         assert_equal(found, of_output(owed, output), *case)
         assert_equal(after.v, owed_after.v, *case)
         if synapse:
@@ -99,30 +99,30 @@ def test_equal_bits(size: int, types: tuple[torch.dtype, ...], output: torch.dty
 
 
 def plain_launches() -> int | None:
-    """Of an emulated device; None where nobody counts."""
+    """Launches of the specialized kernel on an emulated device; None on others."""
     if getattr(C, "kernels", "") != "emulated":
         return None
     return sum(number for name, number in C.launches().items() if "neuron_plain" in name)
 
 
 @on_each_device
-def test_what_has_no_form_goes_the_other_way() -> None:
+def test_other_combinations_use_the_general_kernel() -> None:
     draw = np.random.default_rng(0)
     c, state = population(MANY, False, "above", "to-value", draw)
     x = inputs(draw, "real", torch.float32, 3, *state.v.shape)
-    near = [
+    similar = [
         ([x, x.half()], {}),
         ([x, x, x], {}),
         ([x > 0], {"dtype": torch.bool}),
         ([x], {"dtype": torch.float16}),
         ([x], {"record": ["v"]}),
     ]
-    for signals, how in near:
+    for signals, options in similar:
         before = plain_launches()
-        found, after, traces = native.neuron(signals, c, state, Surrogate(), **how)
-        record = how.get("record", [])
+        found, after, traces = native.neuron(signals, c, state, Surrogate(), **options)
+        record = options.get("record", [])
         owed, owed_after, owed_traces = reference.neuron([s.float() for s in signals], c, state, Surrogate(), record)
-        assert_equal(found, owed.to(how.get("dtype", torch.float32)), how)
-        assert_equal(after.v, owed_after.v, how)
+        assert_equal(found, owed.to(options.get("dtype", torch.float32)), options)
+        assert_equal(after.v, owed_after.v, options)
         assert all(torch.equal(traces[name], owed_traces[name]) for name in record)
-        assert plain_launches() == before, how
+        assert plain_launches() == before, options

@@ -1,4 +1,4 @@
-"""What torch asks of an operator, asked of every operator that is registered."""
+"""torch.library.opcheck on every registered operator."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Sample = tuple[Any, tuple[Any, ...], dict[str, Any]]
 pytestmark = [
     pytest.mark.emulated,
     pytest.mark.sanitized,
-    pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there"),
+    pytest.mark.skipif(not backends.is_usable(backends.backends()["cpu"]), reason="neurocuda._C is not there"),
 ]
 
 
@@ -132,7 +132,7 @@ def memory() -> Iterator[Sample]:
 
 SAMPLES = (
     [*neurons(), *recurrent_neurons(), *branch_sums(), *ordered_layers(), *bits_and_spikes(), *pools(), *memory()]
-    if backends.serves(backends.backends()["cpu"])
+    if backends.is_usable(backends.backends()["cpu"])
     else []
 )
 NAMES = [f"{sample[0]}-{number}" for number, sample in enumerate(SAMPLES)]

@@ -1,4 +1,4 @@
-"""The compiled ordered layers against the reference: equal bits, by every route, with every instruction set."""
+"""Native ordered layers against the reference: equal bits, on every route and instruction set."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from neurocuda.ops import backends, reference
 pytestmark = [
     pytest.mark.emulated,
     pytest.mark.sanitized,
-    pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there"),
+    pytest.mark.skipif(not backends.is_usable(backends.backends()["cpu"]), reason="neurocuda._C is not there"),
 ]
 
 OPS = torch.ops.neurocuda

@@ -1,4 +1,4 @@
-"""Strided 1x1 convolutions have torch's gradients, and none of ours reaches the routine of oneDNN that is at fault."""
+"""Strided 1x1 convolutions have torch's gradients, and no network reaches the faulty routine of oneDNN."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import neurocuda
 from neurocuda.ops import pointwise, reference
 
-LAST_WITH_THE_FAULT = (3, 12)
-"""The newest oneDNN that was looked at."""
+NEWEST_CHECKED = (3, 12)
+"""The newest oneDNN that was checked for the fault."""
 
 PLAIN = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
 def case(axes: int, groups: int, last: bool) -> list[Tensor]:
-    """x, a weight and a bias on a grid, so that all sums are exact."""
+    """x, weight and bias on a grid: all sums are exact."""
     draw = torch.Generator().manual_seed(axes + groups)
     shapes = ((3, 4, *(7, 6, 5)[:axes]), (6, 4 // groups, *(1,) * axes), (6,))
     x, weight, bias = (torch.randint(-8, 9, shape, generator=draw) / 8 for shape in shapes)
@@ -38,7 +38,7 @@ def case(axes: int, groups: int, last: bool) -> list[Tensor]:
 def gradients(y: Tensor, leaves: list[Tensor]) -> list[Tensor]:
     toward = torch.arange(y.numel(), dtype=y.dtype).reshape(y.shape).remainder(17) - 8
     found = torch.autograd.grad(y, leaves, toward, create_graph=True)
-    # And those of the gradients: each is a sum of products as well.
+    # Second derivatives are sums of products too.
     again = torch.autograd.grad(sum(g.square().sum() for g in found), leaves[:2])
     return [y, *found, *again]
 
@@ -64,7 +64,7 @@ def test_by_strides_of_each_axis_and_without_bias() -> None:
 
 
 @pytest.mark.parametrize("axes", [1, 2])
-def test_the_reference_has_them_too(axes: int) -> None:
+def test_gradients_of_the_reference(axes: int) -> None:
     x, weight, bias = ours = case(axes, 2, True)
     theirs = [t.detach().double().requires_grad_() for t in ours]
     y = reference.ordered_conv(x, weight, bias, (2,) * axes, ((1, 0),) * axes, (1,) * axes, 2)
@@ -80,7 +80,7 @@ def is_faulty(weight: Tensor, stride: list[int], mask: list[bool]) -> bool:
 
 
 class Watch(TorchDispatchMode):
-    """Refuses what may reach the faulty routine, without calling it; counts the other gradients of weights."""
+    """Fails for a call that may reach the faulty routine, before it runs; counts the other weight gradients."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,13 +95,13 @@ class Watch(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("name", residual_gradients.runs())
-def test_none_of_our_ways_reaches_the_faulty_routine(name: str) -> None:
+def test_no_network_reaches_the_faulty_routine(name: str) -> None:
     with Watch() as watch:
         residual_gradients.runs()[name]()
     assert watch.safe >= 2, "no convolution of this network was differentiated"
 
 
-def test_the_watch_sees_what_is_not_safe() -> None:
+def test_the_watch_finds_unsafe_gradients() -> None:
     x, weight, bias = case(2, 1, False)
     with Watch(), pytest.raises(AssertionError, match="stride"):
         functional.conv2d(x, weight, bias, 2).sum().backward()
@@ -111,7 +111,7 @@ def test_the_watch_sees_what_is_not_safe() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_compiled_modules_do_not_reach_it() -> None:
+def test_compiled_modules_do_not_reach_the_faulty_routine() -> None:
     calls = []
 
     def keep(graph: torch.fx.GraphModule, inputs: Any) -> Any:
@@ -128,21 +128,21 @@ def test_compiled_modules_do_not_reach_it() -> None:
     assert calls == [False, False]
 
 
-def test_without_gradients_nothing_is_taken_first() -> None:
-    """The bits and the time of a network that is only run are those of torch's call."""
+def test_without_gradients_nothing_is_sliced() -> None:
+    """Inference has the bits and the time of torch's own call."""
     x, weight, bias = (t.detach() for t in case(2, 1, False))
     with torch.profiler.profile(record_shapes=False) as profile:
         pointwise.convolve(x, weight, bias, 2)
     assert not any(event.key == "aten::slice" for event in profile.key_averages())
 
 
-def test_whether_a_new_onednn_mends_it() -> None:
+def test_the_newest_onednn_was_checked() -> None:
     found = re.search(r"MKL-DNN v(\d+)\.(\d+)", torch.__config__.show())
     if found is None:
         pytest.skip("this torch is without oneDNN")
     version = int(found[1]), int(found[2])
-    assert version <= LAST_WITH_THE_FAULT, (
-        f"torch {torch.__version__} has oneDNN {found[1]}.{found[2]}, which was not looked at: is issue 6035 of "
-        "uxlfoundation/oneDNN mended in it? If so, neurocuda/ops/pointwise.py can go with the torches before it; "
-        "if not, this number moves on."
+    assert version <= NEWEST_CHECKED, (
+        f"torch {torch.__version__} has oneDNN {found[1]}.{found[2]}, which was not checked: does it fix issue 6035 of "
+        "uxlfoundation/oneDNN? If so, neurocuda/ops/pointwise.py can be removed with support for older torch versions; "
+        "if not, raise NEWEST_CHECKED."
     )

@@ -1,4 +1,4 @@
-"""The compiled pools against the reference: equal bits, and equal gradients."""
+"""Native pools against the reference: equal bits and gradients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from neurocuda.ops import backends, native, reference
 pytestmark = [
     pytest.mark.emulated,
     pytest.mark.sanitized,
-    pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there"),
+    pytest.mark.skipif(not backends.is_usable(backends.backends()["cpu"]), reason="neurocuda._C is not there"),
 ]
 
 OPS = torch.ops.neurocuda
@@ -50,7 +50,7 @@ CASES = [
     Pool((4, 4), (4, 4), (0, 0), (2, 8, 8, 8)),
     Pool((8, 8), (8, 8), (0, 0), (3, 24, 8, 8)),
     Pool((7, 3), (2, 5), (3, 2), (1, 6, 13, 31)),
-    Pool((5, 4), (1, 3), (6, 7), (2, 12, 3, 2)),  # windows of padding alone
+    Pool((5, 4), (1, 3), (6, 7), (2, 12, 3, 2)),  # windows in the padding alone
     Pool((2, 5), (2, 2), (0, 0), (1, 1, 12, 5)),
     Pool((3, 1), (3, 1), (0, 0), (4, 1, 30, 300)),
     Pool((2, 2), (2, 2), (0, 0), (0, 4, 6, 6)),

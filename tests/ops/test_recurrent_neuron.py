@@ -1,4 +1,4 @@
-"""The compiled recurrent population against the reference: equal bits, and its gradients."""
+"""Native `recurrent_neuron` against the reference: equal bits and gradients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, 
 pytestmark = [
     pytest.mark.emulated,
     pytest.mark.sanitized,
-    pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there"),
+    pytest.mark.skipif(not backends.is_usable(backends.backends()["cpu"]), reason="neurocuda._C is not there"),
 ]
 
 OPS = torch.ops.neurocuda

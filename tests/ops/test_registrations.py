@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from neurocuda.ops import backends
 
-pytestmark = pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
+pytestmark = pytest.mark.skipif(not backends.is_usable(backends.backends()["cpu"]), reason="neurocuda._C is not there")
 
 OPERATORS = sorted(name for name in torch._C._dispatch_get_all_op_names() if name.startswith("neurocuda::"))
 FUNCTIONAL = [name for name in OPERATORS if "." not in name]

@@ -1,4 +1,4 @@
-"""Numbers below the smallest normal one are kept, forward and backward, whatever torch is told of them."""
+"""Subnormal numbers are kept, forward and backward, whatever torch.set_flush_denormal says."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, backends, 
 pytestmark = [
     pytest.mark.emulated,
     pytest.mark.sanitized,
-    pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there"),
+    pytest.mark.skipif(not backends.is_usable(backends.backends()["cpu"]), reason="neurocuda._C is not there"),
 ]
 
 STEPS = 5000

@@ -1,4 +1,4 @@
-"""The Triton operators under Triton's interpreter, in a process of its own: equal bits with the reference."""
+"""The Triton operators under Triton's interpreter, in a separate process: the bits of the reference."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_every_half_is_read_and_written_as_torch_does(dtype: torch.dtype) -> Non
 
 @interpreted
 def test_counts_of_spikes_of_any_size() -> None:
-    """Around every power of two and every small whole number, with both signs; subnormals; thresholds of any size."""
+    """Around every power of two and every small integer, with both signs; subnormals; thresholds of any size."""
     draw = numbers("counts")
     powers = torch.from_numpy(np.exp2(np.arange(-149, 128)).astype(np.float32))
     ratios = torch.cat([powers, torch.arange(1, 300) / 2.0, normal(draw, 500, scale=1000)])

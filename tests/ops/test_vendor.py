@@ -1,4 +1,4 @@
-"""Layers of the vendor's library: in float32 on a GPU too, unless TF32 is asked for."""
+"""Layers of the vendor library: float32 on a GPU too, unless TF32 is enabled."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ def _flags() -> Iterator[None]:
     torch.set_float32_matmul_precision(before)
 
 
-def asks_by_precision() -> None:
+def enable_by_precision() -> None:
     torch.set_float32_matmul_precision("high")
 
 
-def asks_by_flag() -> None:
+def enable_by_flag() -> None:
     torch.backends.cuda.matmul.allow_tf32 = True
 
 
 @pytest.mark.usefixtures("_flags")
-@pytest.mark.parametrize("ask", [asks_by_precision, asks_by_flag])
-def test_tf32_is_off_until_asked_for(ask: Callable[[], None]) -> None:
-    assert torch.backends.cudnn.allow_tf32  # as torch has it for convolutions
+@pytest.mark.parametrize("enable", [enable_by_precision, enable_by_flag])
+def test_tf32_is_off_by_default(enable: Callable[[], None]) -> None:
+    assert torch.backends.cudnn.allow_tf32  # torch's default for convolutions
     assert not vendor.tf32()
-    ask()
+    enable()
     assert vendor.tf32()
 
 
 @pytest.mark.parametrize(("axes", "groups"), [(1, 1), (2, 1), (2, 2)])
-def test_the_call_is_that_of_torch(axes: int, groups: int) -> None:
+def test_the_bits_are_those_of_torch(axes: int, groups: int) -> None:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(3, 4, *(9,) * axes, generator=g, requires_grad=True)
     weight = torch.randn(6, 4 // groups, *(3,) * axes, generator=g, requires_grad=True)
     bias = torch.randn(6, generator=g, requires_grad=True)
     convolve = functional.conv1d if axes == 1 else functional.conv2d
     owed = convolve(x, weight, bias, 2, 1, 1, groups)
-    found = vendor._with_flags(x, weight, bias, [2] * axes, [1] * axes, [1] * axes, groups)
+    found = vendor._convolution_with_flags(x, weight, bias, [2] * axes, [1] * axes, [1] * axes, groups)
     assert torch.equal(found, owed)
     gradients = [torch.autograd.grad(y.square().sum(), (x, weight, bias)) for y in (found, owed)]
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 @torch.no_grad()
-def test_what_is_proved_exact_does_not_go_by_winograd() -> None:
-    """Without oneDNN torch has transforms of its own for these sizes; they round."""
+def test_exact_layers_do_not_use_winograd() -> None:
+    """Without oneDNN, torch uses Winograd for this shape, which rounds."""
     g = torch.Generator().manual_seed(1)
     weight = torch.randint(-127, 128, (64, 64, 3, 3), generator=g).numpy() / 256
     conv = nir.Conv2d((32, 32), weight, 1, 1, 1, 1, np.zeros(64))

@@ -305,12 +305,12 @@ def test_wrong_force_is_refused(force: dict[str, Any], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["sigmoid", "", None, 3])
 def test_unknown_surrogates_are_refused(kind: Any) -> None:
-    assert_refused(lambda: Surrogate(kind), f"surrogate kind|fast-sigmoid|{kind!r}")
+    assert_refused(lambda: Surrogate(kind), f"surrogate, kind|fast-sigmoid|{kind!r}")
 
 
 @pytest.mark.parametrize("slope", [0, -1.0, NAN, INF, "2", None])
 def test_wrong_slopes_are_refused(slope: Any) -> None:
-    assert_refused(lambda: Surrogate(slope=slope), f"surrogate slope|> 0|{slope!r}")
+    assert_refused(lambda: Surrogate(slope=slope), f"surrogate, slope|> 0|{slope!r}")
 
 
 MANY = Discretization(spikes_per_step="many", spike_when="reaching", reset="subtract")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import neurocuda
 from neurocuda.ops import backends
 
-pytestmark = pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
+pytestmark = pytest.mark.skipif(not backends.is_usable(backends.backends()["cpu"]), reason="neurocuda._C is not there")
 
 DIGITS = ROOT / "examples" / "digits" / "digits.nir"
 

@@ -28,7 +28,7 @@ from neurocuda.runtime.capture import cuda_graphs
 from neurocuda.runtime.interpreter import Returns
 
 needs_compiled = pytest.mark.skipif(
-    not backends.serves(backends.backends()["cpu"]), reason="the reference operators ask the device"
+    not backends.is_usable(backends.backends()["cpu"]), reason="the reference operators ask the device"
 )
 
 

@@ -37,9 +37,11 @@ from neurocuda.convert.export import current
 from neurocuda.ops import backends, vendor
 
 needs_compiled = pytest.mark.skipif(
-    not backends.serves(backends.backends()["cpu"]), reason="no compiled operators, which keep forms of their own"
+    not backends.is_usable(backends.backends()["cpu"]), reason="no compiled operators, which keep forms of their own"
 )
-needs_library = pytest.mark.skipif(not vendor.lays_out(), reason="no oneDNN, which has a form of its own for weights")
+needs_library = pytest.mark.skipif(
+    not vendor.can_prepack(), reason="no oneDNN, which has a form of its own for weights"
+)
 
 
 def convolutions(**fields: Any) -> Node:
@@ -110,7 +112,7 @@ def test_a_layer_has_its_weights_once() -> None:
     assert constants is not None
     whole = [*net._int8._weights.values()]
     assert whole, "laid out when it was loaded"
-    assert all(weight.packed is not None and weight.numbers is None for weight in whole)
+    assert all(weight.prepacked is not None and weight.values is None for weight in whole)
     assert not {"a:weight", "b:weight"} & set(constants._parameters)
     with torch.no_grad():
         for _ in range(4):

@@ -19,7 +19,7 @@ from neurocuda.runtime.guards import Speculation
 
 pytestmark = pytest.mark.emulated
 
-C: Any = importlib.import_module("neurocuda._C") if backends.serves(backends.backends()["cpu"]) else None
+C: Any = importlib.import_module("neurocuda._C") if backends.is_usable(backends.backends()["cpu"]) else None
 
 
 def residual(**how: Any) -> Executor:
@@ -219,7 +219,7 @@ def test_a_frozen_network_supposes_nothing_but_its_inputs(monkeypatch: pytest.Mo
         assert found.value is not None
         assert (set(found.value), found.validate is None or found.validate()) == (names, so)
         assert not [*found.guards.current, *found.guards.snapshot]
-        assert all(weight.tiles and weight.numbers is None for weight in found.value.values()), "each has them once"
+        assert all(weight.tiles and weight.values is None for weight in found.value.values()), "each has them once"
 
 
 def test_a_call_is_made_again_where_what_it_supposed_was_not_so(monkeypatch: pytest.MonkeyPatch) -> None:

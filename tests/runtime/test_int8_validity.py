@@ -35,7 +35,7 @@ from neurocuda import ArgumentError, Discretization, Executor
 from neurocuda.compiler.grids import InputGrid
 from neurocuda.ops import backends, int8
 
-compiled_operators = backends.serves(backends.backends()["cpu"])
+compiled_operators = backends.is_usable(backends.backends()["cpu"])
 pytestmark = [
     needs_bytes,
     pytest.mark.skipif(not compiled_operators, reason="the compiled operators look at the proof"),
@@ -489,13 +489,13 @@ def test_weights_are_laid_out_once_for_all_shapes() -> None:
     with torch.no_grad():
         assert net(whole_signal(3, 0))[0].shape == (3, 0, 3)
         net(whole_signal(1, 1))
-        laid_out = [weight.packed for weight in net._int8._weights.values()]
+        laid_out = [weight.prepacked for weight in net._int8._weights.values()]
         for batch in range(1, 40):
             x = whole_signal(2, batch)
             assert torch.equal(net(x)[0], expected(x)[0])
         assert net(whole_signal(3, 0))[0].shape == (3, 0, 3)
         assert net(whole_signal(0, 3))[0].shape == (0, 3, 3)
-    now = [weight.packed for weight in net._int8._weights.values()]
+    now = [weight.prepacked for weight in net._int8._weights.values()]
     assert laid_out
     assert all(a is b and a is not None for a, b in zip(laid_out, now, strict=True))
 
@@ -536,12 +536,12 @@ def test_the_promise_is_checked_exactly(
 
 def test_a_weight_that_became_subnormal_is_seen() -> None:
     weight = torch.zeros(2, 3)
-    whole = int8.whole(weight, (0, 0))
-    assert int8.same([weight], [whole])
+    whole = int8.from_float32(weight, (0, 0))
+    assert int8.weights_equal([weight], [whole])
     weight[1, 2] = 2.0**-140
     for flush in (False, True):
         with settings(1, flush=flush):
-            assert not int8.same([weight], [whole])
+            assert not int8.weights_equal([weight], [whole])
 
 
 @torch.no_grad()

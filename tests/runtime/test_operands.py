@@ -17,7 +17,7 @@ from neurocuda.runtime.guards import Speculation
 from neurocuda.runtime.operands import OperandCache, Operands
 
 pytestmark = pytest.mark.skipif(
-    not backends.serves(backends.backends()["cpu"]), reason="no native operators, which check guards"
+    not backends.is_usable(backends.backends()["cpu"]), reason="no native operators, which check guards"
 )
 
 CPU = torch.device("cpu")

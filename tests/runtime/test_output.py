@@ -15,7 +15,7 @@ from neurocuda import ArgumentError, Executor
 from neurocuda.ops import backends
 
 needs_compiled = pytest.mark.skipif(
-    not backends.serves(backends.backends()["cpu"]), reason="no compiled operators, which have the pool"
+    not backends.is_usable(backends.backends()["cpu"]), reason="no compiled operators, which have the pool"
 )
 
 

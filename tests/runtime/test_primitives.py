@@ -128,5 +128,5 @@ def test_a_layer_of_more_than_the_limit_is_left_to_the_library() -> None:
     raw = graph("input>n", input=input_(1100), n=on_grid(linear(1000, 1100)))
     net = assert_as_oracle(raw, {"input": signal(2, 1, 1100)}, {})
     how = {entry.node.name: entry.how for stage in net.schedule.stages for entry in stage.nodes}["n"]
-    gains = int8.gains("cpu") or int8.gains("cuda")
+    gains = int8.is_fast("cpu") or int8.is_fast("cuda")
     assert how == ("integer" if gains else "library")  # its weights are proved to be whole numbers

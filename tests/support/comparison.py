@@ -1,4 +1,4 @@
-"""Compares recordings bit for bit, and says where they part: node, step, both values."""
+"""Compares recordings bit for bit, and names the first difference: node, time step, both values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Recordings = dict[tuple[str, str], np.ndarray]
 
 
 def graph_of(raw: dict[str, Any]) -> Graph:
-    """The package's graph of a raw graph, by way of a file."""
+    """Writes a raw graph to a file and reads it as a `Graph`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.nir"
         nir_files.write_raw(raw, path)
@@ -29,14 +29,14 @@ def graph_of(raw: dict[str, Any]) -> Graph:
 
 
 def record_all(net: Executor) -> dict[str, list[str]]:
-    """Every quantity that the oracle tells too, of every node."""
+    """All quantities of all nodes, as the oracle records them."""
     names = net.graph.nodes
     kinds = {"I": ["v"], "IF": ["v"], "LI": ["v"], "LIF": ["v"], "CubaLI": ["v", "i"], "CubaLIF": ["v", "i"]}
     return {name: ["input", "output", *kinds.get(node.type, [])] for name, node in names.items()}
 
 
 def tensors(x: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """As tensors; what lies in memory once for all steps does so too."""
+    """Arrays as tensors; an array expanded over time becomes an expanded tensor."""
     return {
         name: torch.from_numpy(np.array(signal[:1])).expand(signal.shape)
         if signal.strides[0] == 0
@@ -50,9 +50,9 @@ def by_output(net: Executor, output: Any) -> dict[str, torch.Tensor]:
 
 
 def recorded(net: Executor, x: Mapping[str, np.ndarray]) -> Recordings:
-    """Everything that the executor computes for x on the device of the test.
+    """All quantities that the executor computes for x on the device of the test.
 
-    Its outputs stand under 'result' as a call gives them that records nothing, and so fuses what it can.
+    "result" is the output of a call without recordings, which fuses operators.
     """
     x_there = {name: signal.to(here()) for name, signal in tensors(x).items()}
     net_there = net if here().type == "cpu" else copy.deepcopy(net).to(here())
@@ -75,7 +75,7 @@ def recorded(net: Executor, x: Mapping[str, np.ndarray]) -> Recordings:
 
 
 def told(expected: oracle.OracleResult) -> Recordings:
-    """The oracle's result in the same form."""
+    """The oracle's result as `Recordings`."""
     parts = {
         "output": expected.node_outputs,
         "input": expected.node_inputs,
@@ -87,7 +87,7 @@ def told(expected: oracle.OracleResult) -> Recordings:
 
 
 def assert_equal(found: Recordings, expected: Recordings, order: list[str], graph: object) -> None:
-    """Equal values everywhere (NaN equals NaN), or the first node of `order` and step that differ."""
+    """Asserts equal values (NaN equals NaN), and names the earliest time step and first node of `order` that differ."""
     assert set(found) <= set(expected), sorted(set(found) - set(expected))
     rank = {name: number for number, name in enumerate(order)}
     differences = []
@@ -106,12 +106,12 @@ def assert_equal(found: Recordings, expected: Recordings, order: list[str], grap
 
 
 def order_of(net: Executor) -> list[str]:
-    """The names of the nodes in the order in which they run."""
+    """The names of the nodes in execution order."""
     return [entry.node.name for stage in net.schedule.stages for entry in stage.nodes]
 
 
 def assert_as_oracle(raw: dict[str, Any], x: Mapping[str, np.ndarray], options: dict[str, Any], **how: Any) -> Executor:
-    """Run a raw graph in both, compare every quantity of every node, and return the network."""
+    """Runs a raw graph in the executor and the oracle, compares all quantities, and returns the network."""
     net = Executor(graph_of(raw), Discretization(**options), **how)
     expected = told(oracle.run(raw, dict(x), options))
     assert_equal(recorded(net, x), expected, order_of(net), f"{net}\n{net.graph}")

@@ -1,4 +1,4 @@
-"""Random inputs for operators, the settings they run under, and what it means that two results are the same."""
+"""Random inputs of operators, global settings, and comparisons bit for bit."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.bool)
 
 counts: Counter[str] = Counter()
-"""Cases by operator, and comparisons, of this process; the summary of pytest shows them."""
+"""Number of cases by operator, and of comparisons, in this process; pytest's summary prints them."""
 
 
 @contextmanager
 def settings(threads: int = 1, flush: bool = False) -> Iterator[None]:
-    """Run with some threads; with subnormals flushed to zero by everything that does not see to them itself."""
+    """Sets the number of threads, and whether the processor flushes subnormals to zero."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     torch.set_flush_denormal(flush)
@@ -34,7 +34,7 @@ def normal(draw: np.random.Generator, *shape: int, scale: float = 1.0) -> Tensor
 
 
 def inputs(draw: np.random.Generator, density: float | str, dtype: torch.dtype, *shape: int) -> Tensor:
-    """Spikes of some density, spike counts, or real values, in a type that may round them."""
+    """Spikes of a density, spike counts ("counts") or normal values ("real"), in a dtype that may round them."""
     if density == "real":
         return (normal(draw, *shape) * 3).abs().to(dtype) if dtype == torch.uint8 else normal(draw, *shape).to(dtype)
     if density == "counts":
@@ -43,7 +43,7 @@ def inputs(draw: np.random.Generator, density: float | str, dtype: torch.dtype, 
 
 
 def bits(value: Tensor) -> Tensor:
-    """What must be equal: the memory of each element, but that of every NaN is the same."""
+    """The bits of each element as integers; all NaNs have the same bits."""
     if not value.is_floating_point():
         return value
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()]
@@ -51,7 +51,7 @@ def bits(value: Tensor) -> Tensor:
 
 
 def assert_equal(found: Tensor, expected: Tensor, *case: object) -> None:
-    """Equal type, shape and bits; otherwise the first element that differs is named, in [T, B, *shape] the step."""
+    """Asserts equal dtype, shape and bits, and names the first element that differs."""
     counts["tensors compared"] += 1
     assert found.dtype == expected.dtype, case
     assert found.shape == expected.shape, case

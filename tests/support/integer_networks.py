@@ -19,7 +19,7 @@ from neurocuda.compiler.grids import InputGrid
 from neurocuda.ops import int8
 
 needs_bytes = pytest.mark.skipif(
-    not int8.gains("cpu"), reason="no bytes are multiplied here: no x86 with VNNI, or no oneDNN"
+    not int8.is_fast("cpu"), reason="no bytes are multiplied here: no x86 with VNNI, or no oneDNN"
 )
 
 BY_R: dict[str, Any] = {"if_gain": "r"}

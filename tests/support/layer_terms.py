@@ -1,4 +1,4 @@
-"""The terms of the sums of a layer or pool, and their sums in many orders: float32, fused or not, or exact."""
+"""The terms of the sums of a layer or pool, and their sums in many orders: float32 with or without FMA, or exact."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from oracle import Array, Node
 
 @dataclass(frozen=True)
 class Terms:
-    """Of N sums: signal and weight [N, terms], bias [N], all float32.
+    """The terms of N sums: signal and weight [N, terms], bias [N], float32.
 
-    rows: the row of the weights of each sum. shape: that of the sums as an output, [batch, *shape].
+    rows: row of the weight for each sum. shape: shape of the sums as an output, [batch, *shape].
     """
 
     x: Array
@@ -25,12 +25,12 @@ class Terms:
     shape: tuple[int, ...]
 
     def exact(self) -> Array:
-        """The sums as they are, rounded once to float64, which holds every product."""
+        """The exact sums, rounded once to float64; products are exact in float64."""
         products = self.x.astype(np.float64) * self.weight
         return np.array([math.fsum([*row, bias]) for row, bias in zip(products, self.bias, strict=True)])
 
     def in_float32(self, draw: np.random.Generator) -> Iterator[tuple[str, Array]]:
-        """The sums in some orders, the bias being a term like the others."""
+        """The sums in several orders, with the bias as one of the terms."""
         count = self.x.shape[1] + 1
         orders = {"ascending": np.arange(count), "permuted": draw.permutation(count)}
         products = self.x * self.weight
@@ -43,9 +43,9 @@ class Terms:
         yield "in 16 parts", in_pairs(np.stack([one_by_one(terms[:, part::16]) for part in range(16)], 1))
 
     def one_by_one(self, order: Sequence[int] | Array, *, fused: bool) -> Array:
-        """A left fold in float32; fused: each product is added before it is rounded.
+        """A left fold in float32; fused: with fused multiply-add.
 
-        Such a sum is rounded twice here, to float64 and to float32, which only changes what is not exact.
+        A fused sum is rounded twice here, to float64 and to float32, which changes inexact sums only.
         """
         total = np.zeros(len(self.x), np.float32)
         x, weight = np.column_stack([self.x, np.ones_like(self.bias)]), np.column_stack([self.weight, self.bias])
@@ -65,7 +65,7 @@ def one_by_one(terms: Array) -> Array:
 
 
 def in_pairs(terms: Array) -> Array:
-    """The sums over the last axis by halves."""
+    """Pairwise sums over the last axis."""
     while terms.shape[1] > 1:
         half = terms.shape[1] // 2
         rest = terms[:, 2 * half :]
@@ -74,7 +74,7 @@ def in_pairs(terms: Array) -> Array:
 
 
 def terms_of(node: Node, x: Array) -> Terms:
-    """The terms of all outputs of a layer or pool for its input x [batch, *shape]; a mean is the sum before it."""
+    """The terms of all outputs of a layer or pool for x [batch, *shape]; for an average pool, of its sum."""
     kind = node["type"]
     if kind in ("Linear", "Affine"):
         weight = np.asarray(node["weight"]).astype(np.float32)
@@ -115,12 +115,12 @@ def _of_convolution(node: Node, x: Array) -> Terms:
 
 
 def _windows(x: Array, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]) -> Array:
-    """What each output position of each channel sees: [batch, channels, high, wide, taps]."""
+    """The window of each output position and channel: [batch, channels, height, width, taps]."""
     return np.stack([seen for _, _, seen in oracle.windows(x, kernel, stride, dilation)], -1)
 
 
 def _flat(x: Array, weight: Array, bias: Array, rows: Array, shape: tuple[int, ...]) -> Terms:
-    """All broadcast against each other, x and weight with the terms on a further axis."""
+    """Broadcasts the operands and flattens all but the axis of terms, the last of x and weight."""
     x, weight = np.broadcast_arrays(x, weight)
     count = x.shape[-1]
     bias, rows = (np.broadcast_to(values, x.shape[:-1]).ravel() for values in (bias, rows))

@@ -74,7 +74,7 @@ def of_modules(backend: str, keep: Callable[[Any], Any] = lambda model: model) -
 
 def served() -> list[str]:
     known = backends.backends()
-    return [name for name in ("cpu", "reference") if backends.serves(known[name])]
+    return [name for name in ("cpu", "reference") if backends.is_usable(known[name])]
 
 
 def runs() -> dict[str, Callable[[], None]]:

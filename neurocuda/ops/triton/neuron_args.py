@@ -1,4 +1,4 @@
-"""What the kernels of populations take, from tensors."""
+"""The arguments of the neuron operators, and their checks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from neurocuda.errors import ArgumentError
-from neurocuda.ops.coefficients import NeuronCoefficients, NeuronState
 from neurocuda.ops.triton import neuron_update
 from neurocuda.ops.triton.addressing import READABLE, Order, odd
 
@@ -19,11 +18,11 @@ ARGUMENTS = (
     "Tensor v, Tensor? i, Tensor decay_v, Tensor gain_v, Tensor bias_v, Tensor? decay_i, Tensor? gain_i, "
     "Tensor? threshold, Tensor? v_reset, bool reaching, bool subtract, bool previous, bool many"
 )
-"""Of a population, in the schema of an operator."""
+"""State, coefficients and flags in the schema of an operator, in the order of `schema_arguments`."""
 
 
-class Population(NamedTuple):
-    """A population as operators take it: tensors and flags in the order of `ARGUMENTS`."""
+class NeuronArgs(NamedTuple):
+    """State, coefficients and flags of a population, in the order of `ARGUMENTS`."""
 
     v: Tensor
     i: Tensor | None
@@ -45,21 +44,16 @@ class Population(NamedTuple):
 
     @property
     def feeds_back(self) -> bool:
-        """Spikes come back as the current of the next step: they need no value to reset to."""
+        """Whether the spikes become the synaptic current of the next step (reset "feedback"): v_reset is None."""
         return self.fires and self.v_reset is None
 
     @property
     def constants(self) -> dict[str, int]:
-        """Which update the kernels are compiled for."""
+        """The constants that select the update at compile time (see `neuron_update`)."""
         synapse = neuron_update.PREVIOUS if self.previous else neuron_update.UPDATED
         fires = neuron_update.MANY if self.many else neuron_update.REACHING if self.reaching else neuron_update.ABOVE
-        reset = (
-            neuron_update.FEEDBACK
-            if self.feeds_back
-            else neuron_update.SUBTRACT
-            if self.subtract
-            else neuron_update.TO_VALUE
-        )
+        reset = neuron_update.SUBTRACT if self.subtract else neuron_update.TO_VALUE
+        reset = neuron_update.FEEDBACK if self.feeds_back else reset
         return {
             "SYNAPSE": (synapse if self.gain_i is not None else neuron_update.NO_SYNAPSE).value,
             "FIRES": (fires if self.fires else neuron_update.NEVER).value,
@@ -67,22 +61,19 @@ class Population(NamedTuple):
         }
 
     def coefficients(self, order: Order) -> tuple[tuple[Tensor, ...], tuple[int, ...], tuple[int, ...]]:
-        """Values, how often each stands on end, how many, these as `odd` gives them.
-
-        In place of those that are not there come some that nobody uses.
-        """
-        given = [self.gain_v if c is None else c for c in self[2:9]]
-        values, inners, counts = zip(*map(order.coefficient, given), strict=True)
-        return values, odd(inners), odd(counts)
+        """Tensors, inners and counts for `coefficients_at`. gain_v replaces a missing one, which no kernel uses."""
+        tensors = [self.gain_v if c is None else c for c in self[2:9]]
+        elements, inners, counts = zip(*map(order.coefficient, tensors), strict=True)
+        return elements, odd(inners), odd(counts)
 
     def check(self, op: str, branches: Sequence[Tensor]) -> None:
-        """Raises `ArgumentError`, also a ValueError, that names what does not fit."""
+        """Raises `ArgumentError` for tensors of a wrong dtype, shape or device, or a wrong combination."""
         check_branches(op, branches)
-        there = [tensor is not None for tensor in (self.i, self.decay_i, self.gain_i)]
-        _expect(all(there) or not any(there), f"{op}: expected i, decay_i and gain_i, or none of them")
+        synapse = [tensor is not None for tensor in (self.i, self.decay_i, self.gain_i)]
+        _expect(all(synapse) or not any(synapse), f"{op}: expected i, decay_i and gain_i, or none of them")
         _expect(self.fires or self.v_reset is None, f"{op}: expected a threshold with v_reset")
         _expect(
-            not self.feeds_back or (all(there) and not self.previous and not self.many),
+            not self.feeds_back or (all(synapse) and not self.previous and not self.many),
             f"{op}: expected v_reset, or i, decay_i and gain_i as the spikes that come back, with neither previous "
             "nor many",
         )
@@ -98,34 +89,14 @@ class Population(NamedTuple):
             if name in ("v", "i"):
                 fits = tensor.shape == shape
             else:
-                own = tensor.shape[::-1]
-                fits = len(own) <= len(shape) and all(
-                    a in (1, b) for a, b in zip(own, shape[::-1][: len(own)], strict=True)
-                )
+                sizes = zip(tensor.shape[::-1], shape[::-1], strict=False)
+                fits = tensor.dim() <= len(shape) and all(own in (1, size) for own, size in sizes)
             verb = "of shape" if name in ("v", "i") else "of a shape that broadcasts to"
             _expect(fits, f"{op}: expected {name} {verb} {list(shape)}, found {list(tensor.shape)}")
 
 
-def population_of(c: NeuronCoefficients, state: NeuronState) -> Population:
-    return Population(
-        state.v,
-        state.i if c.decay_i is not None else None,
-        c.decay_v,
-        c.gain_v,
-        c.bias_v,
-        c.decay_i,
-        c.gain_i,
-        c.threshold,
-        c.v_reset,
-        c.spike_when == "reaching",
-        c.reset == "subtract",
-        c.synapse == "previous",
-        c.spikes_per_step == "many",
-    )
-
-
 def check_branches(op: str, branches: Sequence[Tensor]) -> None:
-    """Raises `ArgumentError` unless all are readable, of one shape [T, B, *shape], on one device."""
+    """Raises `ArgumentError` unless all branches have a readable dtype and the same shape [T, B, *shape]."""
     _expect(len(branches) > 0, f"{op}: expected at least one branch, found none")
     shape = branches[0].shape
     for branch in branches:

@@ -1,4 +1,4 @@
-"""Kernels of whole populations over time: `neuron`, its gradients, and the sum of branches alone."""
+"""Kernels of `neuron`, `neuron_backward` and `branch_sum`: a program runs BLOCK neurons over all time steps."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from neurocuda.ops.triton.neuron_update import (
 )
 
 STAGES = tl.constexpr(4)
-"""Steps that are loaded before the first of them is used."""
+"""Time steps loaded before the first of them is used."""
 
-VALUES = tl.constexpr(0)  # in the type of the output
-COUNTS = tl.constexpr(1)  # uint8: what is above 255 becomes 255, NaN 0
+VALUES = tl.constexpr(0)  # in the dtype of the output
+COUNTS = tl.constexpr(1)  # uint8, saturated at 255; NaN becomes 0
 FLAGS = tl.constexpr(2)  # bool
-BITS = tl.constexpr(3)
+BITS = tl.constexpr(3)  # 8 spikes per byte
 
 FAST_SIGMOID = tl.constexpr(0)
 ARCTAN = tl.constexpr(1)
@@ -34,13 +34,13 @@ _SIZES = ["units", "steps"]
 
 @triton.jit
 def emit(output, emitted, t, n, size, first, mask, OUTPUT: tl.constexpr, BLOCK: tl.constexpr):
-    """Write what neurons n emit at step t; `first` is the first of them."""
+    """Stores the output of neurons n = first .. at time step t."""
     if OUTPUT == BITS:
-        places = tl.arange(0, 8)[None, :]
+        lanes = tl.arange(0, 8)[None, :]
         spikes = tl.reshape(((emitted != 0) & mask).to(tl.int32), (BLOCK // 8, 8))
         byte = first // 8 + tl.arange(0, BLOCK // 8)
         row = (size + 7) // 8
-        tl.store(output + t * row + byte, tl.sum(spikes << places, axis=1).to(tl.uint8), mask=byte < row)
+        tl.store(output + t * row + byte, tl.sum(spikes << lanes, axis=1).to(tl.uint8), mask=byte < row)
     else:
         if OUTPUT == COUNTS:
             emitted = tl.where(emitted > 0, emitted, 0.0)
@@ -55,7 +55,7 @@ def step(
     x, v, i, c, t, n, size, first, mask, output, trace_v, trace_i, trace_u,
     SYNAPSE: tl.constexpr, FIRES: tl.constexpr, RESET: tl.constexpr, OUTPUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Update neurons n by step t, and write what is asked for; their state after it."""
+    """Updates neurons n by time step t and stores the requested results. Returns their state v and i."""
     emitted, v, i, u = update_neuron(x, v, i, c, SYNAPSE, FIRES, RESET)
     at = t * size + n
     if output is not None:
@@ -76,7 +76,7 @@ def neuron_kernel(
     SYNAPSE: tl.constexpr, FIRES: tl.constexpr, RESET: tl.constexpr, OUTPUT: tl.constexpr,
     UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A block of neurons over all steps. What is None is not there, or not asked for."""
+    """BLOCK neurons over all time steps. None: an absent operand, or a result that is not requested."""
     size = units.to(tl.int64) * UNIT
     first = tl.program_id(0).to(tl.int64) * BLOCK
     n = first + tl.arange(0, BLOCK)
@@ -86,15 +86,15 @@ def neuron_kernel(
     i = v
     if SYNAPSE != NO_SYNAPSE:
         i = tl.load(i_before + n, mask=mask, other=0)
-    whole = steps - steps % STAGES
-    for start in range(0, whole, STAGES):
+    staged = steps - steps % STAGES
+    for start in range(0, staged, STAGES):
         xs = ()
-        for k in tl.static_range(STAGES):  # all loads first: they wait together, and none waits for a store
+        for k in tl.static_range(STAGES):  # all loads before the first store: their latencies overlap
             xs = xs + (sum_at(branches, strides, start + k, n, mask, UNIT),)  # type: ignore[assignment] # noqa: RUF005
         for k in tl.static_range(STAGES):
             v, i = step(xs[k], v, i, c, start + k, n, size, first, mask, output, trace_v, trace_i, trace_u,
                         SYNAPSE, FIRES, RESET, OUTPUT, BLOCK)  # fmt: skip
-    for t in range(whole, steps):
+    for t in range(staged, steps):
         x = sum_at(branches, strides, t, n, mask, UNIT)
         v, i = step(x, v, i, c, t, n, size, first, mask, output, trace_v, trace_i, trace_u,
                     SYNAPSE, FIRES, RESET, OUTPUT, BLOCK)  # fmt: skip
@@ -106,7 +106,7 @@ def neuron_kernel(
 
 @triton.jit
 def derivative(distance, scale, SURROGATE: tl.constexpr):
-    """The surrogate derivative of a spike at a distance from the threshold."""
+    """The surrogate derivative at a distance from the threshold; `scale` is the slope (arctan: pi / 2 * slope)."""
     if SURROGATE == FAST_SIGMOID:
         root = 1.0 + scale * tl.abs(distance)
         value = tl.div_rn(tl.full(root.shape, 1.0, tl.float32), root * root)
@@ -121,11 +121,11 @@ def derivative(distance, scale, SURROGATE: tl.constexpr):
 
 @triton.jit
 def nearest_threshold(u, threshold, FIRES: tl.constexpr):
-    """The positive multiple of the threshold that is nearest to u; the threshold where there is but one spike."""
+    """The threshold, or with MANY its positive multiple nearest to u."""
     nearest = threshold
     if FIRES == MANY:
         ratio = tl.div_rn(u, threshold)
-        # The sum rounds to a whole number, half to even; beyond 2^23 all are whole.
+        # Adding 2^23 rounds to an integer, half to even; from 2^23 on every float32 is one.
         multiple = tl.where(ratio < 8388608.0, (ratio + 8388608.0) - 8388608.0, ratio)
         nearest = threshold * tl.where(multiple < 1.0, 1.0, multiple)
     return nearest
@@ -139,10 +139,10 @@ def neuron_backward_kernel(
     SYNAPSE: tl.constexpr, FIRES: tl.constexpr, RESET: tl.constexpr, SURROGATE: tl.constexpr,
     UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The reverse of `neuron_kernel`. Sums stand in the order in which autograd adds them, those over time too.
+    """The gradients of BLOCK neurons, from the last time step to the first, summed in the order of autograd.
 
-    `us` are the potentials before the reset, `currents` those after each step, of a second forward run. Gradients of
-    coefficients are those of each neuron by itself.
+    `us` are the membrane potentials before the reset and `currents` the synaptic currents after each step, from a
+    second forward run. `to_coefficients` [7, size] receives the gradients of each neuron's coefficients.
     """
     size = units.to(tl.int64) * UNIT
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -150,18 +150,18 @@ def neuron_backward_kernel(
     c = coefficients_at(coefficients, inners, counts, n, mask)
     decay_v, gain_v, _bias_v, decay_i, gain_i, threshold, v_reset = c
     dv = tl.load(of_v + n, mask=mask, other=0)
-    nothing = tl.zeros((BLOCK,), tl.float32)
-    di = nothing
-    di_current = nothing  # of i through u, where that uses the previous one
+    zero = tl.zeros((BLOCK,), tl.float32)
+    di = zero
+    di_current = zero  # gradient of i through u, with PREVIOUS
     if SYNAPSE != NO_SYNAPSE:
         di = tl.load(of_i + n, mask=mask, other=0)
-    to_decay_v = nothing
-    to_gain_v = nothing
-    to_bias_v = nothing
-    to_decay_i = nothing
-    to_gain_i = nothing
-    to_threshold = nothing
-    to_v_reset = nothing
+    to_decay_v = zero
+    to_gain_v = zero
+    to_bias_v = zero
+    to_decay_i = zero
+    to_gain_i = zero
+    to_threshold = zero
+    to_v_reset = zero
     for back in range(steps):
         t = tl.cast(steps - 1 - back, tl.int64)
         at = t * size + n
@@ -173,7 +173,7 @@ def neuron_backward_kernel(
             v = after_reset(u_then, spikes_then, threshold, v_reset, FIRES, RESET)
         else:
             v = tl.load(v_before + n, mask=mask, other=0)
-        arriving = nothing
+        arriving = zero
         if of_output is not None:
             arriving = read(of_output + t * (even(of_strides[0]) * UNIT) + n, mask)
         to_trace_v = tl.load(of_trace_v + t * (even(of_strides[1]) * UNIT) + n, mask=mask, other=0)
@@ -184,7 +184,7 @@ def neuron_backward_kernel(
         else:
             u = tl.load(us + at, mask=mask, other=0)
             spikes = spikes_of(u, threshold, FIRES)
-            slope = nothing
+            slope = zero
             if of_output is not None:  # 0 * NaN is not 0
                 slope = arriving * derivative(u - nearest_threshold(u, threshold, FIRES), scale, SURROGATE)
             through = to_trace_v + dv
@@ -237,7 +237,7 @@ def neuron_backward_kernel(
 
 @triton.jit(do_not_specialize=["units"])
 def branch_sum_kernel(branches, strides, output, units: tl.int64, UNIT: tl.constexpr, BLOCK: tl.constexpr):
-    """A block of neurons of one step."""
+    """The sum of the branches of BLOCK neurons at one time step."""
     size = units.to(tl.int64) * UNIT
     blocks = (size + BLOCK - 1) // BLOCK
     program = tl.program_id(0).to(tl.int64)

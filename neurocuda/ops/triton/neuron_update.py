@@ -1,13 +1,13 @@
-"""The update of one neuron for one step, in Triton: the twin of csrc/neuron_update.h, which Triton cannot include.
+"""The update of one neuron by one time step in Triton, the same arithmetic as csrc/neuron_update.h:
 
     i = i * decay_i + x * gain_i                  neurons with a synapse; otherwise i = x
     u = v * decay_v + (i * gain_v + bias_v)
     s = u > threshold                             or >=; many: max(0, floor(u / threshold))
     v = s ? v_reset : u                           or u - s * threshold
 
-or, where spikes come back as current, v = u and i = s.
+or, with reset "feedback", v = u and i = s.
 
-float32, each operation rounded by itself: every launch says enable_fp_fusion=False, and the division is IEEE's.
+float32, each operation rounded separately: every launch sets enable_fp_fusion=False, and the division is IEEE's.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ import triton.language as tl
 
 NO_SYNAPSE = tl.constexpr(0)
 UPDATED = tl.constexpr(1)
-PREVIOUS = tl.constexpr(2)  # u uses the current of the step before
+PREVIOUS = tl.constexpr(2)  # u uses the i of the step before
 
 NEVER = tl.constexpr(0)  # the membrane potential is the output
 ABOVE = tl.constexpr(1)
 REACHING = tl.constexpr(2)
 MANY = tl.constexpr(3)
-
 
 TO_VALUE = tl.constexpr(0)
 SUBTRACT = tl.constexpr(1)
@@ -32,12 +31,12 @@ FEEDBACK = tl.constexpr(2)  # with UPDATED: the spikes are the next i
 
 @triton.jit
 def spikes_of(u, threshold, FIRES: tl.constexpr):
-    """The spikes of membrane potential u; NaN stays NaN where a neuron may spike many times."""
+    """The spikes of membrane potential u; with MANY, NaN stays NaN."""
     if FIRES == MANY:
         ratio = tl.div_rn(u, threshold)
-        # tl.floor would flush subnormals. The sum rounds to a whole number; beyond 2^23 all are whole.
-        whole = (ratio + 8388608.0) - 8388608.0
-        floor = tl.where(whole > ratio, whole - 1.0, whole)
+        # tl.floor flushes subnormals. Adding 2^23 rounds to an integer; from 2^23 on every float32 is one.
+        rounded = (ratio + 8388608.0) - 8388608.0
+        floor = tl.where(rounded > ratio, rounded - 1.0, rounded)
         floor = tl.where(ratio < 8388608.0, floor, ratio)
         spikes = tl.where(ratio < 0.0, 0.0, tl.where(ratio == 0.0, ratio, floor))  # zeros keep their sign
     elif FIRES == REACHING:
@@ -61,7 +60,7 @@ def after_reset(u, spikes, threshold, v_reset, FIRES: tl.constexpr, RESET: tl.co
 
 @triton.jit
 def update_neuron(x, v, i, c, SYNAPSE: tl.constexpr, FIRES: tl.constexpr, RESET: tl.constexpr):
-    """One step: what the neuron emits, its state v and i, and u, the potential before the reset.
+    """One time step: returns the output, the state v and i, and u, the membrane potential before the reset.
 
     `c` are the coefficients in the order of `NeuronCoefficients`.
     """

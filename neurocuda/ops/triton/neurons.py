@@ -1,4 +1,4 @@
-"""`neuron`, its gradients, and `branch_sum`, as operators of torch."""
+"""Registers `neuron`, its gradients and `branch_sum` as torch operators."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from neurocuda.errors import ArgumentError
-from neurocuda.ops.coefficients import NeuronCoefficients, NeuronState
+from neurocuda.ops.coefficients import NeuronCoefficients, NeuronState, schema_arguments
 from neurocuda.ops.surrogate import Surrogate
 from neurocuda.ops.triton import neuron_kernels as kernels
-from neurocuda.ops.triton.addressing import Order, block_for, launch, odd, order_of, plain, units
-from neurocuda.ops.triton.neuron_args import ARGUMENTS, Population, check_branches, population_of
+from neurocuda.ops.triton.addressing import Order, as_bytes, block_for, launch, odd, order_of, units
+from neurocuda.ops.triton.neuron_args import ARGUMENTS, NeuronArgs, check_branches
 
 _SURROGATES = {"fast-sigmoid": kernels.FAST_SIGMOID, "arctan": kernels.ARCTAN, "triangle": kernels.TRIANGLE}
 
@@ -29,10 +29,10 @@ def neuron(
     dtype: torch.dtype | None = torch.float32,
     packed: bool = False,
 ) -> tuple[Tensor, NeuronState, dict[str, Tensor]]:
-    """As `compiled.neuron`, any number of branches."""
+    """As `native.neuron`, of any number of branches."""
     output, v, i, trace_v, trace_i = torch.ops.neurocuda_triton.neuron.default(
         list(branches),
-        *population_of(c, state),
+        *schema_arguments(c, state),
         dtype,
         packed,
         "v" in record,
@@ -45,7 +45,7 @@ def neuron(
 
 
 def branch_sum(branches: Sequence[Tensor]) -> Tensor:
-    """The sum of one or more branches, left fold in the order given, in float32."""
+    """As `reference.branch_sum`; the result is float32."""
     if len(branches) == 1 and branches[0].dtype == torch.float32:
         return branches[0]
     total: Tensor = torch.ops.neurocuda_triton.branch_sum.default(list(branches))
@@ -53,13 +53,13 @@ def branch_sum(branches: Sequence[Tensor]) -> Tensor:
 
 
 def signals_of(branches: Sequence[Tensor], order: Order) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """The branches as kernels read them, and the distances of their steps."""
-    found, strides = zip(*map(order.signal, branches), strict=True)
-    return found, strides
+    """The branches in memory order, and their strides between time steps."""
+    signals, strides = zip(*map(order.signal, branches), strict=True)
+    return signals, strides
 
 
-def output_type(branches: Sequence[Tensor], p: Population, dtype: torch.dtype | None, packed: bool) -> torch.dtype:
-    """The type of the output that `dtype` asks for: by default that of the branches."""
+def output_type(branches: Sequence[Tensor], p: NeuronArgs, dtype: torch.dtype | None, packed: bool) -> torch.dtype:
+    """The dtype of the output; `dtype` None: that of the branches. Raises `ArgumentError` if it does not hold it."""
     if packed:
         if not p.fires or p.many:
             raise ArgumentError("neuron: packed bits hold spikes, at most one in a step")
@@ -79,25 +79,24 @@ def output_type(branches: Sequence[Tensor], p: Population, dtype: torch.dtype | 
 
 
 def _results(
-    branches: Sequence[Tensor], p: Population, order: Order, dtype: torch.dtype | None, packed: bool, *traced: bool
+    branches: Sequence[Tensor], p: NeuronArgs, order: Order, dtype: torch.dtype | None, packed: bool, *traced: bool
 ) -> list[Tensor]:
-    """Memory for all that `neuron` returns; what is not asked for is empty."""
+    """Uninitialized results of `neuron`; those that are not requested are empty."""
     p.check("neuron", branches)
-    kind = output_type(branches, p, dtype, packed)
+    dtype = output_type(branches, p, dtype, packed)
     steps = branches[0].shape[0]
-    none = p.v.new_empty(0)
     if packed:
         neurons = math.prod(branches[0].shape[1:])
         output = p.v.new_empty((steps, (neurons + 7) // 8), dtype=torch.uint8)
     else:
-        output = order.empty(steps, p.v, kind)
+        output = order.empty(steps, p.v, dtype)
     return [
         output,
         order.empty(None, p.v, torch.float32),
-        none if p.gain_i is None else order.empty(None, p.v, torch.float32),
+        p.v.new_empty(0) if p.gain_i is None else order.empty(None, p.v, torch.float32),
         *(
-            order.empty(steps, p.v, torch.float32) if there else p.v.new_empty(0)
-            for there in (traced[0], traced[1] and p.gain_i is not None)
+            order.empty(steps, p.v, torch.float32) if requested else p.v.new_empty(0)
+            for requested in (traced[0], traced[1] and p.gain_i is not None)
         ),
     ]
 
@@ -109,8 +108,8 @@ def _results(
     "str surrogate, float slope) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _neuron(branches: Sequence[Tensor], *rest: Any) -> tuple[Tensor, ...]:
-    p, (dtype, packed, trace_v, trace_i) = Population(*rest[:13]), rest[13:17]
-    order = order_of(branches, plain=packed)
+    p, (dtype, packed, trace_v, trace_i) = NeuronArgs(*rest[:13]), rest[13:17]
+    order = order_of(branches, contiguous=packed)
     results = _results(branches, p, order, dtype, packed, trace_v, trace_i)
     run_neuron(branches, p, order, [r if r.numel() else None for r in results], packed)
     return tuple(results)
@@ -118,19 +117,19 @@ def _neuron(branches: Sequence[Tensor], *rest: Any) -> tuple[Tensor, ...]:
 
 @_neuron.register_fake
 def _neuron_shapes(branches: Sequence[Tensor], *rest: Any) -> tuple[Tensor, ...]:
-    p, (dtype, packed, trace_v, trace_i) = Population(*rest[:13]), rest[13:17]
-    return tuple(_results(branches, p, order_of(branches, plain=packed), dtype, packed, trace_v, trace_i))
+    p, (dtype, packed, trace_v, trace_i) = NeuronArgs(*rest[:13]), rest[13:17]
+    return tuple(_results(branches, p, order_of(branches, contiguous=packed), dtype, packed, trace_v, trace_i))
 
 
 def run_neuron(
     branches: Sequence[Tensor],
-    p: Population,
+    p: NeuronArgs,
     order: Order,
     into: Sequence[Tensor | None],
     packed: bool = False,
     trace_u: Tensor | None = None,
 ) -> None:
-    """Compute into memory in that order: output, v, i, traces of v and i, and of u, each if it is there."""
+    """Launches the kernel, which writes `into` (output, v, i, traces of v and i) and `trace_u`, each unless None."""
     steps, size = branches[0].shape[0], math.prod(order.sizes)
     output, v, i, trace_v, trace_i = into
     if steps == 0:
@@ -140,38 +139,20 @@ def run_neuron(
     if steps == 0 or size == 0:
         return
     signals, strides = signals_of(branches, order)
-    kind = kernels.VALUES
+    mode = kernels.VALUES
     if output is not None and not output.is_floating_point():
-        kind = kernels.BITS if packed else kernels.FLAGS if output.dtype == torch.bool else kernels.COUNTS
-    unit, (count, *distances) = units(size, *strides)
+        mode = kernels.BITS if packed else kernels.FLAGS if output.dtype == torch.bool else kernels.COUNTS
+    unit, (count, *multiples) = units(size, *strides)
     block = block_for(p.v, *signals, *([] if output is None else [output]))
-    launch(
-        kernels.neuron_kernel,
-        -(-size // block),
-        p.v.device,
-        signals,
-        odd(distances),
-        order.step(p.v),
-        None if p.i is None else order.step(p.i),
-        *p.coefficients(order),
-        None if output is None else plain(output),
-        v,
-        i,
-        trace_v,
-        trace_i,
-        trace_u,
-        count,
-        steps,
-        **p.constants,
-        OUTPUT=kind.value,
-        UNIT=unit,
-        BLOCK=block,
-    )
+    inputs = signals, odd(multiples), order.step(p.v), None if p.i is None else order.step(p.i), *p.coefficients(order)
+    results = None if output is None else as_bytes(output), v, i, trace_v, trace_i, trace_u
+    constants = {**p.constants, "OUTPUT": mode.value, "UNIT": unit, "BLOCK": block}
+    launch(kernels.neuron_kernel, -(-size // block), p.v.device, *inputs, *results, count, steps, **constants)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     branches, *rest = inputs
-    if Population(*rest[:13]).feeds_back:
+    if NeuronArgs(*rest[:13]).feeds_back:
         raise NotImplementedError("neuron: spikes that come back as current have no gradient here; run the cycle")
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*branches, *rest[:9])
@@ -180,22 +161,20 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _gradients(ctx: Any, *of: Tensor | None) -> tuple[Any, ...]:
     branches, tensors = ctx.saved_tensors[: ctx.branches], ctx.saved_tensors[ctx.branches :]
-    wanted = ctx.needs_input_grad
-    of_branches = wanted[0] if isinstance(wanted[0], list | tuple) else [wanted[0]] * ctx.branches
-    whole = any(wanted[3:10])
-    to_branches, to_v, to_i, *to_coefficients = torch.ops.neurocuda_triton.neuron_backward.default(
-        branches, *tensors, *ctx.flags, *ctx.surrogate, *of, any(of_branches), whole
+    needed = ctx.needs_input_grad
+    needed_branches = needed[0] if isinstance(needed[0], list | tuple) else [needed[0]] * ctx.branches
+    to_branches, *to_tensors = torch.ops.neurocuda_triton.neuron_backward.default(
+        branches, *tensors, *ctx.flags, *ctx.surrogate, *of, any(needed_branches), any(needed[3:10])
     )
-    given = [
-        to_branches.to(branch.dtype) if asked and branch.is_floating_point() else None
-        for branch, asked in zip(branches, of_branches, strict=True)
+    branch_gradients = [
+        to_branches.to(branch.dtype) if need and branch.is_floating_point() else None
+        for branch, need in zip(branches, needed_branches, strict=True)
     ]
-    found = [to_v, to_i, *to_coefficients]
-    leaving = [
-        gradient if asked and tensor is not None else None
-        for gradient, asked, tensor in zip(found, wanted[1:10], tensors, strict=True)
+    gradients = [
+        gradient if need and tensor is not None else None
+        for gradient, need, tensor in zip(to_tensors, needed[1:10], tensors, strict=True)
     ]
-    return given, *leaving, *[None] * 10
+    return branch_gradients, *gradients, *[None] * 10
 
 
 _neuron.register_autograd(_gradients, setup_context=_save)
@@ -205,18 +184,18 @@ _neuron.register_autograd(_gradients, setup_context=_save)
     "neurocuda_triton::neuron_backward",
     mutates_args=(),
     schema=f"(Tensor[] branches, {ARGUMENTS}, str surrogate, float slope, Tensor? of_output, Tensor? of_v, "
-    "Tensor? of_i, Tensor? of_trace_v, Tensor? of_trace_i, bool branches_wanted, bool coefficients_wanted) "
+    "Tensor? of_i, Tensor? of_trace_v, Tensor? of_trace_i, bool need_branches, bool need_coefficients) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _neuron_backward(branches: Sequence[Tensor], *rest: Any) -> tuple[Tensor, ...]:
-    """Runs forwards once more for the potentials, rather than have every forward pass write them."""
-    p, (surrogate, slope) = Population(*rest[:13]), rest[13:15]
-    of, (branches_wanted, coefficients_wanted) = rest[15:20], rest[20:]
+    """Recomputes the membrane potentials with a second forward run, so that the first does not store them."""
+    p, (surrogate, slope) = NeuronArgs(*rest[:13]), rest[13:15]
+    of, (need_branches, need_coefficients) = rest[15:20], rest[20:]
     order = order_of(branches)
     synapse = p.gain_i is not None
     steps, size = branches[0].shape[0], math.prod(order.sizes)
-    to_branches, to_v, to_i, *to_coefficients = _backward_results(branches, p, order, branches_wanted)
-    sums = torch.zeros(7, *order.sizes, device=p.v.device) if coefficients_wanted else None
+    to_branches, to_v, to_i, *to_coefficients = _backward_results(branches, p, order, need_branches)
+    sums = torch.zeros(7, *order.sizes, device=p.v.device) if need_coefficients else None
     zeros = torch.zeros((), device=p.v.device)
     of_v, of_i = (zeros.expand(p.v.shape) if gradient is None else gradient for gradient in of[1:3])
     if steps == 0 or size == 0:
@@ -228,66 +207,44 @@ def _neuron_backward(branches: Sequence[Tensor], *rest: Any) -> tuple[Tensor, ..
     currents = order.empty(steps, p.v, torch.float32) if synapse else None
     run_neuron(branches, p, order, [None, None, None, None, currents], trace_u=us)
     signals, strides = signals_of(branches, order)
-    silence = zeros.expand(branches[0].shape)
-    over_time = [order.signal(silence if gradient is None else gradient) for gradient in (of[0], *of[3:])]
-    unit, (count, *distances) = units(size, *strides, *(stride for _, stride in over_time))
+    no_gradient = zeros.expand(branches[0].shape)
+    over_time = [order.signal(no_gradient if gradient is None else gradient) for gradient in (of[0], *of[3:])]
+    unit, (count, *multiples) = units(size, *strides, *(stride for _, stride in over_time))
     block = 512
+    branch_strides, strides_over_time = odd(multiples[: len(signals)]), odd(multiples[len(signals) :])
+    (of_output, _), (of_trace_v, _), (of_trace_i, _) = over_time
+    inputs = signals, branch_strides, order.step(p.v), None if p.i is None else order.step(p.i), *p.coefficients(order)
+    of_results = None if of[0] is None else of_output, order.step(of_v), order.step(of_i), of_trace_v, of_trace_i
+    results = to_branches if need_branches else None, to_v, to_i if synapse else None, sums
+    scale = math.pi / 2 * slope if surrogate == "arctan" else slope
+    constants = {**p.constants, "SURROGATE": _SURROGATES[surrogate].value, "UNIT": unit, "BLOCK": block}
     launch(
-        kernels.neuron_backward_kernel,
-        -(-size // block),
-        p.v.device,
-        signals,
-        odd(distances[: len(signals)]),
-        order.step(p.v),
-        None if p.i is None else order.step(p.i),
-        *p.coefficients(order),
-        us,
-        currents,
-        None if of[0] is None else over_time[0][0],
-        order.step(of_v),
-        order.step(of_i),
-        over_time[1][0],
-        over_time[2][0],
-        odd(distances[len(signals) :]),
-        to_branches if branches_wanted else None,
-        to_v,
-        to_i if synapse else None,
-        sums,
-        count,
-        steps,
-        math.pi / 2 * slope if surrogate == "arctan" else slope,
-        **p.constants,
-        SURROGATE=_SURROGATES[surrogate].value,
-        UNIT=unit,
-        BLOCK=block,
-    )
+        kernels.neuron_backward_kernel, -(-size // block), p.v.device, *inputs, us, currents,
+        *of_results, strides_over_time, *results, count, steps, scale, **constants,
+    )  # fmt: skip
     if sums is not None:
-        back = sorted(range(len(order.axes)), key=order.axes.__getitem__)
         for coefficient, gradient, total in zip(p[2:9], to_coefficients, sums, strict=True):
-            if coefficient is None:
-                continue
-            # In float64, so that their order does not show.
-            gradient.copy_(total.permute(back).double().sum_to_size(gradient.shape))
+            if coefficient is not None:  # summed in float64, which hides the order of summation
+                gradient.copy_(total.permute(order.inverse).double().sum_to_size(gradient.shape))
     return to_branches, to_v, to_i, *to_coefficients
 
 
 def _backward_results(
-    branches: Sequence[Tensor], p: Population, order: Order, branches_wanted: bool
+    branches: Sequence[Tensor], p: NeuronArgs, order: Order, need_branches: bool
 ) -> tuple[Tensor, ...]:
-    """Memory for the gradients of branches, v, i and the coefficients; what there is not is empty."""
-    none = [p.v.new_empty(0) for _ in range(9)]
+    """Uninitialized gradients of branches, v, i and the coefficients; those of absent operands are empty."""
     steps = branches[0].shape[0]
     return (
-        order.empty(steps, p.v, torch.float32) if branches_wanted else none[0],
+        order.empty(steps, p.v, torch.float32) if need_branches else p.v.new_empty(0),
         order.empty(None, p.v, torch.float32),
-        order.empty(None, p.v, torch.float32) if p.gain_i is not None else none[1],
-        *(other if c is None else c.new_empty(c.shape) for c, other in zip(p[2:9], none[2:], strict=True)),
+        order.empty(None, p.v, torch.float32) if p.gain_i is not None else p.v.new_empty(0),
+        *(p.v.new_empty(0 if c is None else c.shape) for c in p[2:9]),
     )
 
 
 @_neuron_backward.register_fake
 def _backward_shapes(branches: Sequence[Tensor], *rest: Any) -> tuple[Tensor, ...]:
-    return _backward_results(branches, Population(*rest[:13]), order_of(branches), rest[20])
+    return _backward_results(branches, NeuronArgs(*rest[:13]), order_of(branches), rest[20])
 
 
 @torch.library.custom_op("neurocuda_triton::branch_sum", mutates_args=(), schema="(Tensor[] branches) -> Tensor")
@@ -298,11 +255,11 @@ def _branch_sum(branches: Sequence[Tensor]) -> Tensor:
     total = order.empty(steps, branches[0], torch.float32)
     if total.numel():
         signals, strides = signals_of(branches, order)
-        unit, (count, *distances) = units(size, *strides)
+        unit, (count, *multiples) = units(size, *strides)
         block = block_for(total, *signals)
         programs = steps * -(-size // block)
         launch(
-            kernels.branch_sum_kernel, programs, total.device, signals, odd(distances), total, count,
+            kernels.branch_sum_kernel, programs, total.device, signals, odd(multiples), total, count,
             UNIT=unit, BLOCK=block,
         )  # fmt: skip
     return total
@@ -314,12 +271,12 @@ def _sum_shape(branches: Sequence[Tensor]) -> Tensor:
     return order_of(branches).empty(branches[0].shape[0], branches[0], torch.float32)
 
 
-def _save_types(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.types = [branch.dtype for branch in inputs[0]]
+def _save_dtypes(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.dtypes = [branch.dtype for branch in inputs[0]]
 
 
 def _sum_gradients(ctx: Any, gradient: Tensor) -> list[Tensor | None]:
-    return [gradient.to(kind) if kind.is_floating_point else None for kind in ctx.types]
+    return [gradient.to(dtype) if dtype.is_floating_point else None for dtype in ctx.dtypes]
 
 
-_branch_sum.register_autograd(_sum_gradients, setup_context=_save_types)
+_branch_sum.register_autograd(_sum_gradients, setup_context=_save_dtypes)

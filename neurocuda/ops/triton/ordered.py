@@ -1,25 +1,23 @@
-"""Layers whose sums have a defined order: ascending input channel, kernel row, kernel column, bias last.
+"""Ordered layers: sums in the order of input channel, kernel row, kernel column, bias last; from the dense input.
 
-Each product and each sum is rounded by itself. Computed densely: adding the product of a zero changes nothing.
+Each product and each sum is rounded separately.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.nn import grad
 
 from neurocuda.errors import ArgumentError
 from neurocuda.ops import reference
-from neurocuda.ops.pointwise import weight_gradient
 from neurocuda.ops.reference import Pads
-from neurocuda.ops.triton.addressing import READABLE, launch, plain, read
+from neurocuda.ops.triton.addressing import READABLE, as_bytes, launch, read
 
 _ROWS, _COLUMNS = 16, 64
 _PIXELS, _CHANNELS = 64, 16
@@ -31,7 +29,7 @@ def linear_kernel(
     x_row: tl.int64, x_group: tl.int64, x_in: tl.int64, w_group: tl.int64, w_out: tl.int64, w_in: tl.int64,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Some rows and output features of one group: result[r, g, o] = sum over k of x[r, g, k] * weight[g, o, k]."""
+    """A tile of ROWS x COLUMNS outputs of one group: result[r, g, o] = sum over k of x[r, g, k] * weight[g, o, k]."""
     tiles = (out.to(tl.int64) + COLUMNS - 1) // COLUMNS
     program = tl.program_id(0).to(tl.int64)
     o = (program % tiles) * COLUMNS + tl.arange(0, COLUMNS)
@@ -42,9 +40,9 @@ def linear_kernel(
     at_w = weight + g * w_group + o * w_out
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for k in range(into):
-        step = tl.cast(k, tl.int64)
-        values = read(at_x + step * x_in, r < rows)
-        weights = tl.load(at_w + step * w_in, mask=o < out, other=0)
+        feature = tl.cast(k, tl.int64)
+        values = read(at_x + feature * x_in, r < rows)
+        weights = tl.load(at_w + feature * w_in, mask=o < out, other=0)
         total = total + values[:, None] * weights[None, :]
     if bias is not None:
         total = total + tl.load(bias + g * out + o, mask=o < out, other=0)[None, :]
@@ -62,7 +60,7 @@ def conv_kernel(
     x_frame: tl.int64, x_channel: tl.int64, x_row: tl.int64, x_column: tl.int64,
     PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Some pixels of all frames, and some output channels of one group, of which each has `out`."""
+    """A tile of PIXELS output pixels of all frames and CHANNELS of the `out` output channels of one group."""
     pixels = frames.to(tl.int64) * out_height * out_width
     tiles = (out.to(tl.int64) + CHANNELS - 1) // CHANNELS
     program = tl.program_id(0).to(tl.int64)
@@ -79,9 +77,9 @@ def conv_kernel(
         channel = g * per_group + tap // taps
         row = y + tap % taps // kernel_width * gap_y
         column = across + tap % kernel_width * gap_x
-        there = (p < pixels) & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        inside = (p < pixels) & (row >= 0) & (row < height) & (column >= 0) & (column < width)
         at = x + frame * x_frame + channel * x_channel + row * x_row + column * x_column
-        values = read(at, there)
+        values = read(at, inside)
         weights = tl.load(at_w + tap, mask=o < out, other=0)
         total = total + weights[:, None] * values[None, :]
     if bias is not None:
@@ -123,25 +121,11 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return result
     batch = weight.shape[:-2]
     groups, (out, into) = math.prod(batch), weight.shape[-2:]
-    rows, weights = plain(x).flatten(1, -2) if batch else plain(x).unsqueeze(1), weight.reshape(groups, out, into)
+    rows, weights = as_bytes(x).flatten(1, -2) if batch else as_bytes(x).unsqueeze(1), weight.reshape(groups, out, into)
+    bias = None if bias is None else bias.expand(*batch, out).contiguous()
     programs = -(-x.shape[0] // _ROWS) * groups * -(-out // _COLUMNS)
-    launch(
-        linear_kernel,
-        programs,
-        x.device,
-        rows,
-        weights,
-        None if bias is None else bias.expand(*batch, out).contiguous(),
-        result,
-        x.shape[0],
-        groups,
-        into,
-        out,
-        *rows.stride(),
-        *weights.stride(),
-        ROWS=_ROWS,
-        COLUMNS=_COLUMNS,
-    )
+    sizes = x.shape[0], groups, into, out, *rows.stride(), *weights.stride()
+    launch(linear_kernel, programs, x.device, rows, weights, bias, result, *sizes, ROWS=_ROWS, COLUMNS=_COLUMNS)
     return result
 
 
@@ -159,59 +143,35 @@ def _linear_shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     mutates_args=(),
     schema="(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] pads, int[] dilation, int groups) -> Tensor",
 )
-def _conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    pads: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
-    result = _conv_shape(x, weight, bias, stride, pads, dilation, groups)
+def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
+    stride, pads, dilation, groups = settings
+    result = _conv_shape(x, weight, bias, *settings)
     if result.numel() == 0:
         return result
-    missing = 4 - x.dim()  # one axis of space is a single row
-    image = plain(x) if missing == 0 else plain(x).unsqueeze(2)
+    missing = 4 - x.dim()  # one spatial axis: an image of one row
+    image = as_bytes(x) if missing == 0 else as_bytes(x).unsqueeze(2)
     kernel = [1] * missing + list(weight.shape[2:])
     space = [1] * missing + list(result.shape[2:])
     per_group = weight.shape[0] // groups
     pixels = result.shape[0] * math.prod(space)
-    launch(
-        conv_kernel,
-        -(-pixels // _PIXELS) * groups * -(-per_group // _CHANNELS),
-        x.device,
-        image,
-        weight.contiguous(),
-        None if bias is None else bias.expand(weight.shape[0]).contiguous(),
-        result,
-        x.shape[0],
-        weight.shape[1],
-        per_group,
-        *image.shape[2:],
-        *space,
-        *kernel,
-        *([1] * missing + list(stride)),
-        *([0] * missing + list(pads[::2])),
-        *([1] * missing + list(dilation)),
-        groups,
-        *image.stride(),
-        PIXELS=_PIXELS,
-        CHANNELS=_CHANNELS,
+    programs = -(-pixels // _PIXELS) * groups * -(-per_group // _CHANNELS)
+    bias = None if bias is None else bias.expand(weight.shape[0]).contiguous()
+    strides, zeros, gaps = (
+        [1] * missing + list(stride),
+        [0] * missing + list(pads[::2]),
+        [1] * missing + list(dilation),
     )
+    sizes = x.shape[0], weight.shape[1], per_group, *image.shape[2:], *space, *kernel, *strides, *zeros, *gaps, groups
+    launch(
+        conv_kernel, programs, x.device, image, weight.contiguous(), bias, result, *sizes, *image.stride(),
+        PIXELS=_PIXELS, CHANNELS=_CHANNELS,
+    )  # fmt: skip
     return result
 
 
 @_conv.register_fake
-def _conv_shape(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    pads: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
+def _conv_shape(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
+    stride, pads, dilation, groups = settings
     _check("ordered_conv", x, weight, bias)
     if x.dim() not in (3, 4) or weight.dim() != x.dim() or x.shape[1] != weight.shape[1] * groups:
         raise ArgumentError(
@@ -219,11 +179,11 @@ def _conv_shape(
             f"with weight {list(weight.shape)}"
         )
     space = []
-    for axis, (step, gap) in enumerate(zip(stride, dilation, strict=True)):
+    for axis, (each, gap) in enumerate(zip(stride, dilation, strict=True)):
         room = x.shape[axis + 2] + pads[2 * axis] + pads[2 * axis + 1] - gap * (weight.shape[axis + 2] - 1)
         if room < 1:
             raise ArgumentError(f"ordered_conv: expected x of at least {1 - room} elements more, found {list(x.shape)}")
-        space.append((room - 1) // step + 1)
+        space.append((room - 1) // each + 1)
     return weight.new_empty(x.shape[0], weight.shape[0], *space)
 
 
@@ -243,33 +203,22 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _linear_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """As those of the reference: sums of the library."""
     x, weight, bias = ctx.saved_tensors
-    to_x = to_weight = to_bias = None
-    if ctx.needs_input_grad[0]:
-        to_x = torch.matmul(gradient.unsqueeze(-2), weight).squeeze(-2).to(x.dtype)
-    if ctx.needs_input_grad[1]:
-        to_weight = torch.einsum("n...o,n...i->...oi", gradient, x.float())
-    if ctx.needs_input_grad[2]:
-        to_bias = gradient.sum_to_size(bias.shape)
-    return to_x, to_weight, to_bias
+    to_x, to_weight = reference.linear_gradients(x, weight, gradient, ctx.needs_input_grad)
+    to_bias = gradient.sum_to_size(bias.shape) if ctx.needs_input_grad[2] else None
+    return None if to_x is None else to_x.to(x.dtype), to_weight, to_bias
 
 
 def _conv_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """As those of the reference: sums of the library."""
     x, weight, bias = ctx.saved_tensors
     stride, flat, dilation, groups = ctx.settings
-    planar = x.dim() == 4
     padded = reference.pad(x.float(), tuple(zip(flat[::2], flat[1::2], strict=True)))
-    to_x = to_weight = to_bias = None
-    if ctx.needs_input_grad[0]:
-        to_input: Callable[..., Tensor] = grad.conv2d_input if planar else grad.conv1d_input
-        to_x = to_input(padded.shape, weight, gradient, stride, 0, dilation, groups)
-        for axis, before in enumerate(flat[::2]):
-            to_x = to_x.narrow(axis + 2, before, x.shape[axis + 2])
+    to_x, to_weight = reference.conv_gradients(padded, weight, gradient, stride, dilation, groups, ctx.needs_input_grad)
+    if to_x is not None:
+        for axis, before in enumerate(flat[::2], start=2):
+            to_x = to_x.narrow(axis, before, x.shape[axis])
         to_x = to_x.to(x.dtype)
-    if ctx.needs_input_grad[1]:
-        to_weight = weight_gradient(padded, weight.shape, gradient, stride, dilation, groups)
+    to_bias = None
     if ctx.needs_input_grad[2]:
         to_bias = gradient.sum_to_size(bias.numel(), *[1] * (x.dim() - 2)).reshape(bias.shape)
     return to_x, to_weight, to_bias, None, None, None, None

@@ -1,4 +1,4 @@
-"""Sums and means of windows of images [N, C, H, W], rows before columns, in float32; padding adds zeros."""
+"""Sum and average pooling of x [N, C, H, W] in float32, row by row; padding adds zeros."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from neurocuda.errors import ArgumentError
 from neurocuda.ops import reference
-from neurocuda.ops.triton.addressing import READABLE, launch, plain, read
+from neurocuda.ops.triton.addressing import READABLE, as_bytes, launch, read
 
 _BLOCK = 256
 
@@ -26,7 +26,7 @@ def pool_kernel(
     stride_y, stride_x, top, left, x_image: tl.int64, x_channel: tl.int64, x_row: tl.int64, x_column: tl.int64,
     area, MEAN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Some windows of all images and channels."""
+    """BLOCK output elements [N, C, H_out, W_out], one for each lane."""
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = n < images.to(tl.int64) * channels * out_height * out_width
     column = n % out_width * stride_x - left
@@ -37,8 +37,8 @@ def pool_kernel(
     for tap in range(kernel_height * kernel_width):
         r = row + tap // kernel_width
         c = column + tap % kernel_width
-        there = mask & (r >= 0) & (r < height) & (c >= 0) & (c < width)
-        total = total + read(at + r * x_row + c * x_column, there)
+        inside = mask & (r >= 0) & (r < height) & (c >= 0) & (c < width)
+        total = total + read(at + r * x_row + c * x_column, inside)
     if MEAN:
         total = tl.div_rn(total, tl.zeros((BLOCK,), tl.float32) + area)
     tl.store(result + n, total, mask=mask)
@@ -51,7 +51,7 @@ def sum_pool2d(x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding:
 
 
 def avg_pool2d(x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Tensor:
-    """`sum_pool2d` divided by the full area of the kernel, padding included."""
+    """As `reference.avg_pool2d`, of the types of `sum_pool2d`."""
     result: Tensor = torch.ops.neurocuda_triton.pool2d.default(x, list(kernel), list(stride), list(padding), True)
     return result
 
@@ -63,22 +63,9 @@ def avg_pool2d(x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding:
 )
 def _pool(x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], mean: bool) -> Tensor:
     result = _shape(x, kernel, stride, padding, mean)
-    launch(
-        pool_kernel,
-        -(-result.numel() // _BLOCK),
-        x.device,
-        plain(x),
-        result,
-        *x.shape,
-        *result.shape[2:],
-        *kernel,
-        *stride,
-        *padding,
-        *x.stride(),
-        float(kernel[0] * kernel[1]),
-        MEAN=mean,
-        BLOCK=_BLOCK,
-    )
+    sizes = *x.shape, *result.shape[2:], *kernel, *stride, *padding, *x.stride()
+    programs, area = -(-result.numel() // _BLOCK), float(kernel[0] * kernel[1])
+    launch(pool_kernel, programs, x.device, as_bytes(x), result, *sizes, area, MEAN=mean, BLOCK=_BLOCK)
     return result
 
 
@@ -99,18 +86,18 @@ def _shape(x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Seq
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, *how = inputs
-    ctx.shape, ctx.dtype, ctx.how = x.shape, x.dtype, how
+    x, *settings = inputs
+    ctx.shape, ctx.dtype, ctx.settings = x.shape, x.dtype, settings
 
 
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-    """Those of the reference: of x only its shape matters."""
-    *how, mean = ctx.how
+    """The gradient of the reference at zeros, as pooling is linear."""
+    *settings, mean = ctx.settings
     with torch.enable_grad():
         x = gradient.new_zeros(ctx.shape, requires_grad=True)
-        windows = (reference.avg_pool2d if mean else reference.sum_pool2d)(x, *how)
-        (found,) = torch.autograd.grad(windows, x, gradient)
-    return found.to(ctx.dtype), None, None, None, None
+        pooled = (reference.avg_pool2d if mean else reference.sum_pool2d)(x, *settings)
+        (to_x,) = torch.autograd.grad(pooled, x, gradient)
+    return to_x.to(ctx.dtype), None, None, None, None
 
 
 _pool.register_autograd(_gradients, setup_context=_save)

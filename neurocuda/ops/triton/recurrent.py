@@ -1,4 +1,4 @@
-"""`recurrent_neuron`: the whole loop of a population and the weight from it to itself in one launch."""
+"""`recurrent_neuron`: the loop over time of a population and its recurrent weight in one kernel launch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from neurocuda.errors import ArgumentError
 from neurocuda.ops import reference
-from neurocuda.ops.coefficients import NeuronCoefficients, NeuronState
+from neurocuda.ops.coefficients import NeuronCoefficients, NeuronState, schema_arguments
 from neurocuda.ops.surrogate import Surrogate
 from neurocuda.ops.triton.addressing import coefficients_at, even, launch, odd, order_of, read
-from neurocuda.ops.triton.neuron_args import ARGUMENTS, COEFFICIENTS, Population, population_of
+from neurocuda.ops.triton.neuron_args import ARGUMENTS, COEFFICIENTS, NeuronArgs
 from neurocuda.ops.triton.neuron_update import NO_SYNAPSE, update_neuron
 
 _SIZES = ["neurons", "groups", "size", "steps"]
@@ -29,7 +29,10 @@ def recurrent_kernel(
     steps, PLACE: tl.constexpr, SYNAPSE: tl.constexpr, FIRES: tl.constexpr, RESET: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """All steps of the neurons that one matrix connects, of one sample. weight [groups, in, out]."""
+    """A program runs all time steps of one sample and one group of neurons. weight [groups, in, out].
+
+    The spikes of step t are row t + 1 of `output` [steps + 1, size]; row 0 holds `previous`.
+    """
     program = tl.program_id(0).to(tl.int64)
     neurons = neurons.to(tl.int64)
     group = program % groups
@@ -45,7 +48,7 @@ def recurrent_kernel(
     tl.store(output + n, tl.load(previous + n, mask=mask, other=0), mask=mask)
     for step in range(steps):
         t = tl.cast(step, tl.int64)
-        tl.debug_barrier()  # the spikes of the step before are those of other threads
+        tl.debug_barrier()  # spikes of the step before were stored by other threads
         current = tl.zeros((BLOCK,), tl.float32)
         for k in range(neurons):
             spike = tl.load(output + t * size + first + k)
@@ -89,14 +92,14 @@ def recurrent_neuron(
     surrogate: Surrogate,
     record: Collection[str] = (),
 ) -> tuple[Tensor, NeuronState, Tensor, dict[str, Tensor]]:
-    """As `reference.recurrent_neuron`, which also computes its gradients, from the start."""
+    """As `reference.recurrent_neuron`, which also computes the gradients, with a second forward run."""
     output, v, i, spikes, trace_v, trace_i, trace_recurrent = torch.ops.neurocuda_triton.recurrent_neuron.default(
         list(branches),
         place,
         weight,
         bias,
         previous,
-        *population_of(c, state),
+        *schema_arguments(c, state),
         "v" in record,
         "i" in record,
         "recurrent" in record,
@@ -118,9 +121,9 @@ def recurrent_neuron(
 def _recurrent(
     branches: Sequence[Tensor], place: int, weight: Tensor, bias: Tensor | None, previous: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
-    p, traced = Population(*rest[:13]), rest[13:16]
+    p, traced = NeuronArgs(*rest[:13]), rest[13:16]
     output, v, i, spikes, *traces = results = _shapes(branches, place, weight, bias, previous, *rest)
-    order = order_of(branches, plain=True)
+    order = order_of(branches, contiguous=True)
     steps, size, neurons = branches[0].shape[0], math.prod(order.sizes), weight.shape[-1]
     if steps == 0 or size == 0:
         v.copy_(p.v)
@@ -130,32 +133,21 @@ def _recurrent(
         return results
     groups = math.prod(weight.shape[:-2])
     signals, strides = zip(*map(order.signal, branches), strict=True)
-    # The spikes of the step before the first stand before those of the first.
     all_spikes = output.new_empty(steps + 1, *output.shape[1:])
-    launch(
-        recurrent_kernel,
-        size // neurons,
-        p.v.device,
-        signals,
-        odd(strides),
+    operands = (
         weight.mT.reshape(groups, neurons, neurons).contiguous(),
         None if bias is None else bias.expand(weight.shape[:-1]).contiguous(),
         order.step(p.v),
         None if p.i is None else order.step(p.i),
         order.step(previous.float()),
         *p.coefficients(order),
-        all_spikes,
-        v,
-        i if p.i is not None else None,
-        *(trace if asked and trace.numel() else None for trace, asked in zip(traces, traced, strict=True)),
-        neurons,
-        groups,
-        size,
-        steps,
-        PLACE=place,
-        **p.constants,
-        BLOCK=triton.next_power_of_2(neurons),
     )
+    into = (trace if requested and trace.numel() else None for trace, requested in zip(traces, traced, strict=True))
+    constants = {"PLACE": place, **p.constants, "BLOCK": triton.next_power_of_2(neurons)}
+    launch(
+        recurrent_kernel, size // neurons, p.v.device, signals, odd(strides), *operands,
+        all_spikes, v, i if p.i is not None else None, *into, neurons, groups, size, steps, **constants,
+    )  # fmt: skip
     output.copy_(all_spikes[1:])
     spikes.copy_(all_spikes[-1])
     return results
@@ -165,7 +157,7 @@ def _recurrent(
 def _shapes(
     branches: Sequence[Tensor], place: int, weight: Tensor, bias: Tensor | None, previous: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
-    p, traced = Population(*rest[:13]), rest[13:16]
+    p, traced = NeuronArgs(*rest[:13]), rest[13:16]
     p.check("recurrent_neuron", branches)
     if p.feeds_back:
         raise ArgumentError("recurrent_neuron: expected v_reset, found none")
@@ -180,13 +172,12 @@ def _shapes(
     if previous.shape != shape:
         raise ArgumentError(f"recurrent_neuron: expected spikes of shape {list(shape)}, found {list(previous.shape)}")
     synapse = p.gain_i is not None
-    there = (traced[0], traced[1] and synapse, traced[2])
     return (
         p.v.new_empty(branches[0].shape),
         p.v.new_empty(shape),
         p.v.new_empty(shape if synapse else 0),
         p.v.new_empty(shape),
-        *(p.v.new_empty(branches[0].shape if asked else 0) for asked in there),
+        *(p.v.new_empty(branches[0].shape if trace else 0) for trace in (traced[0], traced[1] and synapse, traced[2])),
     )
 
 
@@ -199,18 +190,18 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _gradients(ctx: Any, *of: Tensor | None) -> tuple[Any, ...]:
-    """Those of the reference, which runs once more: a step of it needs those of all later ones through the weight."""
+    """Gradients of the reference: through the weight, a step needs the gradients of all later steps."""
     tensors = ctx.saved_tensors
-    wanted = [*_each(ctx.needs_input_grad[0], ctx.branches), *ctx.needs_input_grad[2:14]]
+    needed = [*_per_branch(ctx.needs_input_grad[0], ctx.branches), *ctx.needs_input_grad[2:14]]
     reaching, subtract, previous_current, many = ctx.flags
     with torch.enable_grad():
         leaves = [
-            None if t is None else t.detach().float().requires_grad_(bool(want))
-            for t, want in zip(tensors, wanted, strict=True)
+            None if t is None else t.detach().float().requires_grad_(bool(need))
+            for t, need in zip(tensors, needed, strict=True)
         ]
         branches: Any = leaves[: ctx.branches]
-        given: Any = leaves[ctx.branches :]
-        weight, bias, spikes, v, i, *coefficients = given
+        others: Any = leaves[ctx.branches :]
+        weight, bias, spikes, v, i, *coefficients = others
         c = NeuronCoefficients(
             **dict(zip(COEFFICIENTS, coefficients, strict=True)),
             spike_when="reaching" if reaching else "above",
@@ -226,18 +217,18 @@ def _gradients(ctx: Any, *of: Tensor | None) -> tuple[Any, ...]:
         pairs = [
             (r, g) for r, g in zip(results, of, strict=True) if r is not None and g is not None and r.requires_grad
         ]
-        asked = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
-        found = iter(torch.autograd.grad([r for r, _ in pairs], asked, [g for _, g in pairs], allow_unused=True))
+        inputs = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
+        computed = iter(torch.autograd.grad([r for r, _ in pairs], inputs, [g for _, g in pairs], allow_unused=True))
     gradients: list[Tensor | None] = []
     for tensor, leaf in zip(tensors, leaves, strict=True):
-        gradient = next(found) if leaf is not None and leaf.requires_grad else None
+        gradient = next(computed) if leaf is not None and leaf.requires_grad else None
         gradients.append(None if gradient is None else gradient.to(tensor.dtype))
     count = ctx.branches
     return gradients[:count], None, *gradients[count:], *[None] * 9
 
 
-def _each(wanted: bool | Sequence[bool], count: int) -> list[bool]:
-    return [wanted] * count if isinstance(wanted, bool) else list(wanted)
+def _per_branch(needed: bool | Sequence[bool], count: int) -> list[bool]:
+    return [needed] * count if isinstance(needed, bool) else list(needed)
 
 
 _recurrent.register_autograd(_gradients, setup_context=_save)

@@ -1,4 +1,4 @@
-"""Spikes as bits, and back."""
+"""Packs spikes as bits, 8 per byte, and unpacks them."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from neurocuda.ops.triton.addressing import launch, plain, write
+from neurocuda.ops.triton.addressing import as_bytes, launch, write
 
 _BLOCK = 1024
 
 
 @triton.jit(do_not_specialize=["size"])
 def pack_kernel(spikes, bits, size: tl.int64, BLOCK: tl.constexpr):
-    """Bytes of one step, each of eight spikes, the first in the lowest bit."""
+    """Packs BLOCK spikes [T, size] of one step into bytes [T, ceil(size / 8)], the first spike in the lowest bit."""
     row = (size.to(tl.int64) + 7) // 8
     blocks = (row + BLOCK // 8 - 1) // (BLOCK // 8)
     program = tl.program_id(0).to(tl.int64)
     t = program // blocks
     byte = (program % blocks) * (BLOCK // 8) + tl.arange(0, BLOCK // 8)
-    places = tl.arange(0, 8)[None, :]
-    n = byte[:, None] * 8 + places
+    lanes = tl.arange(0, 8)[None, :]
+    n = byte[:, None] * 8 + lanes
     fired = tl.load(spikes + t * size + n, mask=n < size, other=0) != 0
-    tl.store(bits + t * row + byte, tl.sum(fired.to(tl.int32) << places, axis=1).to(tl.uint8), mask=byte < row)
+    tl.store(bits + t * row + byte, tl.sum(fired.to(tl.int32) << lanes, axis=1).to(tl.uint8), mask=byte < row)
 
 
 @triton.jit(do_not_specialize=["size", "row"])
 def unpack_kernel(bits, spikes, size: tl.int64, row: tl.int64, BLOCK: tl.constexpr):
-    """Spikes of one step; its bits begin `row` bytes after those of the step before."""
+    """Unpacks BLOCK spikes [T, size] of one step from bytes with a stride of `row` between steps."""
     blocks = (size.to(tl.int64) + BLOCK - 1) // BLOCK
     program = tl.program_id(0).to(tl.int64)
     t = program // blocks
@@ -42,13 +42,13 @@ def unpack_kernel(bits, spikes, size: tl.int64, row: tl.int64, BLOCK: tl.constex
 
 
 def pack_spikes(spikes: Tensor) -> Tensor:
-    """As `compiled.pack_spikes`."""
+    """As `native.pack_spikes`."""
     bits: Tensor = torch.ops.neurocuda_triton.pack_spikes.default(spikes)
     return bits
 
 
 def unpack_spikes(bits: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-    """As `compiled.unpack_spikes`."""
+    """As `native.unpack_spikes`."""
     spikes: Tensor = torch.ops.neurocuda_triton.unpack_spikes.default(bits, list(shape), dtype)
     return spikes
 
@@ -59,7 +59,7 @@ def _pack(spikes: Tensor) -> Tensor:
     if bits.numel():
         programs = bits.shape[0] * -(-bits.shape[1] // (_BLOCK // 8))
         size = math.prod(spikes.shape[1:])
-        launch(pack_kernel, programs, bits.device, plain(spikes.contiguous()), bits, size, BLOCK=_BLOCK)
+        launch(pack_kernel, programs, bits.device, as_bytes(spikes.contiguous()), bits, size, BLOCK=_BLOCK)
     return bits
 
 
@@ -79,8 +79,8 @@ def _unpack(bits: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     if spikes.numel():
         rows = bits if bits.stride(1) == 1 else bits.contiguous()
         launch(
-            unpack_kernel, bits.shape[0] * -(-size // _BLOCK), bits.device, rows, plain(spikes), size, rows.stride(0),
-            BLOCK=_BLOCK,
+            unpack_kernel, bits.shape[0] * -(-size // _BLOCK), bits.device, rows, as_bytes(spikes), size,
+            rows.stride(0), BLOCK=_BLOCK,
         )  # fmt: skip
     return spikes
 

@@ -170,7 +170,7 @@ def train(model: nn.Module, steps: int) -> list[float]:
     return losses
 
 
-@pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there")
+@pytest.mark.skipif(not backends.is_usable(backends.backends()["cpu"]), reason="neurocuda._C is not there")
 def test_a_network_of_neuron_modules_trains_as_with_the_reference() -> None:
     """The gradients of every parameter, and that they lead somewhere."""
     model, twin = hand_written(), hand_written()

@@ -20,7 +20,7 @@ from neurocuda.errors import ArgumentError
 from neurocuda.ops import backends
 
 pytestmark = pytest.mark.skipif(
-    not backends.serves(backends.backends()["cpu"]), reason="no compiled operators, which do the asking"
+    not backends.is_usable(backends.backends()["cpu"]), reason="no compiled operators, which do the asking"
 )
 
 

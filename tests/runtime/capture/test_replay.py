@@ -23,7 +23,7 @@ from neurocuda.ops import backends
 
 pytestmark = [
     pytest.mark.sanitized,
-    pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there"),
+    pytest.mark.skipif(not backends.is_usable(backends.backends()["cpu"]), reason="neurocuda._C is not there"),
 ]
 
 

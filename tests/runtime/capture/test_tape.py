@@ -22,7 +22,7 @@ from neurocuda.runtime.capture.call_cache import CallCache
 
 pytestmark = [
     pytest.mark.sanitized,
-    pytest.mark.skipif(not backends.serves(backends.backends()["cpu"]), reason="neurocuda._C is not there"),
+    pytest.mark.skipif(not backends.is_usable(backends.backends()["cpu"]), reason="neurocuda._C is not there"),
 ]
 
 WEIGHT = torch.nn.Parameter(torch.arange(12.0).reshape(3, 4))

@@ -1,4 +1,4 @@
-"""Every way in which the CUDA kernels run one layer, by its shape and by what the device has, emulated: equal bits."""
+"""Every variant of the CUDA kernels, chosen by shape and device limits, on emulated devices: equal bits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from test_recurrent_neuron import FIRES, Population, branch, compiled_arguments
 
 from neurocuda.ops import NeuronState, Surrogate, backends, reference
 
-C: Any = importlib.import_module("neurocuda._C") if backends.serves(backends.backends()["cpu"]) else None
+C: Any = importlib.import_module("neurocuda._C") if backends.is_usable(backends.backends()["cpu"]) else None
 pytestmark = [
     pytest.mark.emulated,
     pytest.mark.skipif(getattr(C, "kernels", "") != "emulated", reason="no device is emulated: make emulate"),
@@ -27,7 +27,7 @@ OPS = torch.ops.neurocuda
 
 @contextmanager
 def device(monkeypatch: pytest.MonkeyPatch, **limits: int) -> Iterator[dict[str, int]]:
-    """An emulated device; afterwards, how often each kernel was launched on it."""
+    """An emulated device with limits; afterwards the dict holds the launches of each kernel."""
     before, launched = C.launches(), {}
     with monkeypatch.context() as patch:
         for name, value in limits.items():
@@ -39,21 +39,21 @@ def device(monkeypatch: pytest.MonkeyPatch, **limits: int) -> Iterator[dict[str,
 
 
 class Recurrent(NamedTuple):
-    """A population, and a device on which one way is taken."""
+    """A population, and device limits that select one variant."""
 
-    way: str
+    variant: str
     shape: tuple[int, ...]
     batch: int
     limits: dict[str, int]
     steps: int = 4
 
 
-WAYS = [
+VARIANTS = [
     Recurrent("recurrent_resident", (38,), 41, {"processors": 3}),  # blocks of eight samples, the last of one
     Recurrent("recurrent_resident", (33,), 5, {"processors": 132}),
     Recurrent("recurrent_resident", (2, 20), 9, {"processors": 4}),
     Recurrent("recurrent_resident", (240,), 2, {"processors": 1}),  # the largest that fits
-    Recurrent("recurrent_resident", (241,), 3, {"processors": 1}),  # the weight where it lies
+    Recurrent("recurrent_resident", (241,), 3, {"processors": 1}),  # the weight stays in global memory
     Recurrent("recurrent_resident", (512,), 2, {"processors": 132}),
     Recurrent("recurrent_resident", (64,), 7, {"processors": 2, "shared": 4000}),
     Recurrent("recurrent_one_step", (513,), 2, {"processors": 16}),
@@ -67,7 +67,7 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize("case", WAYS, ids=str)
+@pytest.mark.parametrize("case", VARIANTS, ids=str)
 def test_recurrent(case: Recurrent, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, fires in enumerate(FIRES):
         draw = numbers("ways", case, fires)
@@ -90,12 +90,12 @@ def test_recurrent(case: Recurrent, monkeypatch: pytest.MonkeyPatch) -> None:
                 branches, place, weight, bias, state.v, state.i, spikes, *tensors, **kind, dtype=torch.float32,
                 trace_v=True, trace_recurrent=True,
             )  # fmt: skip
-        assert case.way in launched, launched
+        assert case.variant in launched, launched
         expected = [output, after.v, after.i, last, traces["v"], None, traces["recurrent"]]
         for result, value in zip(found, expected, strict=True):
             if value is not None:
                 assert_equal(result, value, case, fires)
-        counts[f"ways of {case.way}"] += 1
+        counts[f"variants of {case.variant}"] += 1
 
 
 @pytest.mark.parametrize("limits", [{"processors": 132}, {"processors": 1, "blocks": 2}], ids=str)
@@ -112,7 +112,7 @@ def test_linear(out: int, rows: int, limits: dict[str, int], monkeypatch: pytest
                 found = OPS.ordered_linear(x, weight, bias, route=route)
             assert_equal(found, expected, into, density, route)
             assert ("ordered_lists" in launched) == (rows <= 32)
-            counts["ways of ordered_linear"] += 1
+            counts["variants of ordered_linear"] += 1
 
 
 @pytest.mark.parametrize("limits", [{"processors": 132}, {"processors": 1, "blocks": 2}], ids=str)
@@ -126,7 +126,7 @@ def test_conv(case: Conv, limits: dict[str, int], monkeypatch: pytest.MonkeyPatc
         for route in ROUTES:
             with device(monkeypatch, **limits):
                 assert_equal(found_conv(x, weight, bias, case, route=route), expected, density, route)
-            counts["ways of ordered_conv"] += 1
+            counts["variants of ordered_conv"] += 1
 
 
 def test_packed_weights_that_are_not_aligned() -> None:

@@ -1,4 +1,4 @@
-"""Trials of a graph: runs it in every way that must not change a bit, and names the first value that differs."""
+"""`verify`: runs a NIR file in chunks, batches, orders and threads other than the default ones, and compares."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,35 +23,28 @@ from neurocuda.graph.serialization import read
 from neurocuda.ops import int8
 from neurocuda.runtime.nir_executor import Executor, RunResult
 from neurocuda.runtime.state import State
-
-Recordings = Mapping[str, Mapping[str, Tensor]]
-"""What was recorded, by node and quantity: [T, B, *shape]."""
+from neurocuda.verify.differences import Difference, Recordings, first_difference, state_difference
+from neurocuda.verify.file_order import rewrite_in_other_order
 
 _CHUNKS = (1, 7, 32)
 _ORDERS = 3
-_MOST_STOPS = 8
+_MAX_STOPS = 8
 _SEED = 20
 
 
 @dataclass(frozen=True)
-class Difference:
-    """The first value that differs: of which node and quantity, at which step (from 0) and index [B, *shape]."""
-
-    node: str
-    quantity: str
-    step: int
-    index: tuple[int, ...]
-    expected: float
-    found: float
-
-    def __str__(self) -> str:
-        place = f"node {self.node!r}, {self.quantity!r} at step {self.step}, index {self.index}"
-        return f"{place}: {_float32_text(self.expected)} became {_float32_text(self.found)}"
-
-
-@dataclass(frozen=True)
 class Trial:
-    """One other way to run the graph, and the first difference from the baseline; None where there is none."""
+    """One run under other conditions.
+
+    Args:
+        way: The conditions, such as "in chunks of 7 steps".
+        difference: First difference from the baseline; None if all bits are equal.
+
+    Example:
+        >>> from neurocuda.verify import Trial
+        >>> Trial("on 2 threads", None).difference is None
+        True
+    """
 
     way: str
     difference: Difference | None
@@ -60,10 +52,22 @@ class Trial:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of `verify`: every trial, in order.
+    """The result of `verify`.
 
-    `values` is how many values a trial compares, `spikes` how many spikes the baseline fired; `library` names
-    the layers whose last bit is the vendor library's choice.
+    Args:
+        source: Path of the file.
+        steps: T, time steps of the run.
+        batch: B, samples of the run.
+        nodes: Nodes of the graph.
+        values: Values that one trial compares.
+        spikes: Spike count of the baseline.
+        library: Layers that the vendor library sums, whose last bit may depend on chunk, batch and threads.
+        trials: The trials, in order.
+
+    Example:
+        >>> from neurocuda.verify import Report, Trial
+        >>> Report("net.nir", 50, 4, 3, 6000, 120, (), (Trial("on 2 threads", None),)).ok
+        True
     """
 
     source: str
@@ -77,13 +81,13 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether every trial gave the bits of the baseline."""
+        """Whether every trial has the bits of the baseline."""
         return all(trial.difference is None for trial in self.trials)
 
 
 @dataclass(frozen=True)
 class _Baseline:
-    """The run that all others are compared with: whole batch, usual chunks, the file as it is."""
+    """The run that trials are compared with: the full batch, default chunks, the file in its own order."""
 
     net: Executor
     x: Mapping[str, Tensor]
@@ -101,7 +105,7 @@ class _Baseline:
 
     @property
     def spikes(self) -> int:
-        """How many spikes were fired."""
+        """Spike count of all neurons and thresholds."""
         firing = [name for name, node in self.net.graph.nodes.items() if node.primitive.emits_spikes]
         return sum(int(self.result.recordings[name]["output"].sum(dtype=torch.float64)) for name in firing)
 
@@ -111,7 +115,7 @@ class _Baseline:
         return Trial(way, difference or state_difference(self.result.state, state, self.order, last))
 
     def again(self, way: str, net: Executor | None = None) -> Trial:
-        """The same run once more, of another network or under other circumstances."""
+        """Runs the input again, on another network or under other global settings."""
         result = (net or self.net).run(self.x, record=self.record)
         return self.trial(way, result.recordings, result.state)
 
@@ -125,23 +129,49 @@ def verify(
     batch: int = 4,
     force: Mapping[str, How] | None = None,
 ) -> Report:
-    """Run a NIR file in other chunks, batches, orders, with other threads and in pieces; compare every node.
+    """Runs a NIR file in other chunks, batches, orders, with other threads and in pieces, and compares every bit.
 
-    x: by name of Input, [T, B, *shape]; None draws one of `steps` steps and `batch` samples (`drawn_input`), and
-    strengthens it up to 64-fold if nothing fires.
-    Compared at every step with the run in the default chunks: each node's output, each neuron's v and i, and
-    the state at the end. `force` is that of `Executor`. Raises `FileError`, `GraphError` or `ArgumentError`.
+    The baseline is the run in default chunks. Each trial compares, at every time step, the output of each node, v and i
+    of each neuron, and the state at the end. If a random input causes no spike, it is scaled by 8, then by 64.
+
+    Args:
+        file: Path of the NIR file.
+        discretization: Meaning of a time step; None (default): `Discretization()`.
+        x: Inputs [T, B, *shape] by name; None (default): random ones (`drawn_input`).
+        steps: T of the random input, default 50.
+        batch: B of the random input, default 4.
+        force: Implementation of layers by name, as for `Executor`; None (default): chosen from the graph.
+
+    Returns:
+        A `Report` with the outcome of each trial.
+
+    Raises:
+        FileError: The file cannot be read.
+        GraphError: The graph is invalid.
+        ArgumentError: An input or an option does not fit.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from neurocuda import Discretization, nn, to_nir
+        >>> from neurocuda.verify import verify
+        >>> dt = Discretization(dt=1.0)
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 2), nn.LIF(tau=2.0, discretization=dt))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     graph = to_nir(model, f"{folder}/net.nir", torch.rand(1, 1, 3))
+        ...     verify(f"{folder}/net.nir", dt, steps=5, batch=2).ok
+        True
     """
     graph = read(file)
     net = Executor(graph, discretization, force=force)
-    drawn = x is None
+    random = x is None
     if x is None:
         x = drawn_input(graph, steps, batch)
     record = {name: _quantities(graph, name) for name in graph.nodes}
     order = tuple(name for stage in net.schedule.schedule.stages for name in stage.nodes)
     with torch.no_grad():
         baseline = _Baseline(net, x, record, order, net.run(x, record=record))
-        for gain in (8, 64) if drawn else ():
+        for gain in (8, 64) if random else ():
             if baseline.spikes:
                 break
             x = {name: signal * gain for name, signal in drawn_input(graph, steps, batch).items()}
@@ -171,9 +201,9 @@ def verify(
 
 
 def drawn_input(graph: Graph, steps: int, batch: int) -> dict[str, Tensor]:
-    """An input for every Input, [steps, batch, *shape] float32: three in ten values are 1, 2 or 3, the rest 0.
+    """A random float32 input [steps, batch, *shape] for each Input, with a fixed seed: 30 % are 1, 2 or 3, others 0.
 
-    The same numbers at every call. Raises `ArgumentError` for fewer than one step or sample.
+    Raises `ArgumentError` for fewer than one time step or sample.
     """
     for name, count in (("steps", steps), ("batch", batch)):
         check_integer(name, count, 1)
@@ -186,46 +216,10 @@ def drawn_input(graph: Graph, steps: int, batch: int) -> dict[str, Tensor]:
     return signals
 
 
-def first_difference(
-    expected: Recordings, found: Recordings, order: Sequence[str], start: int = 0
-) -> Difference | None:
-    """The first value of `found` that is not the one of `expected`: earliest step, then first node of `order`.
-
-    So nothing before it differs, and it is no consequence of another difference. `found` begins at step
-    `start` of `expected`. Equal is as in torch.equal (-0.0 equals 0.0), and NaN equals NaN. Raises
-    `ArgumentError` where shapes differ.
-    """
-    first: Difference | None = None
-    for name in order:
-        for quantity, trace in expected[name].items():
-            wanted, got = trace[start:], found[name][quantity]
-            if wanted.shape != got.shape:
-                shapes = f"shape {tuple(wanted.shape)}, found {tuple(got.shape)}"
-                raise ArgumentError(f"node {name!r}, {quantity!r}: expected {shapes}")
-            at = _first_unequal(wanted, got)
-            if at is not None and (first is None or at[0] + start < first.step):
-                values = float(wanted[at]), float(got[at])
-                first = Difference(name, quantity, at[0] + start, at[1:], *values)
-    return first
-
-
-def state_difference(expected: State, found: State, order: Sequence[str], step: int) -> Difference | None:
-    """The first value of two states after `step` that differs, nodes in `order`; None where there is none."""
-    place = {name: number for number, name in enumerate(order)}
-    entries = sorted(expected.tensors, key=lambda entry: (place[entry.rpartition(".")[0]], entry))
-    for entry in entries:
-        name, _, quantity = entry.rpartition(".")
-        at = _first_unequal(expected.tensors[entry], found.tensors[entry])
-        if at is not None:
-            values = float(expected.tensors[entry][at]), float(found.tensors[entry][at])
-            return Difference(name, f"state {quantity}", step, at, *values)
-    return None
-
-
 def library_layers(net: Executor, x: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """The layers that the vendor's library computes, whose last bit may depend on chunk, batch and threads.
+    """The layers that the vendor library computes, whose last bit may depend on chunk, batch and threads.
 
-    Not those that are proved exact in any order, for these inputs.
+    Layers that are proved exact for these inputs are not among them.
     """
     entries = [entry for stage in net.schedule.stages for entry in stage.nodes]
     exact = {proof.node for proof in _proved(net, x)}
@@ -233,35 +227,16 @@ def library_layers(net: Executor, x: Mapping[str, Tensor]) -> tuple[str, ...]:
 
 
 def _proved(net: Executor, x: Mapping[str, Tensor]) -> list[Proof]:
-    """The layers with weights that are proved exact, and rest on none of the inputs that break their promise."""
-    broken = {name for name, grid in net.certificate.inputs.items() if not _is_on(x[name], grid)}
+    """The proofs of the exact layers with weights, without those that rely on an input which is off its grid."""
+    off_grid = {name for name, grid in net.certificate.inputs.items() if not _is_on_grid(x[name], grid)}
     proofs = net.certificate.proofs
-    return [
-        proof for proof in proofs if proof.exact and PRIMITIVES[proof.type].is_weighted and not proof.inputs & broken
-    ]
+    exact = [proof for proof in proofs if proof.exact and PRIMITIVES[proof.type].is_weighted]
+    return [proof for proof in exact if not proof.inputs & off_grid]
 
 
-def _is_on(x: Tensor, grid: InputGrid) -> bool:
+def _is_on_grid(x: Tensor, grid: InputGrid) -> bool:
     x = x.float()
     return bool((((x / grid.step).round() * grid.step == x) & (x >= grid.low) & (x <= grid.high)).all())
-
-
-def rewrite_in_other_order(file: str | os.PathLike[str], target: str | os.PathLike[str], seed: int) -> None:
-    """Copy a NIR file with its nodes, their fields and the edges, nested graphs included, in a random order."""
-    generator = np.random.default_rng(seed)
-    with h5py.File(file, "r") as old, h5py.File(target, "w", track_order=True) as new:
-        _copy_in_other_order(old, new, generator)
-
-
-def _copy_in_other_order(old: h5py.Group, new: h5py.Group, generator: np.random.Generator) -> None:
-    for key in generator.permutation(np.array(sorted(old), dtype=object)):
-        item = old[key]
-        if isinstance(item, h5py.Group):
-            _copy_in_other_order(item, new.create_group(key, track_order=True), generator)
-        elif key == "edges" and item.shape:
-            new.create_dataset(key, data=generator.permutation(item[()]), dtype=item.dtype)
-        else:
-            old.copy(key, new)
 
 
 def _other_chunks(baseline: _Baseline, force: Mapping[str, How] | None) -> Iterator[Trial]:
@@ -274,7 +249,7 @@ def _other_chunks(baseline: _Baseline, force: Mapping[str, How] | None) -> Itera
 def _other_batches(baseline: _Baseline) -> Iterator[Trial]:
     half = (baseline.batch + 1) // 2
     for size, way in ((half, "batch split into halves"), (1, "batch split into single samples")):
-        if size == baseline.batch or (size == 1 and half == 1 and "halves" in way):
+        if size == baseline.batch or (half == 1 and way.endswith("halves")):
             continue
         parts = [
             baseline.net.run(_part(baseline.x, 1, start, start + size), record=baseline.record)
@@ -316,10 +291,10 @@ def _stopped_and_resumed(baseline: _Baseline) -> Iterator[Trial]:
 
 
 def _stops(steps: int) -> list[int]:
-    """All steps after the first, or a sample of them where they are many."""
-    if steps - 1 <= _MOST_STOPS:
+    """All time steps after the first, or a random sample of them."""
+    if steps - 1 <= _MAX_STOPS:
         return list(range(1, steps))
-    drawn = np.random.default_rng(_SEED).choice(np.arange(1, steps), _MOST_STOPS, replace=False)
+    drawn = np.random.default_rng(_SEED).choice(np.arange(1, steps), _MAX_STOPS, replace=False)
     return sorted(drawn.tolist())
 
 
@@ -343,17 +318,17 @@ def _other_threads(baseline: _Baseline) -> Iterator[Trial]:
 
 
 def _other_arithmetic(baseline: _Baseline, force: Mapping[str, How] | None) -> Iterator[Trial]:
-    """Layers that are proved exact by other means."""
+    """Layers that are proved exact, computed by the vendor library and as int8 layers."""
     net = baseline.net
     proofs = _proved(net, baseline.x)
-    ways: list[tuple[How, list[str]]] = [("library", [proof.node for proof in proofs])]
-    if int8.gains("cpu"):
-        ways.append(("integer", [proof.node for proof in proofs if proof.integers is not None]))
-    for how, names in ways:
+    implementations: list[tuple[How, list[str]]] = [("library", [proof.node for proof in proofs])]
+    if int8.is_fast("cpu"):
+        implementations.append(("integer", [proof.node for proof in proofs if proof.integers is not None]))
+    for implementation, names in implementations:
         if names:
-            forced = {**(force or {}), **dict.fromkeys(names, how)}
+            forced = {**(force or {}), **dict.fromkeys(names, implementation)}
             other = Executor(net.graph, net.discretization, force=forced)
-            yield baseline.again(f"what is proved exact, {how} sums", other)
+            yield baseline.again(f"layers proved exact, {implementation} sums", other)
 
 
 def _quantities(graph: Graph, name: str) -> tuple[str, ...]:
@@ -372,16 +347,3 @@ def _joined(parts: Sequence[RunResult], axis: int) -> Recordings:
         name: {key: torch.cat([part.recordings[name][key] for part in parts], axis) for key in traces}
         for name, traces in parts[0].recordings.items()
     }
-
-
-def _first_unequal(a: Tensor, b: Tensor) -> tuple[int, ...] | None:
-    unequal = ~((a == b) | (a.isnan() & b.isnan()))
-    if not bool(unequal.any()):
-        return None
-    return tuple(int(i) for i in unequal.nonzero()[0])
-
-
-def _float32_text(value: float) -> str:
-    """The shortest decimal that means this float32, and its bits."""
-    number = np.float32(value)
-    return f"{number} (0x{number.view(np.uint32):08x})"
