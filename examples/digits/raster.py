@@ -91,5 +91,5 @@ def draw_readout(axes: Axes, readout: np.ndarray) -> None:
             color=INK if number == answer else GREY,
             weight="bold" if number == answer else "normal",
         )
-    axes.set(xlabel="time step", ylabel="membrane potential v", title=f"read-out: answers {answer}")
+    axes.set(xlabel="time step", ylabel="membrane potential v", title=f"read-out: predicts {answer}")
     steps_axis(axes, steps + 1)
