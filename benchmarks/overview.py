@@ -56,10 +56,8 @@ class Row:
     def markdown(self) -> str:
         """A row of the table: milliseconds, and the times of the others as multiples of NeuroCUDA's."""
         cells = [f"{self.network} | {_short(self.ours)} ms"]
-        for kind in KINDS:
-            found = self.others.get(kind)
-            named = f" ({found[1].partition(',')[0]})" if found and kind == "peer" else ""
-            cells.append("" if found is None else f"{_short(found[0] / self.ours)}×{named}")
+        for kind, (ms, name) in self.others.items():
+            cells.append(f"{_short(ms / self.ours)}×" + (f" ({name.partition(',')[0]})" if kind == "peer" else ""))
         return f"| {' | '.join(cells)} |"
 
 

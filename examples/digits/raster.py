@@ -28,7 +28,7 @@ STYLE = {
 
 
 def draw(path: Path, image: np.ndarray, spikes: Mapping[str, np.ndarray], readout: np.ndarray, label: int) -> None:
-    """Writes a PNG: image [8, 8], spikes by layer [T, N] and read-out [T, 10] of one digit, and what it is."""
+    """Writes a PNG: image [8, 8], spikes by layer [T, N] and read-out [T, 10] of one digit, and the label."""
     with mpl.rc_context(STYLE):
         figure = plt.figure(figsize=(12, 6.4), layout="constrained")
         grid = figure.add_gridspec(2, 1 + len(spikes), height_ratios=(1, 3.2), width_ratios=(1.5, *(1 for _ in spikes)))
