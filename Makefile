@@ -1,7 +1,7 @@
-# Every target sets up .venv and builds the operators by itself on a fresh machine, and again only what has changed.
-# NEUROCUDA_BUILD=none builds nothing: the reference operators serve.
-# Another torch: `rm -r .venv`, then `make TORCH="torch --index-url ..." TORCHVISION=... test`. Of torchvision, which is
-# installed without its dependencies, the tests use the models alone.
+# Every target creates .venv and builds the native operators if needed; a rebuild compiles only changed files.
+# NEUROCUDA_BUILD=none builds nothing: the reference operators run instead.
+# Another torch: `rm -r .venv`, then `make TORCH="torch --index-url ..." TORCHVISION=... test`. torchvision is installed
+# without its dependencies; the tests use only its models.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -23,24 +23,24 @@ EMULATED := build/emulate
 .PHONY: help demo test test-full test-1000 instructions memcheck sanitize emulate emulate-sanitize cuda-check cuda-build bench bench-gpu bench-convert bench-sweeps bench-env lint format clean
 
 help:
-	@echo "demo       run the held-out digits through examples/digits/digits.nir, and draw the spikes"
-	@echo "test       the tests, but for those that take long and rarely fail"
-	@echo "test-full  all tests; those of kernels once more on fewer instructions, and emulated, half of them in either order"
-	@echo "test-1000  all tests, with ten times as many random graphs"
-	@echo "instructions  the tests of kernels and libraries as on a processor with AVX2 and no more; of kernels, without that"
-	@echo "sanitize   the tests of the operators, built with AddressSanitizer and UndefinedBehaviorSanitizer"
-	@echo "memcheck   gradients of residual networks under valgrind: no write outside its memory"
-	@echo "emulate    the tests of the operators on the source of the CUDA kernels, compiled as C++, in both orders of threads"
-	@echo "emulate-sanitize  the same once, built with AddressSanitizer and UndefinedBehaviorSanitizer"
-	@echo "cuda-check what nvcc makes of the CUDA kernels for five architectures: csrc/cuda/kernels.csv; needs no GPU"
-	@echo "cuda-build build all against a CUDA build of torch, kept in ~/.cache/neurocuda, and check it; needs no GPU"
-	@echo "bench      measure side by side with other simulators, plain PyTorch and the physical floor"
-	@echo "bench-gpu  the same on a GPU, and every operator against its bandwidth; without one, the floors as a prediction"
-	@echo "bench-convert  accuracy over time of converted networks, beside the original and SpikingJelly"
-	@echo "bench-sweeps  how cost grows with neurons, steps, batch, density of events and threads"
-	@echo "lint       ruff, mypy, import-linter, clang-format"
-	@echo "format     let ruff and clang-format rewrite the sources"
-	@echo "clean      remove what was built, cached and drawn (not .venv)"
+	@echo "demo              run the digits example: accuracy, firing rates, times, and a raster plot of the spikes"
+	@echo "test              all tests except those that take long and rarely fail"
+	@echo "test-full         all tests; those of kernels again with fewer instructions, and the emulated CUDA kernels"
+	@echo "test-1000         all tests, with ten times as many random graphs"
+	@echo "instructions      the tests of kernels and vendor libraries with AVX2 only; those of kernels also without AVX2"
+	@echo "sanitize          the tests of the operators with AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "memcheck          gradients of residual networks under valgrind: no write out of bounds"
+	@echo "emulate           the tests of the operators on the CUDA kernels compiled as C++, in both orders of threads"
+	@echo "emulate-sanitize  the same once, with AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "cuda-check        check the code that nvcc generates for five architectures (csrc/cuda/kernels.csv); no GPU"
+	@echo "cuda-build        build against a CUDA build of torch, stored in ~/.cache/neurocuda, and check it; no GPU"
+	@echo "bench             compare with other simulators, plain PyTorch and the physical floor, in turns"
+	@echo "bench-gpu         the same on a GPU, and each operator against its bandwidth; without one, a prediction"
+	@echo "bench-convert     accuracy over time of converted networks, the original and SpikingJelly"
+	@echo "bench-sweeps      cost over neurons, time steps, batch, density of events and threads"
+	@echo "lint              ruff, mypy, import-linter, clang-format"
+	@echo "format            rewrite the sources with ruff and clang-format"
+	@echo "clean             remove build outputs, caches and plots (not .venv)"
 
 $(INSTALLED): pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
@@ -49,7 +49,7 @@ $(INSTALLED): pyproject.toml setup.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(TORCHVISION) pillow
 	touch $@
 
-# In place, by ninja, so that only what has changed is compiled again.
+# In place, with ninja, which compiles only changed files.
 $(BUILT): $(INSTALLED) $(SOURCES)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python setup.py --quiet build_ext --inplace
 	touch $@
@@ -57,7 +57,7 @@ $(BUILT): $(INSTALLED) $(SOURCES)
 demo: $(BUILT)
 	$(BIN)/python -m examples.digits.demo
 
-# One thread for each worker: more would only compete for the cores.
+# One thread per worker: more threads would compete for the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test: $(BUILT)
@@ -79,7 +79,7 @@ instructions: $(BUILT)
 	OMP_NUM_THREADS=1 $(AT) baseline $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" -p no:cacheprovider \
 	  $(OPERATORS)
 
-# In a copy of its own, whose objects stay there: gcc, as the runtimes come with it.
+# In a separate copy, which keeps its objects; gcc, because it ships the sanitizer runtimes.
 sanitize: $(INSTALLED)
 	mkdir -p $(SANITIZED)
 	rm -rf $(addprefix $(SANITIZED)/,neurocuda csrc tests)
@@ -91,7 +91,7 @@ sanitize: $(INSTALLED)
 	  UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 OMP_NUM_THREADS=1 \
 	  $(CURDIR)/$(BIN)/python -m pytest -n $(WORKERS) -m "sanitized and not cuda" -p no:cacheprovider tests/ops tests/runtime
 
-# In a copy of its own: there the CPU stands for a CUDA device.
+# In a separate copy, in which the CPU plays the CUDA device.
 define build_emulated
 	mkdir -p $(1)
 	rm -rf $(addprefix $(1)/,neurocuda csrc tests)
@@ -106,7 +106,7 @@ define run_emulated
 	  $(CURDIR)/$(BIN)/python -m pytest -n $(WORKERS) -m "emulated and not cuda" -p no:cacheprovider tests/ops tests/runtime
 endef
 
-# HALVES=1: half of the tests in one order of threads, the other half in the other.
+# HALVES=1: half of the tests in each order of threads.
 emulate: $(INSTALLED)
 	$(call build_emulated,$(EMULATED),)
 	$(call run_emulated,forward,0)
@@ -118,8 +118,8 @@ emulate-sanitize: $(INSTALLED)
 	  UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 OMP_NUM_THREADS=1 \
 	  $(CURDIR)/$(BIN)/python -m pytest -n $(WORKERS) -m "emulated and not cuda" -p no:cacheprovider tests/ops tests/runtime
 
-# Gradients of residual networks under valgrind, from Debian, which has AVX2 and no AVX-512: nothing may write outside its
-# memory. Reads are not counted: the loader's own, and those of Python's strings, go over in whole words.
+# Gradients of residual networks under Debian's valgrind, which has AVX2 and no AVX-512: no write out of bounds. Reads are
+# not counted: the loader and Python's strings read whole words beyond the end.
 memcheck: $(BUILT)
 	mkdir -p build
 	PYTHONPATH=. PYTHONMALLOC=malloc OMP_NUM_THREADS=1 valgrind --undef-value-errors=no --smc-check=all-non-file \
@@ -127,11 +127,11 @@ memcheck: $(BUILT)
 	@echo "invalid writes: $$(grep -c 'Invalid write' build/memcheck.log)"
 	! grep -q 'Invalid write' build/memcheck.log
 
-# It needs nvcc; the disassembler comes with Triton.
+# Needs nvcc; the disassembler comes with Triton.
 cuda-check: $(INSTALLED)
 	$(BIN)/python tests/support/cuda_code.py
 
-# It needs nvcc, and 5.5 GB for an environment that outlives the clone.
+# Needs nvcc, and 5.5 GB for an environment outside the clone.
 cuda-build:
 	$(PYTHON) tests/support/cuda_build.py
 
@@ -149,7 +149,7 @@ bench-sweeps: $(BENCH_INSTALLED)
 
 bench-env: $(BENCH_INSTALLED)
 
-# Peers one by one, so that one that does not install leaves the others; the table names it.
+# Installs the peers one by one, so that one failure leaves the others; the table of results names it.
 $(BENCH_INSTALLED): pyproject.toml setup.py benchmarks/requirements.txt
 	$(PYTHON) -m venv .venv-bench
 	$(BENCH_BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) setuptools wheel

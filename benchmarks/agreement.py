@@ -1,4 +1,4 @@
-"""Whether a candidate computes what we compute: the same spikes, or a first difference that rounding explains.
+"""Checks that a candidate has the same spikes as NeuroCUDA, or a first difference that rounding explains.
 
 Sums may be rounded in another order elsewhere. Where the spikes of a sample differ, the first difference in it (the
 earliest step, in it the first population) has had equal inputs up to there; it is accepted if there our own potential
@@ -21,7 +21,7 @@ ROUNDING = 1e-5
 
 @dataclass(frozen=True)
 class Truth:
-    """By our definition, [T, B, *shape]: what every population emits, its input, and its potential before the reset."""
+    """The reference run, [T, B, *shape]: output, input and potential before the reset of every population."""
 
     output: Tensor
     emitted: Mapping[str, Tensor]
@@ -38,7 +38,7 @@ class Agreement:
 
 
 def truth(problem: Problem, discretization: Discretization) -> Truth:
-    """Our own run of a problem, on the reference operators, recorded."""
+    """The run of a problem on the reference operators, with recordings."""
     record = {name: ("output", "input", "v", *_current(neuron)) for name, neuron in problem.neurons.items()}
     with use_backend("reference"):
         result = load(problem.graph, discretization).run(problem.x, record=record)
@@ -85,7 +85,7 @@ def compare(problem: Problem, ours: Truth, theirs: Mapping[str, Tensor]) -> Agre
 
 
 def verdict(problem: Problem, runner: Runner, truths: dict[Discretization, Truth]) -> tuple[bool, str]:
-    """Whether the runner computes what we do, with the discretization that it has, and in words."""
+    """Compares the runner with NeuroCUDA under the runner's discretization; returns the verdict with a text."""
     if runner.signals is None:
         runner.run()
         return True, ""
@@ -107,7 +107,7 @@ def _compare_output(ours: Tensor, theirs: Tensor) -> Agreement:
 
 
 def _gap(problem: Problem, neuron: Neuron, ours: Truth, different: Tensor, samples: Tensor, steps: Tensor) -> float:
-    """The largest distance of a first difference from the threshold, in units of what rounding may do there."""
+    """The largest distance of a first difference from the threshold, over the bound of the rounding error there."""
     assert neuron.threshold is not None
     potential = _by_sample(problem, ours.potentials[neuron.name])[:, samples]
     current = _by_sample(problem, ours.inputs[neuron.name])[:, samples]

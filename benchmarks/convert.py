@@ -31,7 +31,7 @@ RESULTS = Path(__file__).parent / "results" / "convert.csv"
 
 
 class Judge:
-    """Compares sums of outputs with labels and with what the original gives."""
+    """Compares sums of outputs with the labels and with the outputs of the original."""
 
     def __init__(self, name: str, network: nn.Module, images: Tensor, labels: Tensor) -> None:
         self.name, self.labels, self.images = name, labels, len(images)
@@ -126,7 +126,7 @@ def _spikingjelly(network: nn.Module, calibration: Tensor, images: Tensor, judge
 
 
 def _show_divergence(console: Console, network: nn.Module, calibration: Tensor, images: Tensor) -> None:
-    """How far the bits of another order of summation take a network of free float weights."""
+    """The effect of another order of summation on a network with float32 weights that are on no grid."""
     snn = ours.converted(network, calibration, timesteps=16, percentile=99.5)
     x, steps = images[:50], DELAY + 16
     with torch.no_grad():

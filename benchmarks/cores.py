@@ -1,4 +1,4 @@
-"""How far the cores are from each other, which decides what a second thread gains, and may change while a machine runs.
+"""The latency between cores, which limits the speedup of a second thread and may change while a machine runs.
 
 A virtual machine's cores may share a cache at one time and none at another, where its host moves them.
 """

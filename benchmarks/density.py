@@ -1,4 +1,4 @@
-"""Convolutions in the defined order beside the library's, over the share of inputs that spike.
+"""Convolutions in the defined order against the vendor library's, over the share of inputs that spike.
 
 python -m benchmarks.density [--threads 1] [--repeats 7]
 
@@ -46,7 +46,7 @@ def main() -> None:
 
 @torch.no_grad()
 def _ratios(into: int, out: int, size: int, stride: int, repeats: int) -> tuple[float, list[float]]:
-    """Milliseconds of the library, and times in the defined order by density as shares of it."""
+    """Milliseconds of the vendor library, and times in the defined order by density, relative to it."""
     draw = seeded()
     weight, bias = torch.randn(out, into, 3, 3, generator=draw), torch.zeros(out)
     uniform = torch.rand(FRAMES, into, size, size, generator=draw)

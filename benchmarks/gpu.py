@@ -67,7 +67,7 @@ def main() -> None:
 def measure(
     console: Console, bench: Bench, arguments: argparse.Namespace, chosen: Iterable[Row]
 ) -> Iterator[list[Measurement]]:
-    """The lines of every table that is asked for, once it is shown; what could not be measured says why."""
+    """The lines of every requested table, after printing it; a line that could not be measured has the reason."""
     tables: dict[str, Iterable[Case]] = {
         "neuron": (c for c in neuron_cases(arguments.quick) if arguments.steps is None or c.steps in arguments.steps),
         "residual": residual_cases(arguments.quick),

@@ -1,4 +1,4 @@
-"""What the numbers were taken on, so that a table of results stands on its own."""
+"""The machine, software and commit of a measurement, for the files of results."""
 
 import datetime
 import os
@@ -33,7 +33,7 @@ def describe(threads: int) -> dict[str, str]:
 
 
 def describe_gpu(device: torch.device) -> dict[str, str]:
-    """The same of a GPU, with its driver; `torch.cuda` has been asked for it."""
+    """The same for a GPU, with its driver; `torch.cuda` must be initialized."""
     found = torch.cuda.get_device_properties(device)
     settings = torch.backends.cudnn
     return {
@@ -50,7 +50,7 @@ def describe_gpu(device: torch.device) -> dict[str, str]:
 
 
 def _nvidia(query: str, device: torch.device) -> str:
-    """What nvidia-smi says of the device; empty where it does not."""
+    """The answer of nvidia-smi for the device; empty if it fails."""
     uuid = str(getattr(torch.cuda.get_device_properties(device), "uuid", ""))
     which = f"GPU-{uuid}" if uuid else str(device.index)
     command = ["nvidia-smi", f"--id={which}", f"--query-gpu={query}", "--format=csv,noheader"]
@@ -61,7 +61,7 @@ def _nvidia(query: str, device: torch.device) -> str:
 
 
 def _cpu() -> str:
-    """Model and the instruction sets that matter, as the system tells them."""
+    """Model and relevant instruction sets of the processor."""
     path = Path("/proc/cpuinfo")
     text = path.read_text() if path.exists() else ""
     fields = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", text, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""Peak memory of a run, as the operating system counts it, each measured in a process of its own.
+"""Peak memory of a run, as the operating system counts it, each measured in a separate process.
 
 Allocators keep what was freed, so a second candidate measured in the same process would look smaller than it is.
 """
@@ -23,7 +23,7 @@ Build = Callable[[], Callable[[], object]]
 
 
 def measurable() -> bool:
-    """Whether this system tells a process its peak and lets it start anew: Linux, with a writable clear_refs."""
+    """Whether this system reports the peak of a process and can reset it: Linux, with a writable clear_refs."""
     return sys.platform == "linux" and os.access("/proc/self/clear_refs", os.W_OK)
 
 
@@ -75,14 +75,14 @@ def _peak(build: Build, threads: int, compiles: bool) -> float:
 
 
 def _touch_common_code() -> None:
-    """What every candidate loads at its first run: threads, the convolution and matrix libraries."""
+    """Starts threads and the libraries of convolutions and matrices, which every candidate loads at its first run."""
     x = torch.rand(4, 8, 16, 16)
     torch.relu(torch.nn.functional.conv2d(x, torch.rand(8, 8, 3, 3)))
     (x.flatten(1) @ torch.rand(2048, 16)).sum()
 
 
 def _empty_pool() -> None:
-    """The fork has what was free in our pool from its parent."""
+    """Frees the memory pool, which a fork inherits from its parent."""
     if backends()["cpu"] == AVAILABLE:
         importlib.import_module("neurocuda._C").release_memory()
 

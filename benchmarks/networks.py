@@ -1,4 +1,4 @@
-"""The networks as a user would write them in PyTorch, once, for whatever neurons and layers are put in."""
+"""The networks as a user would write them in PyTorch, with neurons and layers as arguments."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -52,7 +52,7 @@ def blocks(counts: Sequence[int] = RESNET18) -> Iterator[Block]:
 
 
 def resnet18(layer: Mapping[str, Layer], fire: Fire, recall: Recall, x: Tensor) -> Tensor:
-    """ResNet-18 for 3x32x32, an IF population in the place of each ReLU, the read-out a sum over space."""
+    """ResNet-18 for 3x32x32, with an IF population for each ReLU, the read-out a sum over space."""
     return _resnet(layer, fire, x, RESNET18)
 
 

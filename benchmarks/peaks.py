@@ -32,7 +32,7 @@ Peaks = dict[str, dict[str, float]]
 
 
 def measured(rows: Sequence[str], threads: int, quick: bool, paper: Path) -> Peaks:
-    """MiB by row and candidate. Of a single step it says nothing, and is left out; so where it cannot be measured."""
+    """MiB by row and candidate. Single steps, and candidates that cannot be measured, are left out."""
     command = [sys.executable, "-m", "benchmarks.peaks", "--rows", ",".join(rows), "--threads", str(threads)]
     command += ["--paper", str(paper), *(["--quick"] if quick else [])]
     done = subprocess.run(command, env={**os.environ, **_BLOCKS}, stdout=subprocess.PIPE, text=True, check=True)

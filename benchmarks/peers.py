@@ -100,7 +100,7 @@ ONE_THREAD, AGAIN = ", one thread", ", again"
 
 
 def _on_one_thread(candidate: Candidate, threads: int) -> Candidate:
-    """The same among candidates that take several threads: what they gain is a ratio of one run."""
+    """The same among candidates with several threads: the speedup is a ratio within one run."""
 
     def build(problem: Problem) -> Runner:
         runner = candidate.build(problem)
@@ -120,7 +120,7 @@ def _on_one_thread(candidate: Candidate, threads: int) -> Candidate:
 def _again(
     console: Console, problem: Problem, candidates: list[Candidate], arguments: argparse.Namespace
 ) -> list[Result]:
-    """The same on all threads and on one, each run right after one of its own: what a thread at work gains."""
+    """The same on all threads and one, each right after a run of the same candidate: the speedup with warm threads."""
     both = [ways for c in candidates for ways in (c, _on_one_thread(c, arguments.threads))]
     with console.status(f"{problem.row}: timed again"):
         runs = {c.name: peaks_of.run_of(c, problem) for c in both}
@@ -184,7 +184,7 @@ def _scaled(times: Times | None, factor: float) -> tuple[float | None, float | N
 
 
 def _summary(problem: Problem, found: list[Result]) -> str:
-    """The best of each kind beside ours, and the leanest that batches over time."""
+    """The best of each group and ours, and the one with the least memory that batches over time."""
     timed = [r for r in found if r.median is not None]
     ours = next((r for r in timed if r.kind == "ours"), None)
     if ours is None or ours.median is None:

@@ -24,7 +24,7 @@ COLUMNS = 2
 
 
 def draw(path: Path) -> Path:
-    """Draw the CSV at `path`; the picture is laid beside it and its path returned."""
+    """Draw the CSV at `path`; the plot is written next to it, and its path returned."""
     results, machine = read(path)
     timed = [r for r in results if r.median is not None and r.kind != "again"]
     rows = [list(group) for _, group in groupby(timed, key=lambda r: r.row)]

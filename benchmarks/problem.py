@@ -1,4 +1,4 @@
-"""What is measured: a problem (one row of the comparison), its candidates, and what each of them does."""
+"""A problem (one row of the comparison), its candidates and their runners."""
 
 import copy
 from collections.abc import Callable, Iterable, Mapping

@@ -1,4 +1,4 @@
-"""What weights of few bits cost a converted network, on Fashion-MNIST: accuracy with and without `weight_bits`.
+"""The cost of few-bit weights for a converted network, on Fashion-MNIST: accuracy with and without `weight_bits`.
 
 python -m benchmarks.quantized [--data FOLDER] [--networks resnet18 vgg] [--bits 8] [--timesteps 16 32] [--delay 8]
     [--images 10000] [--threads 2]

@@ -67,7 +67,7 @@ def write(path: Path, results: Iterable[Result], machine: Mapping[str, str]) -> 
 
 
 def read(path: Path) -> tuple[list[Result], dict[str, str]]:
-    """What `write` wrote: the results and the machine."""
+    """Reads a file of `write`: the results and the machine."""
     with path.open(newline="") as file:
         lines = list(csv.DictReader(file))
     machine = {name: value for name, value in lines[0].items() if name not in COLUMNS}

@@ -1,7 +1,7 @@
-"""What the safe way of strided 1x1 convolutions costs in training: `python -m benchmarks.safe_convolutions`.
+"""Cost of the safe implementation of strided 1x1 convolutions in training: `python -m benchmarks.safe_convolutions`.
 
 A step of stochastic gradient descent of the ResNet-18 of `benchmarks.conversion.networks`, in turns with and without
-`nn.safe_convolutions()`. Its shortcuts have 16 channels and more, with which torch's own way writes nowhere else.
+`nn.safe_convolutions()`. Its shortcuts have 16 channels and more, with which torch's own implementation is in bounds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What each stage of a network takes of a single step."""
+"""The time of each stage of a network in a single step."""
 
 from statistics import median
 

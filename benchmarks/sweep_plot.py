@@ -19,7 +19,7 @@ _OTHERS = ("#30638e", "#8d99ae", "#5c946e", "#7a6c9d")
 
 
 def draw(path: Path) -> Path:
-    """Draw the CSV at `path`; the picture is laid beside it and its path returned."""
+    """Draw the CSV at `path`; the plot is written next to it, and its path returned."""
     with path.open(newline="") as file:
         lines = list(csv.DictReader(file))
     panels = [(title, list(group)) for title, group in groupby(lines, key=lambda line: line["title"])]

@@ -1,4 +1,4 @@
-"""How cost grows as the work grows: neurons, steps, batch, density of events, threads.
+"""Cost over the amount of work: neurons, time steps, batch, density of events, threads.
 
 python -m benchmarks.sweeps [--sweeps neurons,steps] [--repeats 5] [--quick] [--output sweeps.csv]
 
@@ -29,10 +29,10 @@ from neurocuda import Discretization, NeuroCUDAWarning
 
 RESULTS = Path(__file__).with_name("results") / "sweeps.csv"
 BESIDE = ("plain torch, layer by layer", "plain torch, stepped", "Norse, layer by layer", "sinabs, layer by layer")
-"""Of the candidates of `benchmarks.peers`, those that are run here beside our own: the fastest that compile nothing."""
+"""The peers of `benchmarks.peers` that run here: the fastest that compile nothing."""
 
 STEPPED_UP_TO = 1000
-"""Steps up to which what runs one step after the other is run at all."""
+"""Most time steps for candidates that loop over time in Python."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Side-by-side timing: the candidates take turns, so that what disturbs the machine disturbs all of them."""
+"""Side-by-side timing: the candidates take turns, so that other load on the machine affects all of them."""
 
 import gc
 import random
@@ -21,7 +21,7 @@ class Times:
 
 
 class Clock(Protocol):
-    """Marks moments, and tells the milliseconds between two of them once a round is over."""
+    """Records time marks, and returns the milliseconds between two of them after a round."""
 
     def prepare(self) -> None:
         """Bring the machine into the state in which every run starts."""
@@ -32,7 +32,7 @@ class Clock(Protocol):
 
 
 class Wall:
-    """The clock on the wall; work on a GPU is waited for."""
+    """Wall-clock time; waits for work on a GPU."""
 
     def prepare(self) -> None:
         pass

@@ -1,16 +1,13 @@
-"""NeuroCUDA runs spiking neural networks described in NIR."""
+"""NeuroCUDA runs spiking neural networks described in NIR.
 
-from neurocuda import nn
-from neurocuda.compiler.certificate import Certificate
-from neurocuda.compiler.exactness import certify
-from neurocuda.compiler.grids import InputGrid
-from neurocuda.compiler.schedule import Schedule
-from neurocuda.convert.calibrate import convert
-from neurocuda.convert.export import to_nir
-from neurocuda.convert.report import Report
-from neurocuda.convert.snn import SNN
-from neurocuda.convert.training.finetune import finetune
-from neurocuda.discretization.settings import Discretization
+A name of `_MODULE_OF` is imported from its module when it is first used (PEP 562). The imports at the top are cheap,
+and two must not wait: `torch.export.load` needs the operators of `torch.ops.neurocuda`, which `ops.backends`
+registers, and `torch.load(..., weights_only=True)` needs `State`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from neurocuda.errors import (
     AlgebraicLoopError,
     ArgumentError,
@@ -21,15 +18,51 @@ from neurocuda.errors import (
     ShapeError,
     UnsupportedModuleError,
 )
-from neurocuda.graph import Graph, Node, from_nir
-from neurocuda.graph.serialization import read, write
 from neurocuda.ops import NeuronCoefficients, Surrogate
 from neurocuda.ops.backends import backends, use_backend
-from neurocuda.quantization.quantize import quantize
-from neurocuda.runtime.loading import load
-from neurocuda.runtime.nir_executor import Executor, RunResult
 from neurocuda.runtime.state import State
 from neurocuda.version import __version__
+
+if TYPE_CHECKING:  # the same names for type checkers and editors
+    from neurocuda import nn
+    from neurocuda.compiler.certificate import Certificate
+    from neurocuda.compiler.exactness import certify
+    from neurocuda.compiler.grids import InputGrid
+    from neurocuda.compiler.schedule import Schedule
+    from neurocuda.convert.calibrate import convert
+    from neurocuda.convert.export import to_nir
+    from neurocuda.convert.report import Report
+    from neurocuda.convert.snn import SNN
+    from neurocuda.convert.training.finetune import finetune
+    from neurocuda.discretization.settings import Discretization
+    from neurocuda.graph import Graph, Node, from_nir
+    from neurocuda.graph.serialization import read, write
+    from neurocuda.quantization.quantize import quantize
+    from neurocuda.runtime.loading import load
+    from neurocuda.runtime.nir_executor import Executor, RunResult
+
+_MODULE_OF = {
+    "SNN": "convert.snn",
+    "Certificate": "compiler.certificate",
+    "Discretization": "discretization.settings",
+    "Executor": "runtime.nir_executor",
+    "Graph": "graph",
+    "InputGrid": "compiler.grids",
+    "Node": "graph",
+    "Report": "convert.report",
+    "RunResult": "runtime.nir_executor",
+    "Schedule": "compiler.schedule",
+    "certify": "compiler.exactness",
+    "convert": "convert.calibrate",
+    "finetune": "convert.training.finetune",
+    "from_nir": "graph",
+    "load": "runtime.loading",
+    "quantize": "quantization.quantize",
+    "read": "graph.serialization",
+    "to_nir": "convert.export",
+    "write": "graph.serialization",
+}
+_SUBMODULES = ("compiler", "discretization", "graph", "nn", "quantization")
 
 __all__ = [
     "SNN",
@@ -67,3 +100,22 @@ __all__ = [
     "use_backend",
     "write",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return import_module(f"neurocuda.{name}")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'neurocuda' has no attribute {name!r}")
+    value = getattr(import_module(f"neurocuda.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+# The first import of a module of the package `convert` would put the package in the place of the function `convert`.
+import_module("neurocuda.convert")
+del globals()["convert"]

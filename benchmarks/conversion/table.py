@@ -67,7 +67,7 @@ def write(path: Path, rows: Iterable[Row], machine: Mapping[str, str], kept: Lin
 
 
 def read(path: Path) -> list[Row]:
-    """What `write` wrote."""
+    """Reads a file of `write`."""
     with path.open(newline="") as file:
         return [
             Row(
@@ -82,7 +82,7 @@ def read(path: Path) -> list[Row]:
 
 
 def draw(path: Path) -> Path:
-    """Accuracy over the steps in all, one panel for each network; the picture is laid beside the CSV.
+    """Accuracy over the steps in all, one panel for each network; the plot is written next to the CSV.
 
     All lines of a panel are on the same images: as many as the most methods were measured on.
     """

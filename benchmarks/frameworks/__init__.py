@@ -1,4 +1,4 @@
-"""Everyone who runs the rows. A tool that is not installed, or does not import, is named and left out."""
+"""The tools that run the rows. A tool that is not installed, or does not import, is named and left out."""
 
 import importlib
 from importlib.metadata import PackageNotFoundError, version

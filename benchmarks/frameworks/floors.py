@@ -1,4 +1,4 @@
-"""The work that cannot be avoided, measured in the same run."""
+"""The floors: unavoidable work, measured in the same run."""
 
 import copy
 from collections.abc import Callable, Iterable
@@ -39,7 +39,7 @@ def _clone(problem: Problem) -> Runner:
 
 
 def _layers_alone(problem: Problem, layout: torch.memory_format) -> Runner:
-    """Every layer with weights as a dense library call, fed the true signals; all steps in one call if it may be."""
+    """Each layer with weights as a dense vendor-library call on the true signals, all steps in one call if possible."""
     weighted = {name: layer for name, layer in problem.layers.items() if hasattr(layer, "weight")}
     sources = {name: [a for a, b in problem.graph.edges if b == name] for name in weighted}
     read = {source: "output" for names in sources.values() for source in names}
@@ -66,14 +66,14 @@ def _layers_alone(problem: Problem, layout: torch.memory_format) -> Runner:
 
 
 def integer_layers(problem: Problem) -> dict[str, Integers]:
-    """The layers that are proved to be products of bytes, where this device gains by it."""
+    """The layers that are proved to be int8 products, if int8 is faster on this device."""
     gains = int8.is_fast(problem.x.device.type)
     proofs = certify(problem.graph, problem.discretization).proofs if gains else ()
     return {p.node: p.integers for p in proofs if p.integers is not None and p.type == "Conv2d"}
 
 
 def _integers_alone(problem: Problem) -> Runner:
-    """The convolutions alone from bytes, weights packed before: by the vendor's library, on a GPU by our kernel."""
+    """The int8 convolutions alone, with prepacked weights: in the vendor library, on a GPU in our kernel."""
     device = problem.x.device
     net = load(problem.graph, problem.discretization).to(device)
     layers = integer_layers(problem)

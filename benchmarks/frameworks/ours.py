@@ -40,7 +40,7 @@ def candidates(problem: Problem) -> Iterable[Candidate]:
 
 
 def _operator(problem: Problem, dtype: torch.dtype, packed: bool) -> Runner:
-    """The compiled operator alone, without the executor, and in narrower types."""
+    """The native operator alone, without the executor, and in narrower dtypes."""
     ((name, neuron),) = problem.neurons.items()
     node = problem.graph.nodes[name]
     c = coefficients(node, neuron_parameters(node), problem.discretization)
@@ -58,7 +58,7 @@ def _operator(problem: Problem, dtype: torch.dtype, packed: bool) -> Runner:
 
 
 def _run(problem: Problem, how: How | None, frozen: bool, state: bool = True) -> Runner:
-    """The network with its layers as it chooses, or all of them in one way, as far as they can be; a call returns the
+    """The network with default layers, or one implementation for all layers if possible; a call returns the
     state beside the output, or the output alone.
     """
     net = Executor(problem.graph, problem.discretization, frozen=frozen)

@@ -1,4 +1,4 @@
-"""PyTorch without any library: stepped, layer by layer, and compiled."""
+"""Plain PyTorch: stepped, layer by layer, and compiled."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -103,7 +103,7 @@ def _on_steps(steps: int, neuron: Callable[[Tensor], Tensor], frames: Tensor) ->
 
 
 def _update(neuron: Neuron, x: Tensor, v: Tensor, i: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What the population emits, v and i after one step."""
+    """Output, v and i of the population after one step."""
     i = x if neuron.decay_synapse is None else i * neuron.decay_synapse + x
     u = v * neuron.decay + i
     if neuron.threshold is None:
@@ -187,7 +187,7 @@ def _unrolled_steps(steps: int) -> int:
 
 
 def _braille_layers(problem: Problem) -> Runner:
-    """What does not recur is computed over all steps at once, the recurrent population step by step."""
+    """Feed-forward parts run over all steps at once, the recurrent population step by step."""
     first, second = problem.neurons.values()
     return _braille(problem, partial(_recur, PlainNeuron(first)), partial(_over_time, PlainNeuron(second)))
 

@@ -1,4 +1,4 @@
-"""What is measured: tables of sizes and types. What each moves at the least is derived from the types."""
+"""The cases: tables of sizes and dtypes. The minimum bytes of each follow from the dtypes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from benchmarks.on_gpu.moved import BITS, STATE, bytes_of_state, bytes_per_step
 NEURONS = tuple(2**n for n in range(12, 27, 2))
 STEPS = (1, 8, 64, 512)
 MOST = 2**31
-"""Neuron-steps of a case: what is larger takes more memory than there is, and shows nothing new."""
+"""Most neuron-steps of a case: larger cases exceed the memory."""
 
 OUTPUTS = {
     "fp32": ("fp32", "uint8", BITS),

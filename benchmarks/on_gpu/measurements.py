@@ -1,4 +1,4 @@
-"""What was measured: one line for each candidate of each case, as JSON and on the screen."""
+"""Measurements: one line for each candidate of each case, as JSON and on the screen."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ class Measurement:
 
     @property
     def percent_of_copy(self) -> float | None:
-        """The least bytes in the time taken, as a share of what a copy moves in that time."""
+        """The minimum bytes over the time, in percent of the bandwidth of a copy."""
         if self.median_ms is None or self.bytes is None or self.copy is None:
             return None
         return 100 * self.bytes / (self.median_ms * 1e-3) / self.copy
@@ -62,7 +62,7 @@ def timed(times: Times | None) -> dict[str, float | None]:
 
 
 def write(path: Path, machine: Mapping[str, str], measurements: Sequence[Measurement]) -> None:
-    """All measurements, and with each what follows from it, so that the file is read without this code."""
+    """All measurements with their derived figures, so that the file can be read without this code."""
     lines = []
     for m in measurements:
         speed, share = m.steps_per_second, m.percent_of_copy
@@ -76,7 +76,7 @@ def write(path: Path, machine: Mapping[str, str], measurements: Sequence[Measure
 
 
 def read(path: Path) -> tuple[list[Measurement], dict[str, str]]:
-    """What `write` wrote: the measurements and the machine. Raises ValueError naming what does not fit."""
+    """Reads a file of `write`: the measurements and the machine. Raises ValueError, which names the invalid field."""
     content = json.loads(path.read_text())
     if content.get("schema") != SCHEMA:
         raise ValueError(f"{path}: expected schema {SCHEMA}, found {content.get('schema')!r}")

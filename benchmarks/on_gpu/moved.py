@@ -1,11 +1,11 @@
-"""Bytes: what a computation must move at the least, and how long that takes a GPU. One function says it of a neuron."""
+"""The minimum bytes that a computation moves, and the time that a GPU needs for them."""
 
 from collections.abc import Sequence
 
 import torch
 
 H100 = 3.35e12
-"""Bytes a second of an H100's memory (SXM, HBM3), as its maker states it; predictions are made with it."""
+"""Bytes a second of an H100's memory (SXM, HBM3), from its data sheet; predictions use it."""
 
 TYPES = {
     "fp32": torch.float32,
@@ -22,13 +22,13 @@ STATE = 4
 
 
 def bytes_per_step(branches: Sequence[str], output: str) -> float:
-    """What one step of one neuron moves: it reads every branch once and writes one element, or one bit."""
+    """Bytes of one step of one neuron: it reads every branch once and writes one element, or one bit."""
     written = 1 / 8 if output == BITS else TYPES[output].itemsize
     return sum(TYPES[branch].itemsize for branch in branches) + written
 
 
 def bytes_of_state(neurons: int, synapse: bool = False) -> int:
-    """What a call reads before its first step and writes after its last."""
+    """Bytes of the state that a call reads before its first step and writes after its last."""
     return 2 * STATE * neurons * (1 + synapse)
 
 

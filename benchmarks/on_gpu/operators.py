@@ -36,7 +36,7 @@ class Candidate:
 
 
 def served(device: torch.device) -> dict[str, ModuleType]:
-    """Our backends that serve the device, by name, the reference excepted."""
+    """Our backends for the device, by name, without the reference."""
     found = {}
     for asked, state in backends().items():
         if is_usable(state):

@@ -1,4 +1,4 @@
-"""What the cases would take at the least on an H100, where there is no GPU: arithmetic, and no measurement."""
+"""The minimum time of the cases on an H100, computed without a GPU: a prediction, not a measurement."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ HEADING = (
 
 
 def show(console: Console, groups: Sequence[str], rows: Iterable[Row], paper: Path, quick: bool) -> None:
-    """All groups asked for."""
+    """All requested groups."""
     console.print(f"[bold]{HEADING}[/bold]", highlight=False)
     console.print()
     if "neuron" in groups:

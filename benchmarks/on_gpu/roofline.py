@@ -1,4 +1,4 @@
-"""The plot of a JSON of measurements: how near to a plain copy of the same run everything comes.
+"""The plot of a JSON of measurements: bandwidth relative to a plain copy of the same run.
 
 python -m benchmarks.on_gpu.roofline results.json
 """
@@ -23,7 +23,7 @@ MARKERS = "os^Dv*PX<>hp8d"
 
 
 def draw(path: Path) -> Path:
-    """Draw the JSON at `path`; the picture is laid beside it and its path returned."""
+    """Draw the JSON at `path`; the plot is written next to it, and its path returned."""
     measurements, machine = read(path)
     timed = [m for m in measurements if m.median_ms is not None]
     networks = [m for m in timed if m.group == "network"]

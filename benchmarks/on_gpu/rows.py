@@ -1,4 +1,4 @@
-"""The networks that are measured whole: which, how many steps and samples, and what they must move and multiply."""
+"""The networks: steps, samples, minimum bytes and multiply-adds."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -134,7 +134,7 @@ def neuron_steps(graph: Graph, steps: int, batch: int) -> int:
 
 
 def bytes_of(graph: Graph, steps: int, batch: int) -> float:
-    """What a network must move in float32, layer by layer: branches in, results out; weights and states once."""
+    """Minimum bytes of a network in float32, layer by layer: branches in, results out; weights and states once."""
     total = 0.0
     for node in graph.nodes.values():
         if node.type in _VIEWS:

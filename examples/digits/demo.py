@@ -1,4 +1,4 @@
-"""What `make demo` runs: the held-out digits through digits.nir, with the command and with the Python API.
+"""`make demo`: runs the held-out digits through digits.nir, with the command and with the Python API.
 
 Checks that both give the same bits, and the same as the network stepped in plain PyTorch; prints accuracy, firing
 rates and times; draws the spikes of one digit.
@@ -46,7 +46,7 @@ def with_the_command(x: Tensor) -> Tensor:
 
 
 def check(what: str, equal: bool) -> None:
-    """Prints the outcome; ends the demo where it is not as it must be."""
+    """Prints the result of a comparison; ends the demo if it failed."""
     console.print(f"{what}: {'equal, every bit' if equal else '[bold red]different'}")
     if not equal:
         raise SystemExit(1)

@@ -4,7 +4,7 @@
                           └──────────┘                        └──────────┘                             │
                                                                                          output ─ li ──┘
 The input is the grey value of each pixel (0..16), held for all steps; the output is the membrane
-potential of ten leaky integrators, one for each digit, and the largest at the last step is the answer.
+potential of ten leaky integrators, one for each digit; the largest at the last step is the prediction.
 """
 
 from itertools import pairwise
@@ -42,7 +42,7 @@ def digits(held_out: bool) -> tuple[Tensor, Tensor]:
 
 
 def constant_current(images: Tensor) -> Tensor:
-    """Images [B, 1, 8, 8] held for every time step: [T, B, 1, 8, 8]."""
+    """Images [B, 1, 8, 8] as a constant input over time: [T, B, 1, 8, 8]."""
     return images.expand(TIMESTEPS, *images.shape)
 
 

@@ -28,7 +28,7 @@ STYLE = {
 
 
 def draw(path: Path, image: np.ndarray, spikes: Mapping[str, np.ndarray], readout: np.ndarray, label: int) -> None:
-    """Writes a PNG: image [8, 8], spikes by layer [T, N] and read-out [T, 10] of one digit, and what it is."""
+    """Writes a PNG: image [8, 8], spikes by layer [T, N] and read-out [T, 10] of one digit, and the label."""
     with mpl.rc_context(STYLE):
         figure = plt.figure(figsize=(12, 6.4), layout="constrained")
         grid = figure.add_gridspec(2, 1 + len(spikes), height_ratios=(1, 3.2), width_ratios=(1.5, *(1 for _ in spikes)))
@@ -91,5 +91,5 @@ def draw_readout(axes: Axes, readout: np.ndarray) -> None:
             color=INK if number == answer else GREY,
             weight="bold" if number == answer else "normal",
         )
-    axes.set(xlabel="time step", ylabel="membrane potential v", title=f"read-out: answers {answer}")
+    axes.set(xlabel="time step", ylabel="membrane potential v", title=f"read-out: predicts {answer}")
     steps_axis(axes, steps + 1)

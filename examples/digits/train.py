@@ -15,7 +15,7 @@ from torch import Tensor
 from examples.digits.network import FILE, DigitsNetwork, constant_current, digits, from_nir, to_nir
 
 SEED, EPOCHS, BATCH, LEARNING_RATE = 0, 40, 64, 4e-3
-TARGET_RATE = 0.1  # layers that fire more than this are pulled back, gently
+TARGET_RATE = 0.1  # firing rate above which a layer adds to the loss
 
 
 def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -26,7 +26,7 @@ def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def loss(network: DigitsNetwork, images: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy of the read-out over the second half of the steps, and the price of firing."""
+    """Cross entropy of the read-out over the second half of the steps, plus a penalty for high firing rates."""
     output, spikes = network(constant_current(images))
     half = output[len(output) // 2 :]
     cross_entropy = F.cross_entropy(half.flatten(0, 1), labels.repeat(len(half)), label_smoothing=0.05)
@@ -35,7 +35,7 @@ def loss(network: DigitsNetwork, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def train() -> DigitsNetwork:
-    """A trained network; the held-out part of the data is never looked at."""
+    """Trains the network on the training part; the held-out part is not used."""
     torch.manual_seed(SEED)
     generator = torch.Generator().manual_seed(SEED)
     network = DigitsNetwork(rounded=True)

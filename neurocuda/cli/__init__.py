@@ -1,4 +1,4 @@
-"""The `neurocuda` command."""
+"""The `neurocuda` command line: one module for each command."""
 
 from neurocuda.cli.app import main
 

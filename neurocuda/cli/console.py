@@ -1,4 +1,4 @@
-"""Lines and tables on the terminal: tables fit it, and in a pipe nothing is wrapped or cut."""
+"""Lines and tables on stdout and stderr. Tables fit the terminal; in a pipe nothing is wrapped or cut."""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from neurocuda.errors import GraphError, NeuroCUDAError
 
@@ -19,7 +15,7 @@ _UNLIMITED = 1_000_000
 
 
 def escape_unprintable() -> None:
-    """Let characters that the encoding of stdout or stderr lacks be shown escaped, not end the program."""
+    """Print characters that the encoding of stdout or stderr lacks as escapes; do not raise UnicodeEncodeError."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -27,11 +23,22 @@ def escape_unprintable() -> None:
 
 def show(text: str, *, err: bool = False) -> None:
     """Print lines of text, to stderr if `err`."""
-    typer.echo(_harmless(text), err=err)
+    typer.echo(_escaped(text), err=err)
+
+
+def show_warnings(warnings: Sequence[str], *, err: bool = False) -> None:
+    """Print a line for each warning, to stderr if `err`."""
+    for warning in warnings:
+        show(f"warning: {warning}", err=err)
 
 
 def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table under its title. On a terminal, cells that are too long are folded."""
+    """Print a table under its title. On a terminal, long cells are folded."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     console = Console(highlight=False)
     terminal = console.is_terminal
     if not terminal:
@@ -40,7 +47,7 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
     for column in header:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_harmless(cell)) for cell in row))
+        table.add_row(*(Text(_escaped(cell)) for cell in row))
     with console.capture() as capture:
         console.print(table)
     lines = capture.get().splitlines()
@@ -49,7 +56,7 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
 
 @contextmanager
 def messages() -> Iterator[None]:
-    """Turn an error of NeuroCUDA into a message and an exit code: 1 for a graph, 2 for anything else."""
+    """Turn a NeuroCUDAError into a message and an exit code: 1 for a GraphError, 2 for all others."""
     try:
         yield
     except NeuroCUDAError as error:
@@ -58,10 +65,10 @@ def messages() -> Iterator[None]:
 
 
 def count(number: int, noun: str) -> str:
-    """A number of things: "no edges", "1 edge", "2 edges"."""
+    """A number with its noun: "no edges", "1 edge", "2 edges"."""
     return f"{number} {noun}" if number == 1 else f"{number or 'no'} {noun}s"
 
 
-def _harmless(text: str) -> str:
-    """The text with control characters escaped, so that a file cannot write to the terminal as it likes."""
+def _escaped(text: str) -> str:
+    """The text with control characters escaped, so that names in a file cannot control the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

@@ -1,4 +1,4 @@
-"""`neurocuda convert`: a trained model and calibration data in, a NIR file out."""
+"""`neurocuda convert`: converts a trained model, with calibration data, to a NIR file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,8 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from neurocuda.cli.console import messages, show
+from neurocuda.cli.console import messages, show, show_warnings
 from neurocuda.cli.npy import check_target, load_arrays
-from neurocuda.convert.calibrate import PERCENTILES
-from neurocuda.convert.calibrate import convert as convert_model
-from neurocuda.convert.calibration_data import take
-from neurocuda.convert.export import RESETS, to_nir
-from neurocuda.convert.tracing.model_files import read_model
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning
 
 Model = Annotated[
@@ -37,20 +32,25 @@ Data = Annotated[
     ),
 ]
 Output = Annotated[str, typer.Option("--output", "-o", metavar="NIR", help="The NIR file to write.")]
-Timesteps = Annotated[int, typer.Option("--timesteps", metavar="T", help="Steps that are read out.")]
-Delay = Annotated[int, typer.Option("--readout-delay", metavar="T", help="Steps before them.")]
-Count = Annotated[int, typer.Option("--samples", metavar="N", help="Samples to calibrate on.")]
+Timesteps = Annotated[int, typer.Option("--timesteps", metavar="T", help="Steps over which the output is averaged.")]
+Delay = Annotated[int, typer.Option("--readout-delay", metavar="T", help="Steps before the first of these.")]
+Count = Annotated[int, typer.Option("--samples", metavar="N", help="Number of calibration samples.")]
 Percentile = Annotated[
-    float | None, typer.Option("--percentile", metavar="P", help="That of the thresholds; without it, it is chosen.")
+    float | None,
+    typer.Option("--percentile", metavar="P", help="Percentile of activations for thresholds. Default: calibrated."),
 ]
 Dt = Annotated[float, typer.Option("--dt", metavar="S", help="Length of a step in seconds.")]
 Bits = Annotated[
     int | None,
-    typer.Option("--weight-bits", metavar="N", help="Write weights of so many bits, 2 to 8, whose sums are exact."),
+    typer.Option(
+        "--weight-bits", metavar="N", help="Bits of the weights, 2 to 8, whose sums are exact. Default: float32."
+    ),
 ]
-Reset = Annotated[str, typer.Option("--reset", metavar="|".join(RESETS), help="How soft-reset neurons are written.")]
+Reset = Annotated[
+    str, typer.Option("--reset", metavar="loop|if", help="Subgraph that is written for soft-reset neurons.")
+]
 Dense = Annotated[bool, typer.Option("--dense-groups", help="Write grouped convolutions as dense ones.")]
-Plot = Annotated[str | None, typer.Option("--plot", metavar="PNG", help="Draw accuracy over the steps.")]
+Plot = Annotated[str | None, typer.Option("--plot", metavar="PNG", help="Plot accuracy over the steps.")]
 
 
 def convert(
@@ -69,21 +69,26 @@ def convert(
 ) -> None:
     """Convert a trained PyTorch model to a spiking network in NIR.
 
-    Prints how well it agrees with the model, by the number of steps; with --weight-bits also what inputs have to be
-    rounded to.
+    Prints the agreement with the model by the number of steps; with --weight-bits also the grid that inputs have
+    to be rounded to.
     """
+    from neurocuda.convert.calibrate import PERCENTILES
+    from neurocuda.convert.calibrate import convert as convert_model
+    from neurocuda.convert.calibration_data import take
+    from neurocuda.convert.export import RESETS, to_nir
+
     with messages():
         if reset not in RESETS:
             raise ArgumentError(f"--reset: expected one of {', '.join(RESETS)}, found {reset!r}")
         check_target(output)
-        given = _data(data)
-        first = take(given, 1).batches[0] if isinstance(given, Tensor | tuple) else None
+        calibration = _data(data)
+        first = take(calibration, 1).batches[0] if isinstance(calibration, Tensor | tuple) else None
         network = _model(model, first)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", NeuroCUDAWarning)
             snn = convert_model(
                 network,
-                given,
+                calibration,
                 timesteps=timesteps,
                 readout_delay=readout_delay,
                 samples=samples,
@@ -92,20 +97,20 @@ def convert(
                 weight_bits=weight_bits,
             )
             to_nir(snn, output, reset=reset, dense_groups=dense_groups)
-        for warning in caught:
-            if issubclass(warning.category, NeuroCUDAWarning):
-                show(f"warning: {warning.message}", err=True)
+        show_warnings([str(w.message) for w in caught if issubclass(w.category, NeuroCUDAWarning)], err=True)
         show(str(snn.report))
         if snn.input_grid is not None:
-            show(f"\nweights of {weight_bits} bits; the file takes inputs that are {snn.input_grid}")
+            show(f"\nweights of {weight_bits} bits; the file expects inputs that are {snn.input_grid}")
         if plot is not None and snn.report is not None:
             snn.report.plot(plot)
         show(f"\nwritten to {output}" + (f", {plot}" if plot is not None else ""))
 
 
 def _model(name: str, example: Tensor | None) -> nn.Module:
+    from neurocuda.convert.tracing.model_files import read_model
+
     if ":" in name and not os.path.exists(name):
-        model = _called(name, "MODEL")
+        model = _call(name, "MODEL")
         if not isinstance(model, nn.Module):
             raise ArgumentError(f"MODEL: expected {name} to return a torch.nn.Module, found a {type(model).__name__}")
         return model
@@ -116,7 +121,7 @@ def _model(name: str, example: Tensor | None) -> nn.Module:
 
 def _data(name: str) -> Any:
     if ":" in name and not os.path.exists(name):
-        return _called(name, "--data")
+        return _call(name, "--data")
     arrays = load_arrays(name)
     if isinstance(arrays, np.ndarray):
         return _samples(arrays, name)
@@ -134,15 +139,15 @@ def _samples(array: np.ndarray, name: str) -> Tensor:
     return torch.from_numpy(array.astype(np.float32))
 
 
-def _called(name: str, what: str) -> Any:
-    """What a function of a Python module returns; modules are looked for in the current folder too."""
+def _call(name: str, argument: str) -> Any:
+    """Calls the function MODULE:FUNCTION and returns its result. The current folder is searched for modules too."""
     module_name, _, function_name = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ArgumentError(f"{what}: expected MODULE:FUNCTION, found {name!r} ({error})") from error
+        raise ArgumentError(f"{argument}: expected MODULE:FUNCTION, found {name!r} ({error})") from error
     if not callable(function):
-        raise ArgumentError(f"{what}: expected {name!r} to be a function, found a {type(function).__name__}")
+        raise ArgumentError(f"{argument}: expected {name!r} to be a function, found a {type(function).__name__}")
     return function()

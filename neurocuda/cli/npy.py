@@ -1,4 +1,4 @@
-"""Signals in NumPy files: inputs read and fitted to a graph, results written whole or not at all."""
+"""Signals in NumPy files: reads the inputs of a graph, and writes results as a complete file or not at all."""
 
 from __future__ import annotations
 
@@ -8,25 +8,31 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from neurocuda.cli.console import show
 from neurocuda.errors import ArgumentError, FileError, nearest
-from neurocuda.graph import Graph, Shape
 
-_AS_THEY_ARE = ("bool", "uint8", "int8", "float16", "float32")
+if TYPE_CHECKING:
+    from neurocuda.graph import Graph, Shape
+
+_EXACT_IN_FLOAT32 = ("bool", "uint8", "int8", "float16", "float32")
 
 
-def read_inputs(path: str | os.PathLike[str], graph: Graph) -> tuple[dict[str, Tensor], list[str]]:
-    """The signals of a graph's Inputs, [T, B, *shape], by name; and a note for each that had to be rounded.
+def read_inputs(name: str, graph: Graph) -> dict[str, Tensor]:
+    """The signals of a graph's Inputs, [T, B, *shape], by name of the Input.
 
-    An .npy file holds the signal of the only Input, an .npz file one by name of each. What float32 does not
-    hold exactly is rounded to it. Raises `FileError` for a file that is not NumPy's, `ArgumentError` naming
-    file and Input for signals that do not fit.
+    An .npy file holds the signal of the only Input, an .npz file one for each Input, by name. Values that float32
+    cannot represent are rounded to it, with a note on stderr.
+
+    Raises:
+        FileError: The file cannot be read as a NumPy file.
+        ArgumentError: A signal does not fit its Input; the message names the file and the Input.
     """
-    name = os.fspath(path)
     arrays = load_arrays(name)
     if isinstance(arrays, np.ndarray):
         if len(graph.inputs) != 1:
@@ -45,11 +51,13 @@ def read_inputs(path: str | os.PathLike[str], graph: Graph) -> tuple[dict[str, T
         _check_shape(where, arrays[key], graph.nodes[key].output_shape, arrays[graph.inputs[0]])
         signals[key], note = _as_float32(where, arrays[key])
         notes += [note] if note else []
-    return signals, notes
+    for note in notes:
+        show(f"note: {note}", err=True)
+    return signals
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays as an .npz file, whole or not at all. Raises `FileError`."""
+    """Write arrays as an .npz file: a complete file, or none. Raises `FileError`."""
     target = check_target(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -71,7 +79,7 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray])
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:
-    """The file that `path` means, refused with `FileError` where it cannot be written as a file."""
+    """The absolute path of the file to write. Raises `FileError` if no file can be written there."""
     target = Path(path).resolve()
     if not target.parent.is_dir():
         raise FileError(f"{target}: expected a folder to write in, found none at {target.parent}")
@@ -94,7 +102,7 @@ def load_arrays(name: str) -> np.ndarray | dict[str, np.ndarray]:
         raise FileError(f"{name}: expected an .npy or .npz file, found one that cannot be read ({error})") from error
     for key, array in arrays.items():
         if not isinstance(array, np.ndarray):
-            raise FileError(f"{name}: expected arrays, found {key!r}, another kind of data")
+            raise FileError(f"{name}: expected arrays, found {key!r}, which is no array")
     return arrays
 
 
@@ -103,12 +111,12 @@ def _list(graph: Graph) -> str:
 
 
 def _check_shape(where: str, array: np.ndarray, shape: Shape, first: np.ndarray) -> None:
-    wanted = f"[T, B{''.join(f', {size}' for size in shape)}]"
+    expected = f"[T, B{''.join(f', {size}' for size in shape)}]"
     if array.dtype.kind not in "biuf":
-        raise ArgumentError(f"{where}: expected real numbers {wanted}, found {array.dtype}")
+        raise ArgumentError(f"{where}: expected real numbers {expected}, found {array.dtype}")
     if array.ndim != 2 + len(shape) or array.shape[2:] != shape:
         hint = "; one sample without a batch axis needs x[:, None]" if array.shape[1:] == shape else ""
-        raise ArgumentError(f"{where}: expected {wanted}, found shape {array.shape}{hint}")
+        raise ArgumentError(f"{where}: expected {expected}, found shape {array.shape}{hint}")
     if array.shape[:2] != first.shape[:2]:
         raise ArgumentError(
             f"{where}: expected T, B = {first.shape[:2]} as in the first input, found {array.shape[:2]}"
@@ -116,9 +124,9 @@ def _check_shape(where: str, array: np.ndarray, shape: Shape, first: np.ndarray)
 
 
 def _as_float32(where: str, array: np.ndarray) -> tuple[Tensor, str | None]:
-    """The signal as a tensor of float32, or of a type exact in it; and what rounding changed."""
+    """The signal as a tensor of float32 or of a dtype that is exact in float32, and a note if values were rounded."""
     note = None
-    if array.dtype.name in _AS_THEY_ARE:
+    if array.dtype.name in _EXACT_IN_FLOAT32:
         signal = array.astype(array.dtype.newbyteorder("="), order="C")
     else:
         with np.errstate(over="ignore"):

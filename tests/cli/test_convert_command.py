@@ -79,7 +79,7 @@ def test_options_reach_the_file(here: Path) -> None:
 def test_weights_of_few_bits(here: Path) -> None:
     words = ("convert", "own:model", "--data", "x.npy", "--percentile", 99, "--timesteps", 8)
     out, err = command(*words, "--weight-bits", 6, "--output", "a.nir")
-    assert "weights of 6 bits; the file takes inputs that are multiples of 0.125 from -1 to 1" in out
+    assert "weights of 6 bits; the file expects inputs that are multiples of 0.125 from -1 to 1" in out
     assert "not all sums are exact" not in err
     told = neurocuda.read("a.nir").metadata["quantized"]
     assert (told["bits"], list(told["inputs"]["input"])) == (6, [0.125, -1, 1])

@@ -28,11 +28,6 @@ def test_the_chosen_tests_are_there() -> None:
         assert re.search(rf"def test_\w*{part}", text), part
 
 
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", PAGE):
-        assert (ROOT / "docs" / target).exists(), target
-
-
 def test_the_table_of_networks_is_that_of_the_measurements() -> None:
     """Every figure, from the JSON; and where others are faster, it says so."""
     measured, machine = measurements.read(ROOT / "benchmarks" / "results" / "gpu-nvidia-h100-80gb-hbm3.json")
