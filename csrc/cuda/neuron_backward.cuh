@@ -150,6 +150,27 @@ __device__ __forceinline__ float step_backward(const NeuronBackwardParams& param
   return dx;
 }
 
+// All coefficients of a neuron; those that its kind does not have are zero. The loop of recurrent_step.cuh
+// would take more registers here.
+__device__ __forceinline__ NeuronCoefficients coefficients_of(const Coefficient* all, std::int64_t n) {
+  const auto value = [&](int name) {
+    float read = 0.0f;
+    if (all[name].values != nullptr) read_coefficient<1>(all[name], n, [&](int, float c) { read = c; });
+    return read;
+  };
+  return {value(kDecayV), value(kGainV),     value(kBiasV), value(kDecayI),
+          value(kGainI),  value(kThreshold), value(kVReset)};
+}
+
+// The element of a signal at an address, as float32.
+__device__ __forceinline__ float read_element(const Signal& signal, const char* from) {
+  Raw<1> raw;
+  float value[1];
+  load<1>(signal.type, from, raw);
+  convert<1>(signal.type, raw, false, value);
+  return value[0];
+}
+
 // Copies time steps first .. first + count - 1 of the neuron at address `from` (of step 0) to a column of
 // shared memory, or adds them to it. Eight loads are in flight at a time.
 __device__ __forceinline__ void read_column(const Signal& signal, const char* from, std::int64_t first,
@@ -192,7 +213,7 @@ __global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
     return signal.data == nullptr ? 0.0f : read_element(signal, address_of(signal, n));
   };
 
-  const NeuronCoefficients c = coefficients_at(params.coefficients, n);
+  const NeuronCoefficients c = coefficients_of(params.coefficients, n);
   const NeuronState start{value(params.v), value(params.i)};
   char *const of_output = address_of(params.of_output, n), *const of_v = address_of(params.of_trace_v, n);
   char *const of_i = address_of(params.of_trace_i, n), *const to_branches = address_of(params.to_branches, n);

@@ -64,9 +64,25 @@ __device__ __forceinline__ bool emits_ones(const NeuronKind& kind) {
   return kind.fires == Fires::kAbove || kind.fires == Fires::kReaching;
 }
 
+// All coefficients of neuron n; those that its kind does not have are zero.
+__device__ __forceinline__ NeuronCoefficients coefficients_at(const Coefficient* all, std::int64_t n) {
+  float values[kCoefficients] = {};
+#pragma unroll
+  for (int name = 0; name < kCoefficients; ++name) {
+    if (all[name].values == nullptr) continue;
+    read_coefficient<1>(all[name], n, [&](int, float value) { values[name] = value; });
+  }
+  return {values[kDecayV], values[kGainV],     values[kBiasV], values[kDecayI],
+          values[kGainI],  values[kThreshold], values[kVReset]};
+}
+
 // Neuron n of the first time step.
 __device__ __forceinline__ float read_neuron(const Signal& signal, std::int64_t n) {
-  return read_element(signal, address_of(signal, n));
+  Raw<1> raw;
+  load<1>(signal.type, address_of(signal, n), raw);
+  float value[1];
+  convert<1>(signal.type, raw, false, value);
+  return value[0];
 }
 
 // Stores a value of a neuron, whose address in the first time step is `first`.

@@ -38,15 +38,6 @@ __device__ __forceinline__ char* address_of(const Signal& signal, std::int64_t n
   return signal.data == nullptr ? nullptr : signal.data + offset_of(signal, n);
 }
 
-// The element of a signal at an address, as float32.
-__device__ __forceinline__ float read_element(const Signal& signal, const char* from) {
-  Raw<1> raw;
-  float value[1];
-  load<1>(signal.type, from, raw);
-  convert<1>(signal.type, raw, false, value);
-  return value[0];
-}
-
 // The address of a thread's neuron in the first time step of each branch. Offsets in branches that are not
 // dense are slow to compute and would take too many registers: a thread caches its own in shared memory,
 // `bytes` per block.
