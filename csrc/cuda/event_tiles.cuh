@@ -17,14 +17,13 @@ template <class Shape>
 struct EventMemory {
   static constexpr int kPitch = kEventTerms + kGroup;  // of lists: rows start in different banks
   union {
-    Vec4 w[2][kEventTerms + 1]
-          [Shape::kColumnThreads];  // of the current chunk and of the next; the last row is zero
+    // Weights of the current chunk and of the next; the last row is zero.
+    Vec4 w[2][kEventTerms + 1][Shape::kColumnThreads];
     float sums[Shape::kRows][Shape::kColumns + 1];
   };
-  alignas(
-      kGroup) std::uint8_t lists[Shape::kRows][kPitch];  // terms in ascending order, padded with kEventTerms
-  std::uint8_t groups[Shape::kRows];                     // of kGroup entries per list
-  int offsets[kEventTerms];                              // from a window's first input to that of a term
+  alignas(kGroup) std::uint8_t lists[Shape::kRows][kPitch];  // ascending terms, padded with kEventTerms
+  std::uint8_t groups[Shape::kRows];                         // of kGroup entries per list
+  int offsets[kEventTerms];                                  // from a window's first input to that of a term
   std::int64_t first[Shape::kRows];  // index into x of a window's first input, which may be in the padding
 };
 

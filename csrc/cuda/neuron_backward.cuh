@@ -151,7 +151,7 @@ __device__ __forceinline__ float step_backward(const NeuronBackwardParams& param
 }
 
 // All coefficients of a neuron; those that its kind does not have are zero. The loop of recurrent_step.cuh
-// would take more registers here.
+// takes up to four more registers here.
 __device__ __forceinline__ NeuronCoefficients coefficients_of(const Coefficient* all, std::int64_t n) {
   const auto value = [&](int name) {
     float read = 0.0f;
