@@ -8,8 +8,8 @@
 //                                                    one branch in float32   in fp16   two in float32
 //   the forward pass stores u        4 + 4 + 8                16                16           16
 //   the backward pass stores u       R + 4 + 4 + 8            20                18           24
-//   recomputed twice, by segments     2R + 8 + 2S              16.5              12.5         24.5
-//   recomputed once, one segment      R + 8                    12                10           16
+//   recomputed twice, by segments    2R + 8 + 2S              16.5              12.5         24.5
+//   recomputed once, one segment     R + 8                    12                10           16
 //
 // where S = 4 bytes / kBackwardSegment is the state at the start of a segment (twice that with a synapse).
 // The last two are implemented: the forward pass is that of inference and stores nothing as large as a

@@ -5,15 +5,15 @@
 // Every product and every sum is rounded separately. Products with zero change no sum and may be skipped. The
 // template parameter Layer maps an operator to rows, columns and terms:
 //
-//   Value                             element type of x: float or bytes
-//   kRowsFirst                        whether neighbouring rows, not columns, are neighbours in y
-//   rows, columns, terms, matrices    sizes; the products with different matrices are independent
-//   padded, packed, bias              packed [matrices, terms, padded], bias [matrices, columns] or null
-//   route                             all terms, only nonzero ones, or whichever is faster by the kernel's
-//   count Tile<Shape>                       reads x(row, term) of a tile, kTerms terms at a time
-//   Memory<Shape>                     shared memory of a tile, for sum_tiles<Shape>(layer, memory)
-//   value(matrix, row, term)          x(row, term)
-//   y_row(matrix, row), column_stride   address of a row of y, and the distance of its columns
+//   Value                           element type of x: float or bytes
+//   kRowsFirst                      whether neighbouring rows, not columns, are neighbours in y
+//   rows, columns, terms, matrices  sizes; products with different matrices are independent
+//   padded, packed, bias            packed [matrices, terms, padded], bias [matrices, columns] or null
+//   route                           all terms, only nonzero ones, or what is faster by the kernel's count
+//   Tile<Shape>                     reads x(row, term) of a tile, kTerms terms at a time
+//   Memory<Shape>                   shared memory of a tile, for sum_tiles<Shape>(layer, memory)
+//   value(matrix, row, term)        x(row, term)
+//   y_row(matrix, row)              the address of a row of y, whose columns are column_stride apart
 #pragma once
 
 #include <cstdint>

@@ -103,7 +103,7 @@ __device__ __forceinline__ float sum_spikes(const SpikeExchange& all, std::int64
   return sum;
 }
 
-// One time step of a warp's neurons; `weight` as above. All threads of the warp must call it.
+// One time step of a warp's neurons; `weight` as in sum_spikes. All threads of the warp must call it.
 __device__ __forceinline__ void warp_step(const RecurrentParams& params, const SpikeExchange& all,
                                           std::int64_t step, std::int64_t sample, std::int64_t word,
                                           const float* weight, std::int64_t pitch) {

@@ -29,7 +29,7 @@ struct RecurrentPlan {
 };
 
 constexpr int kMaxThreads = 512;  // per block: more would leave too few registers for eight branches
-constexpr int kStepWarps = 8;     // per block of recurrent_one_step
+constexpr int kStepWarps = 8;     // per block of the kernels with a launch per step
 
 // Bytes of the SampleSpikes of one sample: values and neurons, in groups of four, and a mask per warp.
 NEUROCUDA_HOST_DEVICE constexpr int spikes_bytes(int neurons) {
@@ -44,14 +44,14 @@ NEUROCUDA_HOST_DEVICE constexpr std::int64_t matrix_bytes(std::int64_t rows, std
 // A time step of one sample with N neurons, of which one in eight spiked, adds N / 8 rows of N weights:
 //
 //   kShared  reads 32 weights per cycle: the fastest if they fit. N <= 240 with 227 KB of shared memory
-//   (sm_90),
-//            203 with 163 KB (sm_80), 127 with 64 KB (sm_75).
-//   kGlobal  reads 16 per cycle, or is bound by the bandwidth of the L2 cache: N * N / 128 cycles, 2000 for N
-//   = 512.
-//            One thread per neuron: N <= 512.
+//            (sm_90), 203 with 163 KB (sm_80), 127 with 64 KB (sm_75).
+//
+//   kGlobal  reads 16 per cycle, or is bound by the bandwidth of the L2 cache: N * N / 128 cycles, 2000 for
+//            N = 512. One thread per neuron: N <= 512.
+//
 //   kGrid    takes a few cycles per row, for any N, and about 2500 for the grid barrier: faster than kGlobal
-//   from
-//            N = 512 on. 32 columns must fit: N <= 1800 (sm_90).
+//            from N = 512 on. 32 columns must fit: N <= 1800 (sm_90).
+//
 //   kSteps   takes a launch per step, which costs more than the barrier, for any N.
 //
 // Blocks: one per multiprocessor first, then more samples per block, so that warps hide each other's latency.
