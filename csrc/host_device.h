@@ -1,4 +1,4 @@
-// Functions that both the host and CUDA devices call.
+// Marks functions that are compiled for the host and for CUDA devices.
 #pragma once
 
 #if defined(__CUDACC__)

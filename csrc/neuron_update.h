@@ -1,14 +1,15 @@
-// The update of one neuron for one step: the only place where its arithmetic stands, for host and device.
+// The update of one neuron in one time step, for host and device: the only definition of its arithmetic.
 //
 //   i = i * decay_i + x * gain_i                  neurons with a synapse; otherwise i = x
 //   u = v * decay_v + (i * gain_v + bias_v)
 //   s = u > threshold                             or >=; many: max(0, floor(u / threshold))
 //   v = s ? v_reset : u                           or u - s * threshold
 //
-// or, where spikes come back as current (a soft reset as NIR writes it), v = u and i = s.
+// With Reset::kFeedback (a soft reset as NIR writes it) v = u and i = s: the spikes become the synaptic
+// current.
 //
-// float32, each operation rounded by itself: host code is compiled with -ffp-contract=off, device code says
-// so in every operation. Equal bits with neurocuda/ops/reference.py are the contract.
+// float32. Every operation is rounded separately: host code is compiled with -ffp-contract=off, device code
+// uses the __f*_rn intrinsics. The results have the same bits as those of neurocuda/ops/reference.py.
 #pragma once
 
 #include <cmath>
@@ -17,12 +18,12 @@
 
 namespace neurocuda {
 
-enum class Synapse { kNone, kUpdated, kPrevious };      // previous: u uses the current of the step before
+enum class Synapse { kNone, kUpdated, kPrevious };      // previous: u uses the current before the update
 enum class Fires { kNever, kAbove, kReaching, kMany };  // never: the membrane potential is the output
-// feedback: with Synapse::kUpdated, spikes are the i of the next step
+// feedback: only with Synapse::kUpdated
 enum class Reset { kToValue, kSubtract, kFeedback };
 
-// The kinds whose spikes may come back as current.
+// Whether neurons with this synapse and firing may have Reset::kFeedback.
 template <Synapse synapse, Fires fires>
 constexpr bool may_feed_back =
     synapse == Synapse::kUpdated && (fires == Fires::kAbove || fires == Fires::kReaching);
@@ -53,7 +54,7 @@ NEUROCUDA_HOST_DEVICE float multiply(float a, float b) { return a * b; }
 NEUROCUDA_HOST_DEVICE float divide(float a, float b) { return a / b; }
 #endif
 
-// The spikes of membrane potential u; NaN stays NaN where a neuron may spike many times.
+// The spike count at membrane potential u, before the reset. With Fires::kMany, NaN stays NaN.
 template <Fires fires>
 NEUROCUDA_HOST_DEVICE float spikes_of(float u, float threshold) {
   if (fires == Fires::kMany) {
@@ -64,7 +65,7 @@ NEUROCUDA_HOST_DEVICE float spikes_of(float u, float threshold) {
   return u > threshold ? 1.0f : 0.0f;
 }
 
-// The synaptic current after the step.
+// The synaptic current after the update.
 NEUROCUDA_HOST_DEVICE float updated_current(float x, float i, const NeuronCoefficients& c) {
   return add(multiply(i, c.decay_i), multiply(x, c.gain_i));
 }
@@ -74,7 +75,7 @@ NEUROCUDA_HOST_DEVICE float updated_potential(float v, float current, const Neur
   return add(multiply(v, c.decay_v), add(multiply(current, c.gain_v), c.bias_v));
 }
 
-// The membrane potential after the reset; feedback leaves it to the current of the next step.
+// The membrane potential after the reset. kFeedback leaves it unchanged.
 template <Reset reset>
 NEUROCUDA_HOST_DEVICE float after_reset(float u, float spikes, const NeuronCoefficients& c) {
   if (reset == Reset::kFeedback) return u;
@@ -82,8 +83,8 @@ NEUROCUDA_HOST_DEVICE float after_reset(float u, float spikes, const NeuronCoeff
   return spikes > 0.0f ? c.v_reset : u;
 }
 
-// One step: returns what the neuron emits, updates its state, and leaves in `u` the potential before the
-// reset.
+// One time step: updates `state`, returns the output (spikes, or the membrane potential with Fires::kNever)
+// and stores the membrane potential before the reset in `u`.
 template <Synapse synapse, Fires fires, Reset reset>
 NEUROCUDA_HOST_DEVICE float update_neuron(float x, const NeuronCoefficients& c, NeuronState& state,
                                           float& u) {

@@ -1,4 +1,4 @@
-// Copies from device memory to shared memory that a thread starts, and waits for later, group by group.
+// Asynchronous copies from device memory to shared memory (cp.async), in groups.
 #pragma once
 
 #include "cuda/device.cuh"
@@ -11,27 +11,27 @@
 
 namespace neurocuda::cuda {
 
-// 16 bytes, both at multiples of 16; zeros, and nothing is read, unless they are there.
-__device__ __forceinline__ void start_copy(unsigned char* to, const void* from, bool there) {
+// Copies 16 bytes, both addresses aligned to 16; if not `valid`, reads nothing and writes zeros.
+__device__ __forceinline__ void start_copy(unsigned char* to, const void* from, bool valid) {
 #if defined(NEUROCUDA_EMULATED)
-  if (there)
+  if (valid)
     std::memcpy(to, from, 16);
   else
     std::memset(to, 0, 16);
 #else
-  __pipeline_memcpy_async(to, from, 16, there ? 0 : 16);
+  __pipeline_memcpy_async(to, from, 16, valid ? 0 : 16);
 #endif
-  NEUROCUDA_LOADS(there ? 16 : 0);
+  NEUROCUDA_LOADS(valid ? 16 : 0);
 }
 
-// The copies since the last group are a group.
+// Makes a group of the copies since the last group.
 __device__ __forceinline__ void end_group() {
 #if !defined(NEUROCUDA_EMULATED)
   __pipeline_commit();
 #endif
 }
 
-// Waits for all groups but the latest `left`.
+// Waits for all groups except the latest `left`.
 template <int left>
 __device__ __forceinline__ void wait_for_groups() {
 #if !defined(NEUROCUDA_EMULATED)

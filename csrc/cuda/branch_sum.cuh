@@ -1,4 +1,5 @@
-// The sum of branches: nothing is carried through time, so blocks share the steps as well as the neurons.
+// The sum of branches, for targets that are not neurons. There is no state, so blocks are distributed over
+// neurons (x) and time steps (y); the wide and the staged kernel are as in neuron.cuh.
 #pragma once
 
 #include "cuda/launch_config.cuh"
@@ -7,59 +8,39 @@
 
 namespace neurocuda::cuda {
 
-constexpr int kSumSteps = 16;  // of a block, in its turn; as many as keep its accesses under way
+constexpr int kSumSteps = 16;  // per block and iteration: enough to keep its accesses in flight
 
 template <int width>
-__global__ __launch_bounds__(kWideThreads) void branch_sum_wide(const __grid_constant__ BranchSumParams call,
-                                                                std::int64_t first, std::int64_t last) {
+__global__ __launch_bounds__(kWideThreads) void branch_sum_wide(
+    const __grid_constant__ BranchSumParams params, std::int64_t first, std::int64_t last) {
   const std::int64_t neuron = first + (std::int64_t{blockIdx.x} * kWideThreads + threadIdx.x) * width;
   if (neuron >= last) return;
   const auto row = [&](const Signal& signal, int) { return signal.data + neuron * size_of(signal.type); };
-  char* const output = call.output.data + neuron * size_of(Element::kFloat32);
-  for (std::int64_t step = std::int64_t{blockIdx.y} * kSumSteps; step < call.steps;
+  char* const output = params.output.data + neuron * size_of(Element::kFloat32);
+  for (std::int64_t step = std::int64_t{blockIdx.y} * kSumSteps; step < params.steps;
        step += std::int64_t{gridDim.y} * kSumSteps) {
-    sum_over_time<width, stages_for(width)>(call.branches, call.branch_count, step,
-                                            min(step + kSumSteps, call.steps), row,
-                                            [&](std::int64_t at, const float (&sum)[width]) {
-                                              store_floats<width>(sum, output + at * call.output.time_stride);
-                                            });
+    sum_over_time<width, stages_for(width)>(
+        params.branches, params.branch_count, step, min(step + kSumSteps, params.steps), row,
+        [&](std::int64_t at, const float (&sum)[width]) {
+          store_floats<width>(sum, output + at * params.output.time_stride);
+        });
   }
 }
 
 __global__ __launch_bounds__(kStagedThreads) static void branch_sum_staged(
-    const __grid_constant__ BranchSumParams call, std::int64_t first, std::int64_t last) {
+    const __grid_constant__ BranchSumParams params, std::int64_t first, std::int64_t last) {
   const std::int64_t neuron = first + std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (neuron >= last) return;
-  NEUROCUDA_DYNAMIC_SHARED(std::int64_t, places);
-  const BranchRows row(call.branches, call.branch_count, neuron, places);
-  char* const output = call.output.data + offset_of(call.output, neuron);
-  for (std::int64_t step = std::int64_t{blockIdx.y} * kSumSteps; step < call.steps;
+  NEUROCUDA_DYNAMIC_SHARED(std::int64_t, offsets);
+  const BranchRows row(params.branches, params.branch_count, neuron, offsets);
+  char* const output = params.output.data + offset_of(params.output, neuron);
+  for (std::int64_t step = std::int64_t{blockIdx.y} * kSumSteps; step < params.steps;
        step += std::int64_t{gridDim.y} * kSumSteps) {
-    sum_over_time<1, stages_for(1)>(call.branches, call.branch_count, step, min(step + kSumSteps, call.steps),
-                                    row, [&](std::int64_t at, const float (&sum)[1]) {
-                                      store_floats<1>(sum, output + at * call.output.time_stride);
+    sum_over_time<1, stages_for(1)>(params.branches, params.branch_count, step,
+                                    min(step + kSumSteps, params.steps), row,
+                                    [&](std::int64_t at, const float (&sum)[1]) {
+                                      store_floats<1>(sum, output + at * params.output.time_stride);
                                     });
-  }
-}
-
-inline void launch_branch_sum(const BranchSumParams& call, Stream stream) {
-  if (call.steps == 0 || call.neurons == 0) return;
-  const int width = width_of(call.branches, call.branch_count, call.steps);
-  const bool wide = width > 1 && allows(call.output, width, call.steps);
-  const std::int64_t whole = wide ? call.neurons / width * width : 0, rest = call.neurons - whole;
-  const auto steps = blocks_for(call.steps, kSumSteps, kMostRows);
-  if (whole > 0) {
-    const dim3 grid(blocks_for(whole / width, kWideThreads), steps);
-    if (width == 4) {
-      NEUROCUDA_LAUNCH((branch_sum_wide<4>), grid, kWideThreads, 0, stream, call, 0, whole);
-    } else {
-      NEUROCUDA_LAUNCH((branch_sum_wide<8>), grid, kWideThreads, 0, stream, call, 0, whole);
-    }
-  }
-  if (rest > 0) {
-    const std::size_t shared = BranchRows::bytes(call.branches, call.branch_count, kStagedThreads);
-    const dim3 grid(blocks_for(rest, kStagedThreads), steps);
-    NEUROCUDA_LAUNCH(branch_sum_staged, grid, kStagedThreads, shared, stream, call, whole, call.neurons);
   }
 }
 

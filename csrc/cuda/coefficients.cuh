@@ -1,4 +1,4 @@
-// The coefficients of neighbouring neurons, in registers.
+// Reads the coefficients of neurons into registers.
 #pragma once
 
 #include "cuda/device.cuh"
@@ -6,31 +6,31 @@
 
 namespace neurocuda::cuda {
 
-// Calls set(k, value) with the coefficients of neurons `neuron` + k: one division finds the first, the others
-// follow.
+// Calls set(k, value) for the coefficient of neuron `neuron` + k, k < width. Only the first index takes a
+// division.
 template <int width, class Set>
 __device__ __forceinline__ void read_coefficient(const Coefficient& c, std::int64_t neuron, const Set& set) {
-  std::int64_t place = 0, rest = 0;  // `rest` neurons before the first one share its value
+  std::int64_t index = 0, rest = 0;  // `rest` neurons before the first have the same value
   if (c.count > 1) {
-    if ((neuron | c.inner | c.count) >> 31 == 0) {  // divisions of 32 bits take a quarter of the time
+    if ((neuron | c.inner | c.count) >> 31 == 0) {  // a 32-bit division takes a quarter of the time
       const auto n = static_cast<std::uint32_t>(neuron), inner = static_cast<std::uint32_t>(c.inner);
       rest = n % inner;
-      place = n / inner % static_cast<std::uint32_t>(c.count);
+      index = n / inner % static_cast<std::uint32_t>(c.count);
     } else {
       rest = neuron % c.inner;
-      place = neuron / c.inner % c.count;
+      index = neuron / c.inner % c.count;
     }
   }
 #pragma unroll
   for (int k = 0; k < width; ++k) {
-    set(k, c.values[place]);
+    set(k, c.values[index]);
     if (++rest < c.inner) continue;
     rest = 0;
-    if (++place == c.count) place = 0;
+    if (++index == c.count) index = 0;
   }
 }
 
-// What neurons of that kind have; the rest is zero, and not used.
+// The coefficients that the kind uses, of `width` neighbouring neurons; the others are zero.
 template <Synapse synapse, Fires fires, Reset reset, int width>
 __device__ __forceinline__ void coefficients_of(const Coefficient* c, std::int64_t neuron,
                                                 NeuronCoefficients (&to)[width]) {

@@ -1,8 +1,8 @@
-// What kernels and their launchers stand on: CUDA, or its emulation on the CPU.
+// The base of every kernel and launcher: CUDA, or its emulation on the CPU.
 //
-// Conventions: launches by NEUROCUDA_LAUNCH, shared memory by NEUROCUDA_SHARED and NEUROCUDA_DYNAMIC_SHARED,
-// no cooperative groups, no PTX but beside what does the same without it; sums and products by the functions
-// of neuron_update.h.
+// Conventions: launch with NEUROCUDA_LAUNCH; declare shared memory with NEUROCUDA_SHARED and
+// NEUROCUDA_DYNAMIC_SHARED; add and multiply floats with the functions of neuron_update.h; use no cooperative
+// groups; give inline PTX an equivalent in C++ for the emulation.
 #pragma once
 
 #include <cstddef>
@@ -22,21 +22,21 @@
 #include "neuron_update.h"
 
 #if defined(NEUROCUDA_EMULATED)
-// Runs a kernel; parentheses around one with several template arguments. An error names it.
+// Launches a kernel; put parentheses around one with several template arguments. An error names the kernel.
 #define NEUROCUDA_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   (static_cast<void>(stream),                                            \
    ::neurocuda::emulation::launch(#kernel, kernel, grid, block, shared_bytes, __VA_ARGS__))
 
-// Counts bytes of device memory that a thread loads or stores.
+// Count the bytes of device memory that a thread loads or stores; only in the emulation.
 #define NEUROCUDA_LOADS(bytes) (::neurocuda::emulation::Device::instance().loaded += (bytes))
 #define NEUROCUDA_STORES(bytes) (::neurocuda::emulation::Device::instance().stored += (bytes))
 
-// A variable in shared memory, at a multiple of 16 bytes: NEUROCUDA_SHARED(float, tile, [32][33]).
+// A shared memory variable, aligned to 16 bytes: NEUROCUDA_SHARED(float, tile, [32][33]).
 #define NEUROCUDA_SHARED(type, name, ...)   \
   alignas(16) static type name __VA_ARGS__; \
   ::neurocuda::emulation::Device::instance().static_shared(&name, sizeof(name))
 
-// A pointer to the shared memory whose size the launch gives, at a multiple of 16 bytes.
+// A pointer to the dynamic shared memory of the launch, aligned to 16 bytes.
 #define NEUROCUDA_DYNAMIC_SHARED(type, name) \
   type* const name = reinterpret_cast<type*>(::neurocuda::emulation::Device::instance().dynamic_shared())
 #else
@@ -63,7 +63,7 @@ inline void check(cudaError_t error, const char* what) {
   throw std::runtime_error("neurocuda: " + std::string(what) + ": " + cudaGetErrorString(error));
 }
 
-// A number of the current device.
+// An attribute of the current device.
 inline int attribute(cudaDeviceAttr name) {
   int device = 0, value = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
@@ -71,7 +71,7 @@ inline int attribute(cudaDeviceAttr name) {
   return value;
 }
 
-// Lets a kernel have so much dynamic shared memory; more than 48 KB must be asked for.
+// Sets the maximum dynamic shared memory of a kernel, which a launch with more than 48 KB requires.
 template <class Kernel>
 void allow_shared(Kernel* kernel, std::size_t bytes) {
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),

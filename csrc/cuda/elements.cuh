@@ -1,4 +1,4 @@
-// Elements of signals in device memory as float32, one or several neighbours in one access.
+// Loads and stores elements of signals as float32: one element, or several neighbours in one access.
 #pragma once
 
 #include "cuda/device.cuh"
@@ -6,11 +6,13 @@
 
 namespace neurocuda::cuda {
 
-// The bits of `width` neighbouring elements, as one access of at most 16 bytes brings them. They become
-// numbers only where these are used, so that many accesses can be under way at once.
+constexpr unsigned kFullWarp = 0xffffffffu;  // mask of all lanes
+
+// The bits of `width` neighbouring elements, loaded in one access of at most 16 bytes. They are converted to
+// float32 only at their use, so that many loads can be in flight.
 template <int width>
 struct Raw {
-  static_assert(width == 1 || width == 4 || width == 8, "an element, or 16 bytes of float32 or float16");
+  static_assert(width == 1 || width == 4 || width == 8, "one element, or 16 bytes of float32 or float16");
   std::uint32_t words[width == 1 ? 1 : 4];
 };
 
@@ -26,7 +28,7 @@ __device__ __forceinline__ void load_bytes(const char* from, Raw<width>& to) {
     to.words[3] = value.w;
   } else if constexpr (bytes == 8) {
     const uint2 value = *reinterpret_cast<const uint2*>(from);
-    to = Raw<width>{{value.x, value.y}};  // whole, as what is left out would keep it out of registers
+    to = Raw<width>{{value.x, value.y}};  // all words: otherwise nvcc does not keep `to` in registers
   } else if constexpr (bytes == 4) {
     to.words[0] = *reinterpret_cast<const std::uint32_t*>(from);
   } else if constexpr (bytes == 2) {
@@ -36,7 +38,7 @@ __device__ __forceinline__ void load_bytes(const char* from, Raw<width>& to) {
   }
 }
 
-// Elements of float32 come at most four at a time.
+// At most four elements of float32.
 template <int width>
 __device__ __forceinline__ void load(Element type, const char* from, Raw<width>& to) {
   switch (size_of(type)) {
@@ -61,10 +63,10 @@ __device__ __forceinline__ std::uint32_t byte(const Raw<width>& raw, int k) {
   return raw.words[k / 4] >> (8 * (k % 4)) & 0xffu;
 }
 
-// to[k] = element k, or to[k] += it.
+// Converts to float32: to[k] = element k, or to[k] += element k.
 template <int width>
-__device__ __forceinline__ void take(Element type, const Raw<width>& raw, bool accumulate,
-                                     float (&to)[width]) {
+__device__ __forceinline__ void convert(Element type, const Raw<width>& raw, bool accumulate,
+                                        float (&to)[width]) {
   float values[width] = {};
   switch (type) {
     case Element::kFloat32:
@@ -94,7 +96,7 @@ __device__ __forceinline__ void take(Element type, const Raw<width>& raw, bool a
   for (int k = 0; k < width; ++k) to[k] = accumulate ? add(to[k], values[k]) : values[k];
 }
 
-// float32, more than 16 bytes in several accesses.
+// Loads float32; more than 16 bytes in several accesses.
 template <int width>
 __device__ __forceinline__ void load_floats(const char* from, float (&to)[width]) {
   constexpr int part = width == 1 ? 1 : 4;
@@ -136,13 +138,13 @@ __device__ __forceinline__ void store_bytes(const std::uint32_t* words, char* to
   }
 }
 
-// A number of spikes as uint8: at most 255; NaN is none. By the conversion, which is defined for every
-// number, as nvcc drops a comparison with zero, and NaN with it, where the count was compared before.
+// A spike count as uint8: at most 255; NaN is 0. The conversion saturates and is defined for NaN; a
+// comparison with zero is not safe, as nvcc removes it where the count was compared before.
 __device__ __forceinline__ std::uint32_t spike_count(float value) {
   return min(__float2uint_rz(value), 255u);
 }
 
-// Rounded to nearest even; bool says whether there is a spike.
+// Stores float32 as `type`: rounded to nearest even; as bool, whether the value is not zero.
 template <int width>
 __device__ __forceinline__ void store(Element type, const float (&from)[width], char* to) {
   std::uint32_t words[width < 4 ? 1 : width / 2] = {};
@@ -174,29 +176,27 @@ __device__ __forceinline__ void store(Element type, const float (&from)[width], 
   }
 }
 
-constexpr unsigned kWholeWarp = 0xffffffffu;
-
 __device__ __forceinline__ void store_byte(unsigned bits, char* to) {
   const std::uint32_t word[1] = {bits & 0xffu};
   store_bytes<1>(word, to);
 }
 
-// Spikes of neighbouring neurons as bits of a row that starts with neuron 0: the threads of a warp, whose
-// neurons follow each other from a multiple of eight, put bytes together. All must come here; those beyond
-// the last neuron are not `there`.
+// Stores the spikes of `width` neighbouring neurons as bits of `row`, which starts with neuron 0. The threads
+// of a warp have consecutive neurons, starting at a multiple of eight, and combine their bits to bytes. All
+// threads of the warp must call it; those beyond the last neuron are not `valid`.
 template <int width>
-__device__ __forceinline__ void store_bits(const float (&spikes)[width], bool there, std::int64_t neuron,
+__device__ __forceinline__ void store_bits(const float (&spikes)[width], bool valid, std::int64_t neuron,
                                            char* row) {
   if constexpr (width == 1) {
-    const unsigned ballot = __ballot_sync(kWholeWarp, there && spikes[0] != 0.0f);
+    const unsigned ballot = __ballot_sync(kFullWarp, valid && spikes[0] != 0.0f);
     const unsigned lane = threadIdx.x % 32;
-    if (there && lane % 8 == 0) store_byte(ballot >> lane & 0xffu, row + neuron / 8);
+    if (valid && lane % 8 == 0) store_byte(ballot >> lane & 0xffu, row + neuron / 8);
   } else {
-    unsigned bits = 0;  // below a cast, for UBSan of gcc 12 gets a shifted ?: of an element wrong
+    unsigned bits = 0;  // the cast avoids a false report of gcc 12's UBSan on a shifted ?:
 #pragma unroll
     for (int k = 0; k < width; ++k) bits |= static_cast<unsigned>(spikes[k] != 0.0f) << k;
-    if constexpr (width == 4) bits |= __shfl_down_sync(kWholeWarp, bits, 1) << 4;
-    if (there && neuron % 8 == 0) store_byte(bits, row + neuron / 8);
+    if constexpr (width == 4) bits |= __shfl_down_sync(kFullWarp, bits, 1) << 4;
+    if (valid && neuron % 8 == 0) store_byte(bits, row + neuron / 8);
   }
 }
 

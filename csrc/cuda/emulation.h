@@ -1,9 +1,8 @@
-// Lets g++ compile a kernel as C++ and run it on the CPU: its source is tested where there is no GPU.
+// Emulation of CUDA on the CPU: g++ compiles the kernels as C++, so that they are tested without a GPU.
 //
-// Blocks run one after another, the threads of a block one at a time. What this shows: the results of a
-// kernel, barriers that are missed, shared memory that is read before it is written, and, with sanitizers,
-// accesses that are out of bounds or misaligned. What it does not: speed, and how a device orders what its
-// threads write.
+// Blocks run one after another, the threads of a block one at a time. Tests find wrong results, missed
+// barriers, reads of uninitialized shared memory and, with sanitizers, out-of-bounds and misaligned accesses.
+// They do not find wrong memory ordering between threads, and measure no speed.
 #pragma once
 
 #include "cuda/emulation/intrinsics.h"

@@ -1,6 +1,7 @@
-// Tiles of a convolution from the bits of its spikes: for each row of a tile, the spikes among some terms are
-// listed once, by a few threads, and those that own its columns add one listed weight after the other. Inputs
-// are read as bits alone, unless some of them are not one.
+// Tiles of a convolution from the masks of spike_bits.cuh; a block per tile, as in ordered_sum.cuh. For each
+// chunk of terms a few threads per row list the nonzero terms in shared memory, weights are copied to shared
+// memory asynchronously, and the threads of a row add the listed weights. Inputs themselves are read only if
+// some are not one.
 #pragma once
 
 #include <cstdint>
@@ -10,45 +11,46 @@
 
 namespace neurocuda::cuda {
 
-constexpr int kGroup = 4;  // of a list: weights that are asked for before the first is added
+constexpr int kGroup = 4;  // list entries whose weights are loaded before the first is added
 
 template <class Shape>
 struct EventMemory {
-  static constexpr int kPitch = kEventTerms + kGroup;  // of a list: rows begin in different banks
+  static constexpr int kPitch = kEventTerms + kGroup;  // of lists: rows start in different banks
   union {
-    Four w[2][kEventTerms + 1][Shape::kColumnThreads];  // of this chunk and of the next; the last are zeros
+    // Weights of the current chunk and of the next; the last row is zero.
+    Vec4 w[2][kEventTerms + 1][Shape::kColumnThreads];
     float sums[Shape::kRows][Shape::kColumns + 1];
   };
-  alignas(kGroup) std::uint8_t lists[Shape::kRows][kPitch];  // terms in ascending order, then kEventTerms
-  std::uint8_t groups[Shape::kRows];                         // of a list
+  alignas(kGroup) std::uint8_t lists[Shape::kRows][kPitch];  // ascending terms, padded with kEventTerms
+  std::uint8_t groups[Shape::kRows];                         // of kGroup entries per list
   int offsets[kEventTerms];                                  // from a window's first input to that of a term
-  std::int64_t first[Shape::kRows];  // of x: a window's first input, which may lie in the padding
+  std::int64_t first[Shape::kRows];  // index into x of a window's first input, which may be in the padding
 };
 
-// Lists the bits of a mask: the threads of a row, which are neighbours, some of them each, and one what
-// completes the last group.
+// Lists the bits of a row's mask: each of the neighbouring threads of the row lists kBits of them, and the
+// last one pads the list to complete groups.
 template <class Shape>
 __device__ __forceinline__ void list_events(std::uint64_t mask, EventMemory<Shape>& memory) {
   constexpr int kThreads = kTileThreads / Shape::kRows, kBits = kEventTerms / kThreads;
-  const int row = static_cast<int>(threadIdx.x) / kThreads, own = static_cast<int>(threadIdx.x) % kThreads;
-  const int begin = own * kBits;
+  const int row = static_cast<int>(threadIdx.x) / kThreads, part = static_cast<int>(threadIdx.x) % kThreads;
+  const int begin = part * kBits;
   std::uint8_t* to = memory.lists[row];
-  int place = __popcll(mask & ((std::uint64_t{1} << begin) - 1));
+  int count = __popcll(mask & ((std::uint64_t{1} << begin) - 1));
   std::uint64_t left = mask >> begin;
   if constexpr (kBits < 64) left &= (std::uint64_t{1} << kBits) - 1;
-  for (; left != 0; left &= left - 1, ++place) {
-    to[place] = static_cast<std::uint8_t>(begin + __ffsll(static_cast<long long>(left)) - 1);
+  for (; left != 0; left &= left - 1, ++count) {
+    to[count] = static_cast<std::uint8_t>(begin + __ffsll(static_cast<long long>(left)) - 1);
   }
-  if (own != kThreads - 1) return;
-  const int groups = (place + kGroup - 1) / kGroup;
-  for (; place < groups * kGroup; ++place) to[place] = kEventTerms;
+  if (part != kThreads - 1) return;
+  const int groups = (count + kGroup - 1) / kGroup;
+  for (; count < groups * kGroup; ++count) to[count] = kEventTerms;
   memory.groups[row] = static_cast<std::uint8_t>(groups);
 }
 
-// The weights of chunks that a thread copies: one column of several terms.
+// A thread's part of the copies of weights: four columns (Vec4) of several terms per chunk.
 template <class Shape>
 struct WeightCopies {
-  const float* from;  // of the first chunk; null where there is no such column
+  const float* from;  // in the first chunk; null outside the matrix
   std::int64_t pitch;
   int term, column;
 
@@ -58,43 +60,44 @@ struct WeightCopies {
         pitch(layer.padded),
         term(static_cast<int>(threadIdx.x) / Shape::kColumnThreads),
         column(static_cast<int>(threadIdx.x) % Shape::kColumnThreads) {
-    const std::int64_t own = first_column + 4 * column;
-    if (own < layer.padded) from = layer.packed + (matrix * layer.terms + term) * layer.padded + own;
+    const std::int64_t layer_column = first_column + 4 * column;
+    if (layer_column < layer.padded)
+      from = layer.packed + (matrix * layer.terms + term) * layer.padded + layer_column;
   }
 
-  __device__ __forceinline__ void start(int first_term, int terms, const float* anything,
-                                        Four (*to)[Shape::kColumnThreads]) const {
+  __device__ __forceinline__ void start(int first_term, int terms, const float* readable,
+                                        Vec4 (*to)[Shape::kColumnThreads]) const {
 #pragma unroll
     for (int n = 0; n < kEventTerms; n += Shape::kRowThreads) {
       if (term + n >= kEventTerms) break;  // more threads than there are terms
-      const bool there = from != nullptr && first_term + term + n < terms;
+      const bool valid = from != nullptr && first_term + term + n < terms;
       start_copy(reinterpret_cast<unsigned char*>(&to[term + n][column]),
-                 there ? from + (first_term + n) * pitch : anything, there);
+                 valid ? from + (first_term + n) * pitch : readable, valid);
     }
     end_group();
   }
 };
 
-// Adds what is listed to the sums of a thread. `ones`: spikes are one, and their products the weights. A list
-// ends with zeros, which change no sum, as none is -0.
+// Adds the listed terms of a chunk to a thread's sums. `ones`: all spikes are one, so products are the
+// weights. The padding of a list adds zeros, which change no sum, as no sum is -0.
 template <bool ones, class Layer, class Shape>
-__device__ __forceinline__ void add_events(const Layer& layer, const EventMemory<Shape>& memory, int now,
+__device__ __forceinline__ void add_events(const Layer& layer, const EventMemory<Shape>& memory, int current,
                                            int row, int column, float (&sum)[Shape::kEach][4]) {
 #pragma unroll
   for (int r = 0; r < Shape::kEach; ++r) {
-    const int own = row + r * Shape::kRowThreads, groups = memory.groups[own];
+    const int tile_row = row + r * Shape::kRowThreads, groups = memory.groups[tile_row];
     for (int group = 0; group < groups; ++group) {
-      const auto listed = *reinterpret_cast<const std::uint32_t*>(memory.lists[own] + kGroup * group);
-      Four w[kGroup];
+      const auto listed = *reinterpret_cast<const std::uint32_t*>(memory.lists[tile_row] + kGroup * group);
+      Vec4 w[kGroup];
       float x[kGroup];
 #pragma unroll
       for (int n = 0; n < kGroup; ++n) {
         const std::uint32_t term = listed >> 8 * n & 0xffu;
-        w[n] = memory.w[now][term][column];
+        w[n] = memory.w[current][term][column];
         if constexpr (!ones) {
           x[n] = 0.0f;
           if (term < kEventTerms)
-            x[n] = static_cast<float>(layer.x[memory.first[own] + memory.offsets[term]]);
+            x[n] = static_cast<float>(layer.x[memory.first[tile_row] + memory.offsets[term]]);
         }
       }
 #pragma unroll
@@ -120,17 +123,17 @@ __device__ void event_tiles(const Layer& layer, EventMemory<Shape>& memory) {
     const std::int64_t first_column = number % column_tiles * Shape::kColumns;
     const std::int64_t first_row = number / column_tiles % row_tiles * Shape::kRows;
     const std::int64_t matrix = number / column_tiles / row_tiles;
-    const std::int64_t own_row = first_row + thread / (kTileThreads / Shape::kRows);
-    const std::uint64_t* masks = layer.spikes.masks + matrix * chunks * layer.rows + own_row;
+    const std::int64_t list_row = first_row + thread / (kTileThreads / Shape::kRows);
+    const std::uint64_t* masks = layer.spikes.masks + matrix * chunks * layer.rows + list_row;
     const WeightCopies<Shape> weights(layer, matrix, first_column);
     if (!ones && thread < Shape::kRows && first_row + thread < layer.rows) {
       memory.first[thread] = layer.first_input(matrix, first_row + thread);
     }
     if (thread < 2 * Shape::kColumnThreads)
-      memory.w[thread / Shape::kColumnThreads][kEventTerms][thread % Shape::kColumnThreads] = Four{};
+      memory.w[thread / Shape::kColumnThreads][kEventTerms][thread % Shape::kColumnThreads] = Vec4{};
     float sum[Shape::kEach][4] = {};
     weights.start(0, terms, layer.packed, memory.w[0]);
-    std::uint64_t mask = own_row < layer.rows ? masks[0] : 0;
+    std::uint64_t mask = list_row < layer.rows ? masks[0] : 0;
     for (int chunk = 0; chunk < chunks; ++chunk) {
       list_events<Shape>(mask, memory);
       if (!ones && thread < kEventTerms) {
@@ -138,9 +141,9 @@ __device__ void event_tiles(const Layer& layer, EventMemory<Shape>& memory) {
         memory.offsets[thread] = layer.offset(line / height, line % height, thread % width);
       }
       const bool more = chunk + 1 < chunks;
-      if (more) {  // on its way while this chunk is summed
+      if (more) {  // in flight while the current chunk is summed
         weights.start((chunk + 1) * chunk_terms, terms, layer.packed, memory.w[(chunk + 1) % 2]);
-        mask = own_row < layer.rows ? masks[(chunk + 1) * layer.rows] : 0;
+        mask = list_row < layer.rows ? masks[(chunk + 1) * layer.rows] : 0;
         wait_for_groups<1>();
       } else {
         wait_for_groups<0>();

@@ -1,4 +1,4 @@
-// The operators on CUDA devices: each launches its kernels on a stream of the current device and returns.
+// The native operators on CUDA devices: each launches its kernels on a stream of the current device.
 #pragma once
 
 #include <cstddef>
@@ -21,25 +21,27 @@ namespace neurocuda::cuda {
 
 using Stream = CUstream_st*;
 
-// None of them waits, allocates, or reads what is in device memory, so they may be captured in a graph. All
-// memory in a call is the device's. A launch that fails throws std::runtime_error with the kernel's name.
-void neuron(const NeuronParams& call, Stream stream);
-// Whether there is a kernel for that form of call, threads of which take `width` neurons; then it runs first
-// .. last - 1.
-bool neuron_plain(const NeuronParams& call, int width, std::int64_t first, std::int64_t last, Stream stream);
-void neuron_backward(const NeuronBackwardParams& call, Stream stream);
-void shared_sum(const SharedSumParams& call, Stream stream);
-void recurrent_neuron(const RecurrentParams& call, Stream stream);
-std::size_t recurrent_scratch(const RecurrentParams& call);  // bytes of the call's scratch memory
-void branch_sum(const BranchSumParams& call, Stream stream);
-void pack_spikes(const PackParams& call, Stream stream);
-void unpack_spikes(const PackParams& call, Stream stream);
-void ordered_linear(const OrderedLinear& layer, Stream stream);
-void ordered_conv(const OrderedConv& layer, Stream stream);
-void integer_conv(const IntegerConv& call, Stream stream);
-void pool2d(const Pool2d& job, Stream stream);
-void all_finite(const FiniteParams& call, Stream stream);
-void on_grid(const OnGridParams& call, Stream stream);
-void same_bits(const SameBitsParams& call, Stream stream);
+// They do not synchronize, allocate, or read device memory on the host, so a CUDA graph may capture them. All
+// pointers in `params` are to device memory. A failed launch throws std::runtime_error with the kernel's
+// name.
+void neuron(const NeuronParams& params, Stream stream);
+// Runs neurons first .. last - 1 with a specialized kernel, `width` neurons per thread. False if there is
+// none for `params`: then nothing is launched.
+bool neuron_specialized(const NeuronParams& params, int width, std::int64_t first, std::int64_t last,
+                        Stream stream);
+void neuron_backward(const NeuronBackwardParams& params, Stream stream);
+void shared_sum(const SharedSumParams& params, Stream stream);
+void recurrent_neuron(const RecurrentParams& params, Stream stream);
+std::size_t recurrent_scratch(const RecurrentParams& params);  // bytes of params.scratch
+void branch_sum(const BranchSumParams& params, Stream stream);
+void pack_spikes(const PackParams& params, Stream stream);
+void unpack_spikes(const PackParams& params, Stream stream);
+void ordered_linear(const OrderedLinear& params, Stream stream);
+void ordered_conv(const OrderedConv& params, Stream stream);
+void integer_conv(const IntegerConv& params, Stream stream);
+void pool2d(const Pool2d& params, Stream stream);
+void all_finite(const FiniteParams& params, Stream stream);
+void on_grid(const OnGridParams& params, Stream stream);
+void same_bits(const SameBitsParams& params, Stream stream);
 
 }  // namespace neurocuda::cuda

@@ -1,8 +1,9 @@
-// Convolutions summed in ascending order of input channel, kernel row, kernel column. A row of sums is an
-// output position of a frame, a term an input channel and a kernel element, a matrix a group of channels.
+// Convolutions, each output summed in ascending order of input channel, kernel row, kernel column: the layer
+// of ordered_sum.cuh. A row is an output position of a frame, a column an output channel of a group, a term
+// an input channel and kernel element, a matrix a group of channels.
 //
-// Many rows are summed from the bits of their spikes where at most half of the inputs are not zero: the GPU
-// counts them, and the kernel goes one way or the other, so that nobody waits.
+// Many rows use event_tiles.cuh if at most half of the inputs are nonzero: spike_bits.cuh counts them on the
+// device and the kernel branches on the count, without synchronizing with the host.
 #pragma once
 
 #include "cuda/event_tiles.cuh"
@@ -12,7 +13,7 @@
 
 namespace neurocuda::cuda {
 
-// One axis of space, in the numbers that the device counts with: the operator refuses larger ones.
+// A ConvAxis as 32-bit integers; the operator refuses larger sizes.
 struct DeviceAxis {
   int in, out, kernel, stride, pad, dilation;
   explicit DeviceAxis(const ConvAxis& axis)
@@ -44,34 +45,34 @@ struct ConvLayer {
   const Value* x;  // [frames, matrices * channels, down.in, across.in]
   float* y;        // [frames, matrices * columns, down.out, across.out]
   std::int64_t positions, plane;
-  int channels;  // of a group
+  int channels;  // per group
   DeviceAxis down, across;
   SpikeBits spikes;
-  unsigned long long few;  // spikes, up to which bits are the faster way
+  unsigned long long max_spikes;  // up to which event_tiles is used
 
-  explicit ConvLayer(const OrderedConv& call)
-      : rows(call.frames * call.rows.out * call.columns.out),
-        columns(call.out / call.groups),
-        terms(call.in / call.groups * call.rows.kernel * call.columns.kernel),
-        matrices(call.groups),
+  explicit ConvLayer(const OrderedConv& params)
+      : rows(params.frames * params.rows.out * params.columns.out),
+        columns(params.out / params.groups),
+        terms(params.in / params.groups * params.rows.kernel * params.columns.kernel),
+        matrices(params.groups),
         padded(padded_features(columns)),
-        column_stride(call.rows.out * call.columns.out),
-        packed(call.packed),
-        bias(call.bias),
-        route(call.route),
-        x(static_cast<const Value*>(call.x)),
-        y(call.y),
-        positions(call.rows.out * call.columns.out),
-        plane(call.rows.in * call.columns.in),
-        channels(static_cast<int>(call.in / call.groups)),
-        down(call.rows),
-        across(call.columns),
-        spikes(spike_bits_of(call)),
-        few(call.route == Route::kEvents ? ~0ull : call.frames * call.in * plane / 2) {}
+        column_stride(params.rows.out * params.columns.out),
+        packed(params.packed),
+        bias(params.bias),
+        route(params.route),
+        x(static_cast<const Value*>(params.x)),
+        y(params.y),
+        positions(params.rows.out * params.columns.out),
+        plane(params.rows.in * params.columns.in),
+        channels(static_cast<int>(params.in / params.groups)),
+        down(params.rows),
+        across(params.columns),
+        spikes(spike_bits_of(params)),
+        max_spikes(params.route == Route::kEvents ? ~0ull : params.frames * params.in * plane / 2) {}
 
-  // Where the inputs of an output position begin: the first may lie in the padding.
+  // The inputs of an output position, from its top left corner, which may be in the padding.
   struct Window {
-    const Value* frame;  // the channels of a group
+    const Value* frame;  // from the first channel of the group
     int top, left;
   };
   __device__ __forceinline__ Window window(std::int64_t matrix, std::int64_t row) const {
@@ -94,7 +95,7 @@ struct ConvLayer {
                                    static_cast<int>(line % down.kernel),
                                    static_cast<int>(term % across.kernel)));
   }
-  // Of x: where a window begins, and how far from there the input of a term is.
+  // Indices into x: of the first input of a window, and the offset from there to the input of a term.
   __device__ __forceinline__ std::int64_t first_input(std::int64_t matrix, std::int64_t row) const {
     const Window at = window(matrix, row);
     return at.frame - x + static_cast<std::int64_t>(at.top) * across.in + at.left;
@@ -102,13 +103,13 @@ struct ConvLayer {
   __device__ __forceinline__ int offset(int channel, int kernel_row, int kernel_column) const {
     return (channel * down.in + kernel_row * down.dilation) * across.in + kernel_column * across.dilation;
   }
-  __device__ __forceinline__ float* place(std::int64_t matrix, std::int64_t row) const {
+  __device__ __forceinline__ float* y_row(std::int64_t matrix, std::int64_t row) const {
     const std::int64_t frame = row / positions, position = row % positions;
     return y + (frame * matrices + matrix) * columns * positions + position;
   }
 
-  // Lanes are output positions, whose inputs are neighbours in memory. A thread keeps its position, and goes
-  // from term to term as an odometer does.
+  // The lanes of a warp are neighbouring output positions. A thread keeps its position and increments
+  // channel, kernel row and kernel column without divisions.
   template <class Shape>
   class Tile {
    public:
@@ -116,10 +117,10 @@ struct ConvLayer {
         : layer_(layer), window_{nullptr, 0, 0}, channel_(layer.channels), kernel_row_(0), kernel_column_(0) {
       const int row = static_cast<int>(threadIdx.x) % Shape::kRows;
       const int width = layer.across.kernel, height = layer.down.kernel;
-      columns_ = kStep % width;
-      rows_ = kStep / width % height;
-      channels_ = kStep / width / height;
-      if (first_row + row >= layer.rows) return;  // as if there were no channel
+      columns_ = kTermStride % width;
+      rows_ = kTermStride / width % height;
+      channels_ = kTermStride / width / height;
+      if (first_row + row >= layer.rows) return;  // reads only zeros
       window_ = layer.window(matrix, first_row + row);
       const int first = static_cast<int>(threadIdx.x) / Shape::kRows;
       kernel_column_ = first % width;
@@ -144,14 +145,14 @@ struct ConvLayer {
 #pragma unroll
       for (int n = 0; n < Shape::kLoads; ++n) {
         const float value = static_cast<float>(from[n]);
-        x[first + n * kStep][row] = value;
-        mask |= static_cast<unsigned>(value != 0.0f) << (first + n * kStep);
+        x[first + n * kTermStride][row] = value;
+        mask |= static_cast<unsigned>(value != 0.0f) << (first + n * kTermStride);
       }
-      if (mask != 0) atomicAdd(masks + row, mask);  // bits that no other thread has
+      if (mask != 0) atomicAdd(masks + row, mask);  // no two threads have the same bit
     }
 
    private:
-    static constexpr int kStep = kTileThreads / Shape::kRows;
+    static constexpr int kTermStride = kTileThreads / Shape::kRows;
 
     __device__ __forceinline__ void advance() {
       kernel_column_ += columns_;
@@ -166,14 +167,14 @@ struct ConvLayer {
     const ConvLayer& layer_;
     Window window_;
     int channel_, kernel_row_, kernel_column_;
-    int channels_, rows_, columns_;  // kStep terms, in each of the three
+    int channels_, rows_, columns_;  // the increment, of kTermStride terms in all
   };
 };
 
 template <class Shape, class X>
 __device__ void sum_tiles(const ConvLayer<X>& layer, ConvMemory<Shape>& memory) {
   const SpikesFound* found = layer.spikes.found;
-  if (found == nullptr || found->spikes > layer.few) {
+  if (found == nullptr || found->spikes > layer.max_spikes) {
     sum_tiles<Shape>(layer, memory.tiles);
   } else if (found->other == 0) {
     event_tiles<true, Shape>(layer, memory.events);
@@ -183,17 +184,10 @@ __device__ void sum_tiles(const ConvLayer<X>& layer, ConvMemory<Shape>& memory) 
 }
 
 template <class X>
-void launch_conv(const OrderedConv& call, Stream stream) {
-  const ConvLayer<X> layer(call);
-  if (layer.spikes.found != nullptr) launch_spike_bits<X>(call, layer.spikes, layer.few, stream);
+void launch_conv(const OrderedConv& params, Stream stream) {
+  const ConvLayer<X> layer(params);
+  if (layer.spikes.found != nullptr) launch_spike_bits<X>(params, layer.spikes, layer.max_spikes, stream);
   launch_ordered(layer, stream);
-}
-
-inline void launch_ordered_conv(const OrderedConv& call, Stream stream) {
-  if (call.bytes)
-    launch_conv<std::uint8_t>(call, stream);
-  else
-    launch_conv<float>(call, stream);
 }
 
 }  // namespace neurocuda::cuda

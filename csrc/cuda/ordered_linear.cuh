@@ -1,4 +1,4 @@
-// Matrix products summed in ascending order of the input feature.
+// Matrix products, each output summed in ascending order of the input feature: the layer of ordered_sum.cuh.
 #pragma once
 
 #include "cuda/ordered_sum.cuh"
@@ -19,27 +19,27 @@ struct LinearLayer {
   const Value* x;  // [rows, matrices, terms]
   float* y;        // [rows, matrices, columns]
 
-  explicit LinearLayer(const OrderedLinear& call)
-      : rows(call.rows),
-        columns(call.out),
-        terms(call.in),
-        matrices(call.batch),
-        padded(padded_features(call.out)),
+  explicit LinearLayer(const OrderedLinear& params)
+      : rows(params.rows),
+        columns(params.out),
+        terms(params.in),
+        matrices(params.batch),
+        padded(padded_features(params.out)),
         column_stride(1),
-        packed(call.packed),
-        bias(call.bias),
-        route(call.route),
-        x(static_cast<const Value*>(call.x)),
-        y(call.y) {}
+        packed(params.packed),
+        bias(params.bias),
+        route(params.route),
+        x(static_cast<const Value*>(params.x)),
+        y(params.y) {}
 
   __device__ __forceinline__ float value(std::int64_t matrix, std::int64_t row, std::int64_t term) const {
     return static_cast<float>(x[(row * matrices + matrix) * terms + term]);
   }
-  __device__ __forceinline__ float* place(std::int64_t matrix, std::int64_t row) const {
+  __device__ __forceinline__ float* y_row(std::int64_t matrix, std::int64_t row) const {
     return y + (row * matrices + matrix) * columns;
   }
 
-  // Lanes are terms, neighbours in memory; a warp takes every eighth row.
+  // The lanes of a warp read neighbouring terms; a warp reads every eighth row.
   template <class Shape>
   class Tile {
    public:
@@ -68,7 +68,7 @@ struct LinearLayer {
         const int row = row_ + n * kRowsAtOnce;
         const float value = static_cast<float>(from[n]);
         x[lane][row] = value;
-        const unsigned mask = __ballot_sync(kWholeWarp, value != 0.0f);
+        const unsigned mask = __ballot_sync(kFullWarp, value != 0.0f);
         if (lane == 0) masks[row] = mask;
       }
     }
@@ -80,12 +80,5 @@ struct LinearLayer {
     const Value* x_;
   };
 };
-
-inline void launch_ordered_linear(const OrderedLinear& call, Stream stream) {
-  if (call.bytes)
-    launch_ordered(LinearLayer<std::uint8_t>(call), stream);
-  else
-    launch_ordered(LinearLayer<float>(call), stream);
-}
 
 }  // namespace neurocuda::cuda

@@ -2,38 +2,38 @@
 //
 //   y[row, column] = sum over terms of x(row, term) * weight[term, column], from zero, then the bias
 //
-// each product and each sum rounded by itself. A product with zero changes no sum, and may be left out. What
-// a row, a column and a term are, a layer says:
+// Every product and every sum is rounded separately. Products with zero change no sum and may be skipped. The
+// template parameter Layer maps an operator to rows, columns and terms:
 //
-//   Value                                 what x is read as: float or bytes
-//   kRowsFirst                            neighbouring rows, not columns, are neighbours in y
-//   rows, columns, terms, matrices        sizes; sums with one matrix have nothing to do with the others
-//   padded, packed, bias                  packed [matrices, terms, padded], bias [matrices, columns] or null
-//   route                                 every term, only those that are not zero, or what the kernel counts
-//   Tile<Shape>                           reads x(row, term) of a tile, kTerms terms after kTerms terms
-//   Memory<Shape>                         shared memory of a tile, given to sum_tiles<Shape>(layer, memory)
-//   float value(matrix, row, term)        x(row, term)
-//   float* place(matrix, row), column_stride   where a row of results lies, and its columns
+//   Value                           element type of x: float or bytes
+//   kRowsFirst                      whether neighbouring rows, not columns, are neighbours in y
+//   rows, columns, terms, matrices  sizes; products with different matrices are independent
+//   padded, packed, bias            packed [matrices, terms, padded], bias [matrices, columns] or null
+//   route                           all terms, only nonzero ones, or what is faster by the kernel's count
+//   Tile<Shape>                     reads x(row, term) of a tile, kTerms terms at a time
+//   Memory<Shape>                   shared memory of a tile, for sum_tiles<Shape>(layer, memory)
+//   value(matrix, row, term)        x(row, term)
+//   y_row(matrix, row)              the address of a row of y, whose columns are column_stride apart
 #pragma once
 
 #include <cstdint>
 
 #include "cuda/device.cuh"
-#include "cuda/limits.cuh"
+#include "cuda/launch_config.cuh"
 #include "cuda/spike_list.cuh"
 #include "neuron_update.h"
 #include "params/ordered_linear.h"
 
 namespace neurocuda::cuda {
 
-// ---- Many rows: tiles of rows x columns, whose sums stay in registers while terms stream through shared
-// memory. A row's spikes among the terms of a chunk are the bits of one mask; each warp takes every term, or
-// only those, as its masks tell.
+// ---- Many rows: a block per tile of rows x columns, whose sums stay in registers while terms stream through
+// shared memory in chunks of kTerms. A mask per row has a bit per nonzero term of the chunk; each warp adds
+// all terms or only those, whichever its masks make faster.
 
 constexpr int kTileThreads = 256;
-constexpr int kTerms = 32;  // of a chunk: as many as a mask has bits
+constexpr int kTerms = 32;  // per chunk: the bits of a mask
 
-// A thread owns four neighbouring columns of `rows_each` rows.
+// A thread has four neighbouring columns of `rows_each` rows.
 template <int rows_each, int column_threads>
 struct TileShape {
   static constexpr int kEach = rows_each;
@@ -41,40 +41,40 @@ struct TileShape {
   static constexpr int kColumns = 4 * column_threads;
   static constexpr int kRowThreads = kTileThreads / column_threads;
   static constexpr int kRows = rows_each * kRowThreads;
-  static constexpr int kLoads = kRows * kTerms / kTileThreads;  // of x, for a thread and a chunk
+  static constexpr int kLoads = kRows * kTerms / kTileThreads;  // of x, per thread and chunk
   static constexpr int kWeightLoads = (column_threads * kTerms + kTileThreads - 1) / kTileThreads;
 };
 
-struct alignas(16) Four {
+struct alignas(16) Vec4 {
   float at[4];
 };
 
 template <class Shape>
 struct TileMemory {
   struct Chunk {
-    Four w[kTerms][Shape::kColumnThreads];
+    Vec4 w[kTerms][Shape::kColumnThreads];
     float x[kTerms][Shape::kRows + 1];
   };
   union {
     Chunk chunk;
     float sums[Shape::kRows][Shape::kColumns + 1];
   };
-  unsigned masks[2][Shape::kRows];  // of this chunk and of the next
+  unsigned masks[2][Shape::kRows];  // of the current chunk and of the next
 };
 
-// The weights that a thread brings of a chunk.
+// Loads a thread's part of the weights of a chunk.
 template <class Shape, class Layer>
 __device__ __forceinline__ void load_weights(const Layer& layer, std::int64_t matrix, std::int64_t first_term,
-                                             std::int64_t first_column, Four (&w)[Shape::kWeightLoads]) {
+                                             std::int64_t first_column, Vec4 (&w)[Shape::kWeightLoads]) {
 #pragma unroll
   for (int n = 0; n < Shape::kWeightLoads; ++n) {
     const int at = static_cast<int>(threadIdx.x) + n * kTileThreads;
     const std::int64_t term = first_term + at / Shape::kColumnThreads;
     const std::int64_t column = first_column + 4 * (at % Shape::kColumnThreads);
-    w[n] = Four{};
+    w[n] = Vec4{};
     if (at < kTerms * Shape::kColumnThreads && term < layer.terms && column < layer.padded) {
       const float* from = layer.packed + (matrix * layer.terms + term) * layer.padded + column;
-      w[n] = *reinterpret_cast<const Four*>(from);
+      w[n] = *reinterpret_cast<const Vec4*>(from);
     }
   }
 }
@@ -91,13 +91,13 @@ __device__ __forceinline__ void add_chunk(const typename TileMemory<Shape>::Chun
     mask[r] = masks[row + r * Shape::kRowThreads];
     spikes += __popc(mask[r]);
   }
-  // A term costs about nine instructions of a thread if all are taken, as four rows share a weight; fifteen
-  // if it is found in a mask, and the warp waits for the longest of them.
-  const bool many = __ballot_sync(kWholeWarp, spikes * 8 > Shape::kEach * terms * 3) != 0;
+  // Adding all terms costs about nine instructions per thread and term, as four rows share a weight. Adding
+  // only nonzero terms costs fifteen per nonzero term, and the warp waits for the thread with the most.
+  const bool many = __ballot_sync(kFullWarp, spikes * 8 > Shape::kEach * terms * 3) != 0;
   if (route == Route::kDense || (route == Route::kMeasured && many)) {
 #pragma unroll 8
     for (int k = 0; k < terms; ++k) {
-      const Four w = chunk.w[k][column];
+      const Vec4 w = chunk.w[k][column];
 #pragma unroll
       for (int r = 0; r < Shape::kEach; ++r) {
         const float x = chunk.x[k][row + r * Shape::kRowThreads];
@@ -111,7 +111,7 @@ __device__ __forceinline__ void add_chunk(const typename TileMemory<Shape>::Chun
   for (int r = 0; r < Shape::kEach; ++r) {
     for (unsigned left = mask[r]; left != 0; left &= left - 1) {
       const int k = __ffs(static_cast<int>(left)) - 1;
-      const Four w = chunk.w[k][column];
+      const Vec4 w = chunk.w[k][column];
       const float x = chunk.x[k][row + r * Shape::kRowThreads];
 #pragma unroll
       for (int c = 0; c < 4; ++c) sum[r][c] = add(sum[r][c], multiply(w.at[c], x));
@@ -119,7 +119,7 @@ __device__ __forceinline__ void add_chunk(const typename TileMemory<Shape>::Chun
   }
 }
 
-// Adds the bias to the sums of a tile, and stores those that exist, neighbours by neighbouring threads.
+// Adds the bias to the sums of a tile and stores those inside y; neighbouring threads store neighbours.
 template <class Shape, class Layer>
 __device__ __forceinline__ void store_tile(const Layer& layer,
                                            const float (&sums)[Shape::kRows][Shape::kColumns + 1],
@@ -128,23 +128,23 @@ __device__ __forceinline__ void store_tile(const Layer& layer,
   const int thread = static_cast<int>(threadIdx.x);
   const float* bias = layer.bias == nullptr ? nullptr : layer.bias + matrix * layer.columns + first_column;
   const std::int64_t rows = layer.rows - first_row, columns = layer.columns - first_column;
-  const auto store = [&](float* place, int row, int column) {
+  const auto store = [&](float* y_row, int row, int column) {
     const float sum = sums[row][column];
-    place[(first_column + column) * layer.column_stride] = bias == nullptr ? sum : add(sum, bias[column]);
+    y_row[(first_column + column) * layer.column_stride] = bias == nullptr ? sum : add(sum, bias[column]);
   };
   if constexpr (Layer::kRowsFirst) {
     const int row = thread % Shape::kRows;
     if (row >= rows) return;
-    float* place = layer.place(matrix, first_row + row);
+    float* y_row = layer.y_row(matrix, first_row + row);
     for (int column = thread / Shape::kRows; column < Shape::kColumns && column < columns;
          column += kTileThreads / Shape::kRows)
-      store(place, row, column);
+      store(y_row, row, column);
   } else {
     const int column = thread % Shape::kColumns;
     if (column >= columns) return;
     for (int row = thread / Shape::kColumns; row < Shape::kRows && row < rows;
          row += kTileThreads / Shape::kColumns)
-      store(layer.place(matrix, first_row + row), row, column);
+      store(layer.y_row(matrix, first_row + row), row, column);
   }
 }
 
@@ -157,33 +157,33 @@ __device__ void sum_tiles(const Layer& layer, TileMemory<Shape>& memory) {
   const std::int64_t tiles = layer.matrices * row_tiles * column_tiles;
   for (int k = thread; k < 2 * Shape::kRows; k += kTileThreads) (&memory.masks[0][0])[k] = 0;
   for (std::int64_t number = blockIdx.x; number < tiles; number += gridDim.x) {
-    // Tiles with the same rows follow one another: x is read once from memory, then from the cache.
+    // Tiles with the same rows are consecutive: x is read once from memory, then from the cache.
     const std::int64_t first_column = number % column_tiles * Shape::kColumns;
     const std::int64_t first_row = number / column_tiles % row_tiles * Shape::kRows;
     const std::int64_t matrix = number / column_tiles / row_tiles;
     typename Layer::template Tile<Shape> tile(layer, matrix, first_row);
     typename Layer::Value x[Shape::kLoads];
-    Four w[Shape::kWeightLoads];
+    Vec4 w[Shape::kWeightLoads];
     float sum[Shape::kEach][4] = {};
-    int now = 0;
+    int current = 0;
     tile.load(x);
     load_weights<Shape>(layer, matrix, 0, first_column, w);
     __syncthreads();
-    for (std::int64_t term = 0; term < layer.terms; term += kTerms, now ^= 1) {
-      tile.put(x, memory.chunk.x, memory.masks[now]);
+    for (std::int64_t term = 0; term < layer.terms; term += kTerms, current ^= 1) {
+      tile.put(x, memory.chunk.x, memory.masks[current]);
 #pragma unroll
       for (int n = 0; n < Shape::kWeightLoads; ++n) {
         const int at = thread + n * kTileThreads;
         if (at < kTerms * Shape::kColumnThreads) (&memory.chunk.w[0][0])[at] = w[n];
       }
       __syncthreads();
-      if (term + kTerms < layer.terms) {  // on its way while this chunk is summed
+      if (term + kTerms < layer.terms) {  // in flight while the current chunk is summed
         tile.load(x);
         load_weights<Shape>(layer, matrix, term + kTerms, first_column, w);
       }
       const int terms = at_most(kTerms, layer.terms - term);
-      add_chunk<Shape>(memory.chunk, memory.masks[now], terms, layer.route, row, column, sum);
-      for (int k = thread; k < Shape::kRows; k += kTileThreads) memory.masks[now ^ 1][k] = 0;
+      add_chunk<Shape>(memory.chunk, memory.masks[current], terms, layer.route, row, column, sum);
+      for (int k = thread; k < Shape::kRows; k += kTileThreads) memory.masks[current ^ 1][k] = 0;
       __syncthreads();
     }
 #pragma unroll
@@ -204,8 +204,8 @@ __global__ void __launch_bounds__(kTileThreads, 3) ordered_tiles(const Layer lay
   sum_tiles<Shape>(layer, memory);
 }
 
-// ---- Few rows: a block for each of them and some columns. It lists the spikes, and takes their weights from
-// where they lie: so only those are read, several at a time, where tiles would be too few for the device.
+// ---- Few rows: a block per row and kListThreads columns, a thread per column. The block lists the nonzero
+// terms and reads only their weights from global memory. Tiles would be too few to occupy the device.
 
 constexpr int kListThreads = 128;
 
@@ -218,39 +218,39 @@ __global__ void __launch_bounds__(kListThreads) ordered_lists(const Layer layer)
     const std::int64_t column = number % column_tiles * kListThreads + threadIdx.x;
     const std::int64_t row = number / column_tiles % layer.rows;
     const std::int64_t matrix = number / column_tiles / layer.rows;
-    const bool there = column < layer.columns;
+    const bool valid = column < layer.columns;
     const float* weight = layer.packed + matrix * layer.terms * layer.padded + column;
     float sum = 0.0f;
     for (std::int64_t first = 0; first < layer.terms; first += list.kCapacity) {
       const int count = at_most(list.kCapacity, layer.terms - first);
       const int spikes = list.build(count, layer.route == Route::kDense,
                                     [&](int term) { return layer.value(matrix, row, first + term); });
-      if (there) sum = list.sum(weight + first * layer.padded, layer.padded, spikes, sum);
+      if (valid) sum = list.sum(weight + first * layer.padded, layer.padded, spikes, sum);
     }
-    if (!there) continue;
+    if (!valid) continue;
     if (layer.bias != nullptr) sum = add(sum, layer.bias[matrix * layer.columns + column]);
-    layer.place(matrix, row)[column * layer.column_stride] = sum;
+    layer.y_row(matrix, row)[column * layer.column_stride] = sum;
   }
 }
 
-// ---- The choice, by shape alone.
+// ---- Choice of the variant by shape.
 
-enum class OrderedWay { kLists, kSmallTiles, kTiles, kHalfTiles, kNarrowTiles, kThinTiles };
+enum class OrderedVariant { kLists, kSmallTiles, kTiles, kHalfTiles, kNarrowTiles, kThinTiles };
 
-// Tiles are as wide as the columns that there are: 4, 16, 32 or 64. Tiles of 64 x 64 read least, a weight for
-// 64 rows and an input for 64 columns; where they would leave multiprocessors without work, tiles of 16 rows
-// are four times as many. With up to 32 rows, even those are few, and each weight is used a few times only:
-// lists read just the weights of spikes.
-inline OrderedWay ordered_way(std::int64_t matrices, std::int64_t rows, std::int64_t columns,
-                              int multiprocessors) {
+// Tiles have 4, 16, 32 or 64 columns, according to the number of columns. Tiles of 64 x 64 read the fewest
+// bytes: a weight for 64 rows, an input for 64 columns. If they are fewer than the multiprocessors, tiles of
+// 16 rows are used, four times as many. With up to 32 rows even those are few and a weight is used only a few
+// times: lists read only the weights of nonzero inputs.
+inline OrderedVariant ordered_variant(std::int64_t matrices, std::int64_t rows, std::int64_t columns,
+                                      int multiprocessors) {
   const auto tiles = [&](std::int64_t tall, std::int64_t wide) {
     return matrices * ((rows + tall - 1) / tall) * ((columns + wide - 1) / wide);
   };
-  if (rows <= 32) return OrderedWay::kLists;
-  if (columns <= 4) return OrderedWay::kThinTiles;
-  if (columns <= 16) return OrderedWay::kNarrowTiles;
-  if (tiles(64, 64) < multiprocessors) return OrderedWay::kSmallTiles;
-  return columns <= 32 ? OrderedWay::kHalfTiles : OrderedWay::kTiles;
+  if (rows <= 32) return OrderedVariant::kLists;
+  if (columns <= 4) return OrderedVariant::kThinTiles;
+  if (columns <= 16) return OrderedVariant::kNarrowTiles;
+  if (tiles(64, 64) < multiprocessors) return OrderedVariant::kSmallTiles;
+  return columns <= 32 ? OrderedVariant::kHalfTiles : OrderedVariant::kTiles;
 }
 
 template <class Shape, class Layer>
@@ -263,22 +263,22 @@ void launch_tiles(const Layer& layer, Stream stream) {
 template <class Layer>
 void launch_ordered(const Layer& layer, Stream stream) {
   if (layer.matrices == 0 || layer.rows == 0 || layer.columns == 0) return;
-  switch (ordered_way(layer.matrices, layer.rows, layer.columns, device_limits().multiprocessors)) {
-    case OrderedWay::kLists: {
+  switch (ordered_variant(layer.matrices, layer.rows, layer.columns, device_limits().multiprocessors)) {
+    case OrderedVariant::kLists: {
       const std::int64_t columns = (layer.columns + kListThreads - 1) / kListThreads;
       const std::int64_t tiles = layer.matrices * layer.rows * columns;
       NEUROCUDA_LAUNCH(ordered_lists<Layer>, grid_of(tiles), kListThreads, 0, stream, layer);
       return;
     }
-    case OrderedWay::kSmallTiles:
+    case OrderedVariant::kSmallTiles:
       return launch_tiles<TileShape<1, 16>>(layer, stream);
-    case OrderedWay::kTiles:
+    case OrderedVariant::kTiles:
       return launch_tiles<TileShape<4, 16>>(layer, stream);
-    case OrderedWay::kHalfTiles:
+    case OrderedVariant::kHalfTiles:
       return launch_tiles<TileShape<4, 8>>(layer, stream);
-    case OrderedWay::kNarrowTiles:
+    case OrderedVariant::kNarrowTiles:
       return launch_tiles<TileShape<2, 4>>(layer, stream);
-    case OrderedWay::kThinTiles:
+    case OrderedVariant::kThinTiles:
       return launch_tiles<TileShape<1, 1>>(layer, stream);
   }
 }

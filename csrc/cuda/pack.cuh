@@ -1,4 +1,6 @@
-// Spikes as bits, eight neurons a byte, and back.
+// Packs spikes as bits, eight neurons per byte, and unpacks them. Blocks are distributed over neurons (x) and
+// time steps (y); a thread has eight neurons (wide: one byte) or one (any), and loops over the steps of its
+// block.
 #pragma once
 
 #include "cuda/launch_config.cuh"
@@ -7,97 +9,69 @@
 
 namespace neurocuda::cuda {
 
-// Bytes of bits that a thread of the wide kernels reads or writes at a time are one: eight neurons.
 constexpr int kPackThreads = 128;
 
-__device__ __forceinline__ std::int64_t pack_place() {
+__device__ __forceinline__ std::int64_t pack_index() {
   return std::int64_t{blockIdx.x} * kPackThreads + threadIdx.x;
 }
 
-// Eight neighbours a thread, as they lie: two accesses of float32, one of anything smaller.
-__global__ __launch_bounds__(kPackThreads) static void pack_wide(const __grid_constant__ PackParams call) {
-  const std::int64_t place = pack_place();
-  if (place * 8 >= call.neurons) return;
-  for (std::int64_t step = blockIdx.y; step < call.steps; step += gridDim.y) {
+// Two accesses of float32, or one of a narrower type.
+__global__ __launch_bounds__(kPackThreads) static void pack_wide(const __grid_constant__ PackParams params) {
+  const std::int64_t index = pack_index();
+  if (index * 8 >= params.neurons) return;
+  for (std::int64_t step = blockIdx.y; step < params.steps; step += gridDim.y) {
     const char* const from =
-        call.spikes.data + step * call.spikes.time_stride + place * 8 * size_of(call.spikes.type);
+        params.spikes.data + step * params.spikes.time_stride + index * 8 * size_of(params.spikes.type);
     float spikes[8];
-    if (call.spikes.type == Element::kFloat32) {
+    if (params.spikes.type == Element::kFloat32) {
       load_floats<8>(from, spikes);
     } else {
       Raw<8> raw;
-      load<8>(call.spikes.type, from, raw);
-      take<8>(call.spikes.type, raw, false, spikes);
+      load<8>(params.spikes.type, from, raw);
+      convert<8>(params.spikes.type, raw, false, spikes);
     }
-    store_bits<8>(spikes, true, place * 8, reinterpret_cast<char*>(call.bits) + step * call.stride);
+    store_bits<8>(spikes, true, index * 8, reinterpret_cast<char*>(params.bits) + step * params.stride);
   }
 }
 
-// One neuron a thread, wherever it lies.
-__global__ __launch_bounds__(kPackThreads) static void pack_any(const __grid_constant__ PackParams call) {
-  const std::int64_t place = pack_place();
-  const bool there = place < call.neurons;  // the others help to put the last bytes together
-  const std::int64_t offset = there ? offset_of(call.spikes, place) : 0;
-  for (std::int64_t step = blockIdx.y; step < call.steps; step += gridDim.y) {
+// Any strides and alignment.
+__global__ __launch_bounds__(kPackThreads) static void pack_any(const __grid_constant__ PackParams params) {
+  const std::int64_t index = pack_index();
+  const bool valid = index < params.neurons;  // the other threads stay for the warp operations
+  const std::int64_t offset = valid ? offset_of(params.spikes, index) : 0;
+  for (std::int64_t step = blockIdx.y; step < params.steps; step += gridDim.y) {
     float spike[1] = {0.0f};
-    if (there) {
+    if (valid) {
       Raw<1> raw;
-      load<1>(call.spikes.type, call.spikes.data + step * call.spikes.time_stride + offset, raw);
-      take<1>(call.spikes.type, raw, false, spike);
+      load<1>(params.spikes.type, params.spikes.data + step * params.spikes.time_stride + offset, raw);
+      convert<1>(params.spikes.type, raw, false, spike);
     }
-    store_bits<1>(spike, there, place, reinterpret_cast<char*>(call.bits) + step * call.stride);
+    store_bits<1>(spike, valid, index, reinterpret_cast<char*>(params.bits) + step * params.stride);
   }
 }
 
-__global__ __launch_bounds__(kPackThreads) static void unpack_wide(const __grid_constant__ PackParams call) {
-  const std::int64_t place = pack_place();
-  if (place * 8 >= call.neurons) return;
-  for (std::int64_t step = blockIdx.y; step < call.steps; step += gridDim.y) {
-    const unsigned bits = call.bits[step * call.stride + place];
+__global__ __launch_bounds__(kPackThreads) static void unpack_wide(
+    const __grid_constant__ PackParams params) {
+  const std::int64_t index = pack_index();
+  if (index * 8 >= params.neurons) return;
+  for (std::int64_t step = blockIdx.y; step < params.steps; step += gridDim.y) {
+    const unsigned bits = params.bits[step * params.stride + index];
     float spikes[8];
 #pragma unroll
     for (int k = 0; k < 8; ++k) spikes[k] = static_cast<float>(bits >> k & 1u);
-    store<8>(call.spikes.type, spikes,
-             call.spikes.data + step * call.spikes.time_stride + place * 8 * size_of(call.spikes.type));
+    store<8>(params.spikes.type, spikes,
+             params.spikes.data + step * params.spikes.time_stride + index * 8 * size_of(params.spikes.type));
   }
 }
 
-__global__ __launch_bounds__(kPackThreads) static void unpack_any(const __grid_constant__ PackParams call) {
-  const std::int64_t place = pack_place();
-  if (place >= call.neurons) return;
-  const std::int64_t offset = offset_of(call.spikes, place);
-  for (std::int64_t step = blockIdx.y; step < call.steps; step += gridDim.y) {
-    const unsigned bits = call.bits[step * call.stride + place / 8];
-    const float spike[1] = {static_cast<float>(bits >> (place % 8) & 1u)};
-    store<1>(call.spikes.type, spike, call.spikes.data + step * call.spikes.time_stride + offset);
-  }
-}
-
-inline bool packs_wide(const PackParams& call) {
-  return call.neurons % 8 == 0 && allows(call.spikes, 8, call.steps);
-}
-
-inline void launch_pack_spikes(const PackParams& call, Stream stream) {
-  if (call.steps == 0 || call.neurons == 0) return;
-  const unsigned steps = blocks_for(call.steps, 1, kMostRows);
-  if (packs_wide(call)) {
-    const dim3 grid(blocks_for(call.neurons / 8, kPackThreads), steps);
-    NEUROCUDA_LAUNCH(pack_wide, grid, kPackThreads, 0, stream, call);
-  } else {
-    const dim3 grid(blocks_for(call.neurons, kPackThreads), steps);
-    NEUROCUDA_LAUNCH(pack_any, grid, kPackThreads, 0, stream, call);
-  }
-}
-
-inline void launch_unpack_spikes(const PackParams& call, Stream stream) {
-  if (call.steps == 0 || call.neurons == 0) return;
-  const unsigned steps = blocks_for(call.steps, 1, kMostRows);
-  if (packs_wide(call)) {
-    const dim3 grid(blocks_for(call.neurons / 8, kPackThreads), steps);
-    NEUROCUDA_LAUNCH(unpack_wide, grid, kPackThreads, 0, stream, call);
-  } else {
-    const dim3 grid(blocks_for(call.neurons, kPackThreads), steps);
-    NEUROCUDA_LAUNCH(unpack_any, grid, kPackThreads, 0, stream, call);
+__global__ __launch_bounds__(kPackThreads) static void unpack_any(const __grid_constant__ PackParams params) {
+  const std::int64_t index = pack_index();
+  if (index >= params.neurons) return;
+  const std::int64_t offset = offset_of(params.spikes, index);
+  for (std::int64_t step = blockIdx.y; step < params.steps; step += gridDim.y) {
+    const unsigned bits = params.bits[step * params.stride + index / 8];
+    const float spike[1] = {static_cast<float>(bits >> (index % 8) & 1u)};
+    store<1>(params.spikes.type, spike, params.spikes.data + step * params.spikes.time_stride + offset);
   }
 }
 

@@ -1,10 +1,27 @@
-#include "cuda/kernels.h"
 #include "cuda/recurrent_neuron.cuh"
 
 namespace neurocuda::cuda {
 
-void recurrent_neuron(const RecurrentParams& call, Stream stream) { launch_recurrent_neuron(call, stream); }
+namespace {
 
-std::size_t recurrent_scratch(const RecurrentParams& call) { return scratch_of(plan_of(call), call); }
+RecurrentPlan plan_of(const RecurrentParams& params) {
+  return recurrent_plan(params.samples, params.neurons, params.matrices, device_limits());
+}
+
+}  // namespace
+
+void recurrent_neuron(const RecurrentParams& params, Stream stream) {
+  const RecurrentPlan plan = plan_of(params);
+  switch (plan.variant) {
+    case RecurrentVariant::kShared:
+      return launch_shared(params, plan, stream);
+    case RecurrentVariant::kGlobal:
+      return launch_global(params, plan, stream);
+    default:
+      return launch_distributed(params, plan, stream);
+  }
+}
+
+std::size_t recurrent_scratch(const RecurrentParams& params) { return scratch_of(plan_of(params), params); }
 
 }  // namespace neurocuda::cuda

@@ -1,5 +1,6 @@
-// A block runs samples over all steps: a thread for each neuron, whose state stays in registers; the weight
-// in shared memory, or where it lies.
+// The recurrent population, resident variants: a block has some samples for all time steps and a thread per
+// neuron, whose state stays in registers. The weights are copied to shared memory once (kShared) or read from
+// global memory through the caches (kGlobal); the spikes of a step are exchanged through shared memory.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +12,8 @@
 
 namespace neurocuda::cuda {
 
-// The neurons of a sample that spiked in the step before, ascending, in shared memory; all threads of the
-// block build theirs together.
+// The neurons of a sample that spiked in the previous time step, in ascending order, in shared memory. All
+// threads of the block call build().
 class SampleSpikes {
  public:
   __device__ SampleSpikes(unsigned char* memory, int neurons, int thread, int threads)
@@ -24,26 +25,26 @@ class SampleSpikes {
 
   __device__ __forceinline__ void build(float spikes) {
     const int lane = thread_ % kWarp, warp = thread_ / kWarp;
-    const unsigned mask = __ballot_sync(kWholeWarp, spikes != 0.0f);
+    const unsigned mask = __ballot_sync(kFullWarp, spikes != 0.0f);
     if (lane == 0) masks_[warp] = mask;
-    __syncthreads();  // and the list before is read no more
-    int place = __popc(mask & below(lane));
+    __syncthreads();  // all threads have read the previous list
+    int index = __popc(mask & below(lane));
     count_ = 0;
 #pragma unroll 4
     for (int w = 0; w < warps_; ++w) {
-      const int found = __popc(masks_[w]);
-      place += w < warp ? found : 0;
-      count_ += found;
+      const int count = __popc(masks_[w]);
+      index += w < warp ? count : 0;
+      count_ += count;
     }
     if (spikes != 0.0f) {
-      neurons_[place / 4].at[place % 4] = static_cast<std::uint16_t>(thread_);
-      values_[place / 4].at[place % 4] = spikes;
+      neurons_[index / 4].at[index % 4] = static_cast<std::uint16_t>(thread_);
+      values_[index / 4].at[index % 4] = spikes;
     }
     __syncthreads();
   }
 
-  // The sum of their rows of a matrix, from zero: `weight` is the element of this thread's column in row 0.
-  // Several quads of rows are on their way at once.
+  // The sum of the weights of these neurons, times their spikes unless all are `ones`, from zero. `weight` is
+  // row 0 of this thread's column. 4 * `quads` loads are in flight.
   template <int quads>
   __device__ __forceinline__ float sum(const float* weight, int pitch, bool ones) const {
     return ones ? sum<quads, true>(weight, pitch) : sum<quads, false>(weight, pitch);
@@ -76,7 +77,7 @@ class SampleSpikes {
         for (int k = 0; k < 4; ++k) sum = add(sum, ones ? term[q][k] : multiply(term[q][k], values.at[k]));
       }
     }
-    for (; quad * 4 < count_; ++quad) {  // what there is not adds zero, which changes nothing
+    for (; quad * 4 < count_; ++quad) {  // terms past the end are zero, which changes no sum
       const Neurons neurons = neurons_[quad];
       const Quad values = ones ? Quad{} : values_[quad];
       float term[4];
@@ -97,26 +98,26 @@ class SampleSpikes {
   int thread_, warps_, count_ = 0;
 };
 
-// Loads that are on their way while steps are computed: with one branch those of four steps, with more one.
+// Time steps whose inputs are prefetched.
 template <int branches>
-constexpr int kStepsAhead = branches == 1 ? 4 : 1;
+constexpr int kPrefetchedSteps = branches == 1 ? 4 : 1;
 
 template <class Kind, int branches, bool shared>
-__global__ void __launch_bounds__(kMostThreads, 1)
-    recurrent_resident(const RecurrentParams call, const RecurrentPlan plan) {
+__global__ void __launch_bounds__(kMaxThreads, 1)
+    recurrent_resident(const RecurrentParams params, const RecurrentPlan plan) {
   NEUROCUDA_DYNAMIC_SHARED(unsigned char, memory);
-  unsigned char* own = memory;  // for spikes
-  constexpr int kAhead = kStepsAhead<branches>;
-  const int neurons = static_cast<int>(call.neurons), padded = static_cast<int>(padded_features(neurons));
+  unsigned char* lists = memory;  // of spikes
+  constexpr int kAhead = kPrefetchedSteps<branches>;
+  const int neurons = static_cast<int>(params.neurons), padded = static_cast<int>(padded_features(neurons));
   const int group = static_cast<int>(threadIdx.x) / plan.threads;
   const int neuron = static_cast<int>(threadIdx.x) % plan.threads;
-  const std::int64_t rows = call.samples / call.matrices;
+  const std::int64_t rows = params.samples / params.matrices;
   const std::int64_t tiles = (rows + plan.samples - 1) / plan.samples;
   const std::int64_t matrix = blockIdx.x / tiles, row = blockIdx.x % tiles * plan.samples + group;
-  const bool there = row < rows && neuron < neurons;
-  const std::int64_t n = there ? (row * call.matrices + matrix) * neurons + neuron : 0;
+  const bool valid = row < rows && neuron < neurons;
+  const std::int64_t n = valid ? (row * params.matrices + matrix) * neurons + neuron : 0;
 
-  const float* packed = call.packed + matrix * neurons * padded;
+  const float* packed = params.packed + matrix * neurons * padded;
   const float* weight;
   int pitch;
   if constexpr (shared) {
@@ -125,63 +126,63 @@ __global__ void __launch_bounds__(kMostThreads, 1)
     for (int from = static_cast<int>(threadIdx.x) / kWarp; from < neurons;
          from += static_cast<int>(blockDim.x) / kWarp)
       for (int to = lane; to < neurons; to += kWarp) copy[from * neurons + to] = packed[from * padded + to];
-    weight = copy + (there ? neuron : 0);
+    weight = copy + (valid ? neuron : 0);
     pitch = neurons;
-    own += matrix_bytes(neurons, neurons);
+    lists += matrix_bytes(neurons, neurons);
   } else {
-    weight = packed + (there ? neuron : 0);
+    weight = packed + (valid ? neuron : 0);
     pitch = padded;
   }
 
-  const NeuronCoefficients c = coefficients_at(call.coefficients, n);
-  const bool synapse = call.i.data != nullptr, biased = call.bias != nullptr;
-  const float bias = biased && there ? call.bias[matrix * neurons + neuron] : 0.0f;
+  const NeuronCoefficients c = coefficients_at(params.coefficients, n);
+  const bool synapse = params.i.data != nullptr, biased = params.bias != nullptr;
+  const float bias = biased && valid ? params.bias[matrix * neurons + neuron] : 0.0f;
   NeuronState state{0.0f, 0.0f};
   Inputs<branches> inputs[kAhead];
   float spikes = 0.0f;
   char *output = nullptr, *trace_v = nullptr, *trace_i = nullptr, *trace_recurrent = nullptr;
-  if (there) {
-    state.v = read_neuron(call.v, n);
-    if (synapse) state.i = read_neuron(call.i, n);
-    spikes = read_neuron(call.previous, n);
-    output = place_of(call.output, n);
-    trace_v = place_of(call.trace_v, n);
-    trace_i = place_of(call.trace_i, n);
-    trace_recurrent = place_of(call.trace_recurrent, n);
-    inputs[0].find(call, n);
+  if (valid) {
+    state.v = read_neuron(params.v, n);
+    if (synapse) state.i = read_neuron(params.i, n);
+    spikes = read_neuron(params.previous, n);
+    output = address_of(params.output, n);
+    trace_v = address_of(params.trace_v, n);
+    trace_i = address_of(params.trace_i, n);
+    trace_recurrent = address_of(params.trace_recurrent, n);
+    inputs[0].locate(params, n);
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
       if (k > 0) inputs[k] = inputs[0];
-      if (k < call.steps) inputs[k].bring(call, k);
+      if (k < params.steps) inputs[k].load_step(params, k);
     }
   }
-  SampleSpikes before(own + group * spikes_bytes(neurons), neurons, neuron, plan.threads);
-  before.build(spikes);
-  bool ones = false;  // the first spikes may have any value
-  for (std::int64_t first = 0; first < call.steps; first += kAhead) {
+  SampleSpikes previous(lists + group * spikes_bytes(neurons), neurons, neuron, plan.threads);
+  previous.build(spikes);
+  bool ones = false;  // the initial spikes may have any value
+  for (std::int64_t first = 0; first < params.steps; first += kAhead) {
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
       const std::int64_t step = first + k;
-      if (step >= call.steps) break;
-      float current = before.template sum<shared ? 1 : 2>(weight, pitch, ones);
+      if (step >= params.steps) break;
+      float current = previous.template sum<shared ? 1 : 2>(weight, pitch, ones);
       if (biased) current = add(current, bias);
-      if (there) {
-        const float x = inputs[k].sum(call, current);
-        if (step + kAhead < call.steps) inputs[k].bring(call, step + kAhead);
-        spikes = update_as(Kind(), call.kind, x, c, state);
-        write_step(call.output, output, step, spikes);
-        if (trace_v != nullptr) trace_step(call.trace_v, trace_v, step, state.v);
-        if (trace_i != nullptr) trace_step(call.trace_i, trace_i, step, state.i);
-        if (trace_recurrent != nullptr) trace_step(call.trace_recurrent, trace_recurrent, step, current);
+      if (valid) {
+        const float x = inputs[k].sum(params, current);
+        if (step + kAhead < params.steps) inputs[k].load_step(params, step + kAhead);
+        spikes = update_as(Kind(), params.kind, x, c, state);
+        write_step(params.output, output, step, spikes);
+        if (trace_v != nullptr) trace_step(params.trace_v, trace_v, step, state.v);
+        if (trace_i != nullptr) trace_step(params.trace_i, trace_i, step, state.i);
+        if (trace_recurrent != nullptr) trace_step(params.trace_recurrent, trace_recurrent, step, current);
       }
-      ones = emits_ones(call.kind);
-      before.build(spikes);
+      ones = emits_ones(params.kind);
+      previous.build(spikes);
     }
   }
-  if (!there) return;
-  trace_step(call.v, place_of(call.v, n), 0, state.v);
-  if (synapse) trace_step(call.i, place_of(call.i, n), 0, state.i);
-  write_step(call.previous, place_of(call.previous, n), 0, spikes);
+  if (!valid) return;
+  trace_step(params.v, address_of(params.v, n), 0, state.v);
+  if (synapse) trace_step(params.i, address_of(params.i, n), 0, state.i);
+  write_step(params.previous, address_of(params.previous, n), 0, spikes);
 }
 
 }  // namespace neurocuda::cuda

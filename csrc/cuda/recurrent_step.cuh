@@ -1,4 +1,4 @@
-// One step of a recurrent neuron, as the kernels share it.
+// One time step of a recurrent neuron, shared by the recurrent kernels.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 
 namespace neurocuda::cuda {
 
-// One step of a neuron of a kind that the compiler knows.
+// One time step of a neuron whose kind is known at compile time.
 template <Synapse synapse, Fires fires, Reset reset>
 __device__ __forceinline__ float update_as(KindOf<synapse, fires, reset>, const NeuronKind&, float x,
                                            const NeuronCoefficients& c, NeuronState& state) {
@@ -20,7 +20,7 @@ __device__ __forceinline__ float update_as(KindOf<synapse, fires, reset>, const 
   return update_neuron<synapse, fires, reset>(x, c, state, u);
 }
 
-// One of a kind that is looked up in every step.
+// Kinds that are dispatched at run time in every step.
 struct AnyKind {};
 
 template <Synapse synapse, Fires fires>
@@ -59,11 +59,12 @@ __device__ __forceinline__ float update_as(AnyKind, const NeuronKind& kind, floa
   }
 }
 
-// Whether all that spikes emits one: then nothing is multiplied, as times one is exact.
+// Whether every spike is one: then weights are added without a product, with the same bits.
 __device__ __forceinline__ bool emits_ones(const NeuronKind& kind) {
   return kind.fires == Fires::kAbove || kind.fires == Fires::kReaching;
 }
 
+// All coefficients of neuron n; those that its kind does not have are zero.
 __device__ __forceinline__ NeuronCoefficients coefficients_at(const Coefficient* all, std::int64_t n) {
   float values[kCoefficients] = {};
 #pragma unroll
@@ -75,64 +76,60 @@ __device__ __forceinline__ NeuronCoefficients coefficients_at(const Coefficient*
           values[kGainI],  values[kThreshold], values[kVReset]};
 }
 
-// Where neuron n of a signal's first step lies; null where there is no signal.
-__device__ __forceinline__ char* place_of(const Signal& signal, std::int64_t n) {
-  return signal.data == nullptr ? nullptr : signal.data + offset_of(signal, n);
-}
-
+// Neuron n of the first time step.
 __device__ __forceinline__ float read_neuron(const Signal& signal, std::int64_t n) {
   Raw<1> raw;
-  load<1>(signal.type, place_of(signal, n), raw);
+  load<1>(signal.type, address_of(signal, n), raw);
   float value[1];
-  take<1>(signal.type, raw, false, value);
+  convert<1>(signal.type, raw, false, value);
   return value[0];
 }
 
-// A value of a neuron that lies at `place` in the first step.
-__device__ __forceinline__ void write_step(const Signal& signal, char* place, std::int64_t step,
+// Stores a value of a neuron, whose address in the first time step is `first`.
+__device__ __forceinline__ void write_step(const Signal& signal, char* first, std::int64_t step,
                                            float value) {
   const float values[1] = {value};
-  store<1>(signal.type, values, place + step * signal.time_stride);
+  store<1>(signal.type, values, first + step * signal.time_stride);
 }
 
-// The same of a float32 signal.
-__device__ __forceinline__ void trace_step(const Signal& signal, char* place, std::int64_t step,
+// The same for a float32 signal.
+__device__ __forceinline__ void trace_step(const Signal& signal, char* first, std::int64_t step,
                                            float value) {
-  *reinterpret_cast<float*>(place + step * signal.time_stride) = value;
+  *reinterpret_cast<float*>(first + step * signal.time_stride) = value;
 }
 
-// The inputs of a neuron in one step, and where they lie.
+// The inputs of a neuron in one time step, from up to `most` branches, and their addresses in the first step.
 template <int most>
 struct Inputs {
   const char* from[most];
   Raw<1> raw[most] = {};
 
-  __device__ __forceinline__ void find(const RecurrentParams& call, std::int64_t n) {
+  __device__ __forceinline__ void locate(const RecurrentParams& params, std::int64_t n) {
 #pragma unroll
     for (int branch = 0; branch < most; ++branch)
-      from[branch] = branch < call.branch_count ? place_of(call.branches[branch], n) : nullptr;
+      from[branch] = branch < params.branch_count ? address_of(params.branches[branch], n) : nullptr;
   }
-  __device__ __forceinline__ void bring(const RecurrentParams& call, std::int64_t step) {
+  __device__ __forceinline__ void load_step(const RecurrentParams& params, std::int64_t step) {
 #pragma unroll
     for (int branch = 0; branch < most; ++branch) {
-      if (branch >= call.branch_count) break;
-      const Signal& signal = call.branches[branch];
+      if (branch >= params.branch_count) break;
+      const Signal& signal = params.branches[branch];
       load<1>(signal.type, from[branch] + step * signal.time_stride, raw[branch]);
     }
   }
-  // Their sum with the recurrent current in its place, left fold.
-  __device__ __forceinline__ float sum(const RecurrentParams& call, float current) const {
+  // The sum over branches, with the recurrent current inserted before branch params.place: a left fold.
+  __device__ __forceinline__ float sum(const RecurrentParams& params, float current) const {
     float total[1] = {current};
-    if (call.place > 0) {
+    if (params.place > 0) {
 #pragma unroll
       for (int branch = 0; branch < most; ++branch)
-        if (branch < call.place) take<1>(call.branches[branch].type, raw[branch], branch > 0, total);
+        if (branch < params.place) convert<1>(params.branches[branch].type, raw[branch], branch > 0, total);
       total[0] = add(total[0], current);
     }
 #pragma unroll
     for (int branch = 0; branch < most; ++branch) {
-      if (branch >= call.place && branch < call.branch_count)
-        take<1>(call.branches[branch].type, raw[branch], true, total);
+      if (branch >= params.place && branch < params.branch_count)
+        convert<1>(params.branches[branch].type, raw[branch], true, total);
     }
     return total[0];
   }

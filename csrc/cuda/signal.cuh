@@ -1,4 +1,4 @@
-// Signals in device memory: where the neurons of a step lie, and the sum of branches over time.
+// Signals in device memory: addresses of neurons, and the sum of branches over time.
 #pragma once
 
 #include <algorithm>
@@ -9,45 +9,51 @@
 
 namespace neurocuda::cuda {
 
-// Bytes from the start of a step to a neuron.
+// The offset of a neuron in bytes from the start of its time step.
 __device__ __forceinline__ std::int64_t offset_of(const Signal& signal, std::int64_t neuron) {
   if (signal.dense) return neuron * size_of(signal.type);
   std::int64_t offset = 0;
-  if (neuron >> 31 == 0) {  // divisions of 32 bits take a quarter of the time
+  if (neuron >> 31 == 0) {  // a 32-bit division takes a quarter of the time
     auto left = static_cast<std::uint32_t>(neuron);
 #pragma unroll 1
     for (int axis = signal.axes - 1; axis > 0; --axis) {
       const auto size = static_cast<std::uint32_t>(min(signal.sizes[axis], std::int64_t{0x7fffffff}));
-      const std::uint32_t before = left / size;
-      offset += (left - before * size) * signal.strides[axis];
-      left = before;
+      const std::uint32_t quotient = left / size;
+      offset += (left - quotient * size) * signal.strides[axis];
+      left = quotient;
     }
     return offset + left * signal.strides[0];
   }
 #pragma unroll 1
   for (int axis = signal.axes - 1; axis > 0; --axis) {
-    const std::int64_t before = neuron / signal.sizes[axis];
-    offset += (neuron - before * signal.sizes[axis]) * signal.strides[axis];
-    neuron = before;
+    const std::int64_t quotient = neuron / signal.sizes[axis];
+    offset += (neuron - quotient * signal.sizes[axis]) * signal.strides[axis];
+    neuron = quotient;
   }
   return offset + neuron * signal.strides[0];
 }
 
-// Where a neuron lies in a step of each of some branches. The places in rows with gaps take long to compute,
-// and too many registers to keep: a thread keeps its own in shared memory, of `bytes` for a block.
+// The address of neuron n in the first time step; null if the signal has no data.
+__device__ __forceinline__ char* address_of(const Signal& signal, std::int64_t n) {
+  return signal.data == nullptr ? nullptr : signal.data + offset_of(signal, n);
+}
+
+// The address of a thread's neuron in the first time step of each branch. Offsets in branches that are not
+// dense are slow to compute and would take too many registers: a thread caches its own in shared memory,
+// `bytes` per block.
 class BranchRows {
  public:
   __device__ __forceinline__ BranchRows(const Signal* branches, int count, std::int64_t neuron,
-                                        std::int64_t* places)
-      : neuron_(neuron), places_(places + threadIdx.x) {
+                                        std::int64_t* offsets)
+      : neuron_(neuron), offsets_(offsets + threadIdx.x) {
     for (int branch = 0; branch < count; ++branch) {
-      if (!branches[branch].dense) places_[branch * blockDim.x] = offset_of(branches[branch], neuron);
+      if (!branches[branch].dense) offsets_[branch * blockDim.x] = offset_of(branches[branch], neuron);
     }
   }
 
   __device__ __forceinline__ const char* operator()(const Signal& branch, int number) const {
     const std::int64_t dense = neuron_ * size_of(branch.type);
-    return branch.data + (branch.dense ? dense : places_[number * blockDim.x]);
+    return branch.data + (branch.dense ? dense : offsets_[number * blockDim.x]);
   }
 
   static std::size_t bytes(const Signal* branches, int count, int threads) {
@@ -59,33 +65,34 @@ class BranchRows {
 
  private:
   std::int64_t neuron_;
-  std::int64_t* places_;
+  std::int64_t* offsets_;
 };
 
-// The state of neighbouring neurons before the first step; `place` is where it is updated.
+// The state of `width` neighbouring neurons before the first step; `updated` is the address where it is
+// updated.
 template <int width>
-__device__ __forceinline__ void load_state(const StateBefore& before, std::int64_t neuron, const char* place,
-                                           float (&to)[width]) {
+__device__ __forceinline__ void load_state(const StateBefore& before, std::int64_t neuron,
+                                           const char* updated, float (&to)[width]) {
   if (before.one) {
 #pragma unroll
     for (int k = 0; k < width; ++k) to[k] = *before.values;
   } else {
     load_floats<width>(
-        before.values == nullptr ? place : reinterpret_cast<const char*>(before.values + neuron), to);
+        before.values == nullptr ? updated : reinterpret_cast<const char*>(before.values + neuron), to);
   }
 }
 
-// Where a thread is in the sequence of all branches of all steps.
-struct Place {
+// A position in the sequence of all branches of all time steps.
+struct Position {
   int branch;
   std::int64_t step;
 };
 
-// Loads the next `stages` of that sequence, or those that are left, of branches whose elements all take
-// `bytes`; 0: any.
+// Loads the next `stages` elements of that sequence, as far as there are. All branches have elements of
+// `bytes` bytes; 0: the sizes differ.
 template <int width, int stages, int bytes, class Row>
 __device__ __forceinline__ void load_batch(const Signal* branches, int count, std::int64_t last,
-                                           const Row& row, Place& next, Raw<width> (&to)[stages]) {
+                                           const Row& row, Position& next, Raw<width> (&to)[stages]) {
 #pragma unroll
   for (int stage = 0; stage < stages; ++stage) {
     if (next.step < last) {
@@ -104,8 +111,9 @@ __device__ __forceinline__ void load_batch(const Signal* branches, int count, st
   }
 }
 
-// Calls visit(raw[from]), visit(raw[from + 1]), ... until one says false, and says so. No loop: nvcc does not
-// unroll large ones, whatever it is asked, and keeps what they go through out of registers.
+// Calls visit(raw[from]), visit(raw[from + 1]), ... until one returns false; returns whether none did.
+// Recursion, because nvcc does not unroll large loops, even with a pragma, and then does not keep `raw` in
+// registers.
 template <int from, int count, int width, class Visit>
 __device__ __forceinline__ bool for_each(const Raw<width> (&raw)[count], const Visit& visit) {
   if constexpr (from == count) {
@@ -115,13 +123,15 @@ __device__ __forceinline__ bool for_each(const Raw<width> (&raw)[count], const V
   }
 }
 
-// Calls use(step, sum) for steps first .. last - 1 with the sum of the branches, left fold in the order
-// given, of `width` neighbouring neurons. The loads of all branches and steps make one sequence, of which
-// `stages` are issued before the first of them is used: not one by one ahead, as a thread waits for loads by
-// a few counters, and so for the latest that it shares one with. row(branch, number) is where the neurons lie
-// in its first step.
+// Calls use(step, sum) for time steps first .. last - 1 with the sum of the branches, a left fold in their
+// order, of `width` neighbouring neurons. row(branch, number) is the address of the neurons in the first step
+// of a branch.
 //
-// `use` may write in the place of a branch what the same thread has read there.
+// The loads of all branches and steps form one sequence, issued in batches of `stages`. Batches rather than a
+// rolling prefetch: a thread waits for loads by a few scoreboard counters, and so for the latest load that
+// shares one.
+//
+// `use` may overwrite elements of a branch that the same thread has read.
 template <int width, int stages, class Row, class Use>
 __device__ __forceinline__ void sum_over_time(const Signal* branches, int count, std::int64_t first,
                                               std::int64_t last, const Row& row, const Use& use) {
@@ -130,7 +140,7 @@ __device__ __forceinline__ void sum_over_time(const Signal* branches, int count,
     if (size_of(branches[branch].type) != bytes) bytes = 0;
   }
   Raw<width> raw[stages];
-  Place next{0, first}, now{0, first};
+  Position next{0, first}, current{0, first};
   float sum[width];
   for (;;) {
     if (width <= 4 && bytes == 4) {
@@ -141,17 +151,17 @@ __device__ __forceinline__ void sum_over_time(const Signal* branches, int count,
       load_batch<width, stages, 0>(branches, count, last, row, next, raw);
     }
     const auto use_next = [&](const Raw<width>& from) {
-      take<width>(branches[now.branch].type, from, now.branch > 0, sum);
-      if (++now.branch < count) return true;
-      now.branch = 0;
-      use(now.step, sum);
-      return ++now.step < last;
+      convert<width>(branches[current.branch].type, from, current.branch > 0, sum);
+      if (++current.branch < count) return true;
+      current.branch = 0;
+      use(current.step, sum);
+      return ++current.step < last;
     };
     if (!for_each<0>(raw, use_next)) return;
   }
 }
 
-// Whether threads may access the neurons of a signal `width` at a time.
+// Whether layout and alignment allow accesses to `width` neighbouring neurons at a time.
 inline bool allows(const Signal& signal, int width, std::int64_t steps) {
   if (signal.data == nullptr) return true;
   const std::int64_t bytes = std::min<std::int64_t>(kAccessBytes, width * size_of(signal.type));
@@ -159,7 +169,7 @@ inline bool allows(const Signal& signal, int width, std::int64_t steps) {
          (steps <= 1 || signal.time_stride % bytes == 0);
 }
 
-// The neurons that a thread may take of all branches at a time; 1 where memory allows no more.
+// The widest access, in neurons, that all branches allow.
 inline int width_of(const Signal* branches, int count, std::int64_t steps) {
   std::int64_t largest = 1;
   for (int branch = 0; branch < count; ++branch) {
@@ -172,7 +182,7 @@ inline int width_of(const Signal* branches, int count, std::int64_t steps) {
   return width;
 }
 
-// Bytes of an element of the branches, on the average.
+// The mean size of the branches' elements in bytes, rounded up.
 inline std::int64_t mean_size(const Signal* branches, int count) {
   std::int64_t bytes = 0;
   for (int branch = 0; branch < count; ++branch) bytes += size_of(branches[branch].type);

@@ -1,5 +1,5 @@
-// Spikes, or any values that are not zero, as lists in ascending order, built by the threads of a block; and
-// the sums of the rows of a matrix that such a list names.
+// Lists of the nonzero inputs (spikes) of a sum in ascending order, built by a block in shared memory, and
+// the sum of the weights that a list names.
 #pragma once
 
 #include <cstdint>
@@ -12,32 +12,32 @@ namespace neurocuda::cuda {
 
 constexpr int kWarp = 32;
 
-// The bits of a mask below that of a lane.
+// The mask of the lanes below a lane.
 __device__ __forceinline__ unsigned below(int lane) { return (1u << lane) - 1; }
 
 __device__ __forceinline__ int at_most(int most, std::int64_t count) {
   return count < most ? static_cast<int>(count) : most;
 }
 
-// Some terms of a sum, at most kCapacity, and the spikes among them.
+// The nonzero ones among up to kCapacity consecutive terms of a sum.
 template <int threads>
 struct SpikeList {
   static constexpr int kWarps = threads / kWarp;
-  static constexpr int kEach = 8;  // terms that a thread looks at
+  static constexpr int kEach = 8;  // terms per thread
   static constexpr int kCapacity = kEach * threads;
-  std::int32_t terms[kCapacity];  // counted from the first of those looked at
+  std::int32_t terms[kCapacity];  // relative to the first of the consecutive terms
   float values[kCapacity];
   int counts[kWarps];
 
-  // Lists those of terms 0 .. count - 1, at most kCapacity, whose value read(term) is not zero, or, where
-  // `all`, every one. For all threads of the block; returns the length of the list, which they may read.
+  // Lists the terms 0 .. count - 1, count <= kCapacity, whose value read(term) is not zero; all of them if
+  // `all`. All threads of the block must call it. Returns the length of the list.
   template <class Read>
   __device__ int build(int count, bool all, Read read) {
     const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
     const int first = warp * kEach * kWarp + lane;
     float value[kEach];
     unsigned masks[kEach];
-    int own = 0;
+    int nonzero = 0;  // in this warp
 #pragma unroll
     for (int n = 0; n < kEach; ++n) {
       const int term = first + n * kWarp;
@@ -45,11 +45,11 @@ struct SpikeList {
     }
 #pragma unroll
     for (int n = 0; n < kEach; ++n) {
-      masks[n] = __ballot_sync(kWholeWarp, (all && first + n * kWarp < count) || value[n] != 0.0f);
-      own += __popc(masks[n]);
+      masks[n] = __ballot_sync(kFullWarp, (all && first + n * kWarp < count) || value[n] != 0.0f);
+      nonzero += __popc(masks[n]);
     }
-    __syncthreads();  // the list before is read no more
-    if (lane == 0) counts[warp] = own;
+    __syncthreads();  // all threads have read the previous list
+    if (lane == 0) counts[warp] = nonzero;
     __syncthreads();
     int at = 0, total = 0;
     for (int w = 0; w < kWarps; ++w) {
@@ -59,9 +59,9 @@ struct SpikeList {
 #pragma unroll
     for (int n = 0; n < kEach; ++n) {
       if (masks[n] >> lane & 1) {
-        const int place = at + __popc(masks[n] & below(lane));
-        terms[place] = first + n * kWarp;
-        values[place] = value[n];
+        const int index = at + __popc(masks[n] & below(lane));
+        terms[index] = first + n * kWarp;
+        values[index] = value[n];
       }
       at += __popc(masks[n]);
     }
@@ -69,10 +69,10 @@ struct SpikeList {
     return total;
   }
 
-  // Adds the listed rows of a matrix to a sum, in their order: `weight` is the element of this thread's
-  // column in the row of term 0.
+  // Adds the listed products to `sum`, in their order. `weight` is the weight of term 0 in this thread's
+  // column, `pitch` the distance to that of the next term.
   __device__ float sum(const float* weight, std::int64_t pitch, int count, float sum) const {
-    constexpr int kAhead = 8;  // loads on their way while sums wait for one another
+    constexpr int kAhead = 8;  // loads in flight while the sums, which depend on each other, are computed
     int n = 0;
     for (; n + kAhead <= count; n += kAhead) {
       float w[kAhead];

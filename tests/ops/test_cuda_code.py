@@ -113,12 +113,12 @@ def test_what_was_compiled_is_remembered_by_what_went_into_it(tmp_path: Path, mo
     header, source = tmp_path / "twice.cuh", tmp_path / "twice.cu"
     header.write_text("__global__ void twice(float* x) { x[0] = __fadd_rn(x[0], x[0]); }\n")
     source.write_text('#include "twice.cuh"\n')
-    first = cuda_code.remembered(source, 90)
+    first = cuda_code.cached(source, 90)
     with monkeypatch.context() as without:
         without.setattr(cuda_code, "kernels_of", None)
-        assert cuda_code.remembered(source, 90) == first
+        assert cuda_code.cached(source, 90) == first
     header.write_text(header.read_text().replace("twice", "double_of"))
-    assert [kernel.kernel for kernel in cuda_code.remembered(source, 90)] == ["double_of"]
+    assert [kernel.kernel for kernel in cuda_code.cached(source, 90)] == ["double_of"]
 
 
 LAUNCH = """

@@ -1,4 +1,4 @@
-// faults NAME 0|1: runs the kernel of that name without its fault, or with it.
+// faults NAME 0|1: runs the kernel NAME without its fault (0) or with it (1).
 #include <cstdio>
 #include <cstdlib>
 #include <map>

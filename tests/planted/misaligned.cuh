@@ -1,4 +1,4 @@
-// An access of 16 bytes to an address that they do not divide.
+// An access of 16 bytes at a misaligned address.
 #pragma once
 
 #include "planted.cuh"

@@ -1,4 +1,4 @@
-// A thread leaves before a barrier at which the others wait.
+// A thread returns before a barrier that the others wait at.
 #pragma once
 
 #include "planted.cuh"

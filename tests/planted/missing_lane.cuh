@@ -1,4 +1,4 @@
-// A lane leaves before a shuffle that names it.
+// A lane returns before a shuffle whose mask contains it.
 #pragma once
 
 #include "planted.cuh"

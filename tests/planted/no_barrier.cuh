@@ -1,4 +1,4 @@
-// Threads read what others have yet to write: a barrier is not there.
+// Threads read shared memory before other threads have written it: a missing barrier.
 #pragma once
 
 #include "planted.cuh"

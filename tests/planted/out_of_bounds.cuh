@@ -1,4 +1,4 @@
-// A thread too many writes behind the end of a tensor.
+// A thread writes past the end of a tensor.
 #pragma once
 
 #include <memory>

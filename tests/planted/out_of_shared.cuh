@@ -1,4 +1,4 @@
-// A thread too many writes behind the end of the shared memory that the launch gives.
+// A thread writes past the end of the dynamic shared memory.
 #pragma once
 
 #include "planted.cuh"

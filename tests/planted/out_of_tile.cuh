@@ -1,4 +1,4 @@
-// A thread too many writes behind the end of a shared variable.
+// A thread writes past the end of a shared variable.
 #pragma once
 
 #include "planted.cuh"

@@ -1,4 +1,4 @@
-// Around faults: each stands in a kernel of its own, and is there if `planted` is 1, not if it is 0.
+// Shared by the kernels with planted faults: each has one fault if `planted` is 1, and none if it is 0.
 #pragma once
 
 #include <stdexcept>

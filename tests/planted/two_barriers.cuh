@@ -1,4 +1,4 @@
-// The threads of a block wait at two barriers.
+// The threads of a block wait at two different barriers.
 #pragma once
 
 #include "planted.cuh"

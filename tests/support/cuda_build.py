@@ -1,7 +1,7 @@
-"""Builds all against the CUDA build of torch, imports it, and asks torch what it finds: `make cuda-build`.
+"""Builds the extension against a CUDA build of torch, imports it and tests its registrations: `make cuda-build`.
 
-No GPU is needed, and nothing runs on one. Gigabytes of torch, and what was compiled, are kept outside the clone, under
-$XDG_CACHE_HOME/neurocuda: a second build compiles only what has changed.
+No GPU is needed. The environment with torch (gigabytes) and the objects are cached outside the clone, under
+$XDG_CACHE_HOME/neurocuda: a second build compiles only changed files.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ CHECKS = ("tests/ops/test_registrations.py", "tests/ops/test_opcheck.py")
 
 
 def environment() -> Path:
-    """A virtual environment with that torch; made anew where what must be in it has changed."""
+    """The programs of a virtual environment with that torch; created again if its requirements have changed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     others = [each for each in project["dependencies"] if not each.startswith("torch")]
-    wanted = [f"torch=={TORCH}", *TOOLS, *others]
+    requirements = [f"torch=={TORCH}", *TOOLS, *others]
     folder = FOLDER / "environment"
-    made = folder / ".made-of"
-    if not made.exists() or made.read_text() != "\n".join(wanted):
+    installed = folder / ".made-of"
+    if not installed.exists() or installed.read_text() != "\n".join(requirements):
         start = time.monotonic()
         venv.create(folder, clear=True, with_pip=True)
         pip = (folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-        subprocess.run([*pip, *wanted], check=True)
-        made.write_text("\n".join(wanted))
+        subprocess.run([*pip, *requirements], check=True)
+        installed.write_text("\n".join(requirements))
         print(f"cuda-build: torch {TORCH} installed into {folder} in {time.monotonic() - start:.0f} s", flush=True)
     return folder / "bin"
 
 
-def brought_up_to_date(copy: Path) -> None:
-    """Make a copy of the project; a file that is the same stays untouched, and so what was compiled of it serves."""
-    wanted = [ROOT / "setup.py", ROOT / "pyproject.toml"]
+def update_copy(copy: Path) -> None:
+    """Updates a copy of the project. Equal files are not touched, so that ninja does not compile them again."""
+    sources = [ROOT / "setup.py", ROOT / "pyproject.toml"]
     for name in ("neurocuda", "csrc", "tests"):
-        wanted += [path for path in (ROOT / name).rglob("*") if path.is_file()]
+        sources += [path for path in (ROOT / name).rglob("*") if path.is_file()]
     skip = {".so", ".pyc", ".csv"}
-    files = {path.relative_to(ROOT): path for path in wanted if path.suffix not in skip}
+    files = {path.relative_to(ROOT): path for path in sources if path.suffix not in skip}
     for old in [path for name in ("neurocuda", "csrc", "tests") for path in (copy / name).rglob("*")]:
         if old.is_file() and old.relative_to(copy) not in files:
             old.unlink()
-    for place, path in files.items():
-        to = copy / place
+    for relative, path in files.items():
+        to = copy / relative
         if not to.exists() or not filecmp.cmp(path, to, shallow=False):
             to.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, to)
@@ -63,7 +63,7 @@ def objects(copy: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in (copy / "build").rglob("*.o")}
 
 
-def built(copy: Path, programs: Path) -> None:
+def build(copy: Path, programs: Path) -> None:
     before, start = objects(copy), time.monotonic()
     changed = {"NEUROCUDA_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": ARCHITECTURES, "MAX_JOBS": str(os.cpu_count())}
     changed["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
@@ -74,13 +74,13 @@ def built(copy: Path, programs: Path) -> None:
         done = subprocess.run(command, cwd=copy, env=os.environ | changed, stdout=output, stderr=subprocess.STDOUT)
     if done.returncode:
         print(log.read_text()[-8000:], file=sys.stderr)
-        sys.exit(f"cuda-build: the build failed; all of it: {log}")
+        sys.exit(f"cuda-build: the build failed; its output: {log}")
     after = objects(copy)
     compiled = sum(before.get(path) != stamp for path, stamp in after.items())
     took = time.monotonic() - start
     print(
         f"cuda-build: built for {ARCHITECTURES!r} and torch {TORCH} in {took:.0f} s; "
-        f"{compiled} of {len(after)} objects were compiled, the others as they were",
+        f"{compiled} of {len(after)} objects were compiled",
         flush=True,
     )
 
@@ -91,8 +91,8 @@ def main() -> int:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one at a time
         programs, copy = environment(), FOLDER / "build"
         copy.mkdir(exist_ok=True)
-        brought_up_to_date(copy)
-        built(copy, programs)
+        update_copy(copy)
+        build(copy, programs)
         command = [programs / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *CHECKS]
         changed = {"NEUROCUDA_EXPECTED": "cuda", "OMP_NUM_THREADS": "1"}
         return subprocess.run(command, cwd=copy, env=os.environ | changed).returncode

@@ -1,9 +1,9 @@
-"""What nvcc makes of the kernels of csrc/cuda: one row for every kernel and architecture, and what must hold of it.
+"""Checks the machine code of the kernels of csrc/cuda: registers, spills, memory accesses, fused products and sums.
 
-    python tests/support/cuda_code.py     compiles all, checks all, writes csrc/cuda/kernels.csv: `make cuda-check`
+    python tests/support/cuda_code.py     compiles and checks all, writes csrc/cuda/kernels.csv: `make cuda-check`
 
-It needs nvcc, and the disassembler that comes with Triton; no GPU, and nothing runs on one. What was compiled once is
-remembered, by the text of all that went into it, under $XDG_CACHE_HOME/neurocuda.
+It needs nvcc and nvdisasm (which Triton brings), but no GPU. Results are cached by the contents of the sources under
+$XDG_CACHE_HOME/neurocuda.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
 TABLE = CSRC / "cuda" / "kernels.csv"
 ARCHITECTURES = (75, 80, 90, 100, 120)
-OPTIONS = (  # those that setup.py and torch give, less -fmad=false: the sources say so themselves, in every operation
+OPTIONS = (  # those of setup.py and torch without -fmad=false: the sources use unfused intrinsics in every operation
     "-std=c++17",
     "-O3",
     "--expt-relaxed-constexpr",
@@ -41,7 +41,7 @@ OPTIONS = (  # those that setup.py and torch give, less -fmad=false: the sources
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel as it is compiled for one architecture. Loads and stores are those of global memory."""
+    """One kernel compiled for one architecture. Loads and stores are those of global memory."""
 
     kernel: str
     source: str
@@ -49,19 +49,19 @@ class Kernel:
     registers: int
     spilled_bytes: int
     stack_bytes: int
-    shared_bytes: int  # of static size; what a launch asks for is not seen here
+    shared_bytes: int  # static; without the dynamic shared memory of a launch
     widest_load_bits: int
     widest_store_bits: int
-    loads_before_store: int  # in the order of the code
-    ffma: int  # a product and a sum in one rounding, in the machine code
-    divides: bool  # or takes a reciprocal or a root: in machine code that is many of these
-    fma_in_ptx: int  # where a division is one operation
-    loose_in_ptx: int  # products that do not say how they round: ptxas may still join a sum to them
-    ftz_in_ptx: int  # operations that flush subnormal numbers
+    loads_before_store: int  # in program order
+    ffma: int  # fused multiply-adds in the machine code
+    divides: bool  # or computes a reciprocal or a root: these compile to fused multiply-adds
+    fma_in_ptx: int  # fused multiply-adds in the PTX, where a division is one instruction
+    loose_in_ptx: int  # products without a rounding modifier: ptxas may still fuse them with a sum
+    ftz_in_ptx: int  # instructions that flush subnormal numbers to zero
 
 
 def faults(kernel: Kernel) -> list[str]:
-    """What must not be, of whatever kernel."""
+    """The faults that no kernel may have: spills, stack, fused multiply-adds, flushed subnormals."""
     found = []
     if kernel.spilled_bytes:
         found.append(f"{kernel.spilled_bytes} bytes of registers spilled")
@@ -75,11 +75,11 @@ def faults(kernel: Kernel) -> list[str]:
 
 
 def missing() -> str | None:
-    """Why nothing can be compiled and read here."""
+    """The reason why kernels cannot be compiled or disassembled on this machine, or None."""
     if shutil.which("nvcc") is None:
         return "nvcc is not on the PATH"
     if disassembler() is None:
-        return "there is no nvdisasm: Triton brings one"
+        return "nvdisasm is not found: install Triton, which brings it"
     return None
 
 
@@ -104,8 +104,8 @@ def kernels_of(source: Path, architecture: int) -> list[Kernel]:
     """The kernels of a .cu file."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "code.cubin"
-        seen = (f"-arch=sm_{architecture}", f"-I{CSRC}", "-Xptxas=-v", "--keep", f"--keep-dir={folder}")
-        usage = used(run("nvcc", "-cubin", *OPTIONS, *seen, "-o", cubin, source))
+        inspect = (f"-arch=sm_{architecture}", f"-I{CSRC}", "-Xptxas=-v", "--keep", f"--keep-dir={folder}")
+        usage = resources(run("nvcc", "-cubin", *OPTIONS, *inspect, "-o", cubin, source))
         ptx = by_entry((Path(folder) / f"{source.stem}.ptx").read_text())
         tool = disassembler()
         assert tool is not None
@@ -113,17 +113,19 @@ def kernels_of(source: Path, architecture: int) -> list[Kernel]:
     names = readable(usage)
     path = str(source.relative_to(ROOT)) if source.is_relative_to(ROOT) else source.name
     return [
-        Kernel(kernel=names[symbol], source=path, architecture=architecture, **of, **moved(code[symbol]), **ptx[symbol])
+        Kernel(
+            kernel=names[symbol], source=path, architecture=architecture, **of, **accesses(code[symbol]), **ptx[symbol]
+        )
         for symbol, of in usage.items()
     ]
 
 
-def used(log: str) -> dict[str, dict[str, int]]:
-    """What ptxas tells of each kernel: registers, and memory of its own."""
+def resources(log: str) -> dict[str, dict[str, int]]:
+    """Registers and local memory of each kernel, from the output of ptxas -v."""
     found = {}
     for part in re.split(r"Compiling entry function '", log)[1:]:
         symbol = part[: part.index("'")]
-        # The first properties are those of the kernel; others are of functions that it calls.
+        # The first properties are the kernel's; the others are those of functions that it calls.
         stack, *spills = map(int, re.findall(r"(\d+) bytes (?:stack frame|spill)", part)[:3])
         shared = re.search(r"(\d+) bytes smem", part)
         found[symbol] = {
@@ -136,7 +138,7 @@ def used(log: str) -> dict[str, dict[str, int]]:
 
 
 def by_entry(ptx: str) -> dict[str, dict[str, int | bool]]:
-    """What the PTX of each kernel says of its arithmetic; that of functions which stand alone counts for all."""
+    """The arithmetic of each kernel, from its PTX. Functions that are not inlined count for every kernel."""
     start, *parts = re.split(r"^(?=(?:\.\w+ )*\.(?:entry|func)\b)", ptx, flags=re.MULTILINE)
     entries = {}
     alone = start
@@ -158,7 +160,7 @@ def by_entry(ptx: str) -> dict[str, dict[str, int | bool]]:
 
 
 def by_section(disassembly: str) -> dict[str, list[str]]:
-    """The operations of each kernel, with their modifiers, in the order of the code."""
+    """The instructions of each kernel, with their modifiers, in program order."""
     found = {}
     for part in re.split(r"^\s*\.section\s+\.text\.", disassembly, flags=re.MULTILINE)[1:]:
         symbol = part[: part.index(",")].strip('"')
@@ -167,9 +169,9 @@ def by_section(disassembly: str) -> dict[str, list[str]]:
     return found
 
 
-def moved(operations: list[str]) -> dict[str, int]:
-    """How the global memory is read and written, and how often a product is added in one rounding."""
-    # By an address that may be any memory's, too: LD, ST.
+def accesses(operations: list[str]) -> dict[str, int]:
+    """Widths and order of loads and stores of global memory, and the number of fused multiply-adds."""
+    # LD and ST have generic addresses.
     loads = [each for each in operations if re.match(r"(?:LDG|LDGSTS|LD)(?:\.|$)", each)]
     stores = [each for each in operations if re.match(r"(?:STG|ST)(?:\.|$)", each)]
     first = operations.index(stores[0]) if stores else len(operations)
@@ -190,10 +192,10 @@ def width(operation: str) -> int:
 
 
 def readable(symbols: Iterable[str]) -> dict[str, str]:
-    """Kernels by the names that the sources give them, enumerators included, without what they take."""
-    given = list(symbols)
-    names = run("c++filt", *given).splitlines() if given else []
-    return {symbol: short(name) for symbol, name in zip(given, names, strict=True)}
+    """Demangled names of kernels as in the sources, with the names of enumerators, without parameters."""
+    mangled = list(symbols)
+    names = run("c++filt", *mangled).splitlines() if mangled else []
+    return {symbol: short(name) for symbol, name in zip(mangled, names, strict=True)}
 
 
 def short(name: str) -> str:
@@ -212,7 +214,7 @@ def short(name: str) -> str:
 
 
 def end_of_name(name: str) -> int:
-    """Where the arguments begin: the first parenthesis that stands in no angle brackets."""
+    """The index of the parameter list: the first parenthesis outside angle brackets."""
     depth = 0
     for place, letter in enumerate(name):
         depth += (letter == "<") - (letter == ">")
@@ -232,7 +234,7 @@ def enumerators() -> dict[str, list[str]]:
 
 
 def closure(source: Path) -> dict[Path, str]:
-    """A source and what it includes of ours."""
+    """A source and the project's headers that it includes, directly or not."""
     found: dict[Path, str] = {}
     waiting = [source]
     while waiting:
@@ -252,8 +254,8 @@ def tools() -> str:
     return run("nvcc", "--version") + run(tool, "--version") + Path(__file__).read_text()
 
 
-def remembered(source: Path, architecture: int) -> list[Kernel]:
-    """As `kernels_of`, from the last time, if all that goes into it is as it was."""
+def cached(source: Path, architecture: int) -> list[Kernel]:
+    """`kernels_of`, cached by the contents of the sources, the tools and the architecture."""
     texts = "\0".join(f"{path.name}\0{text}" for path, text in sorted(closure(source).items()))
     key = hashlib.sha256(f"{tools()}\0{architecture}\0{texts}".encode()).hexdigest()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neurocuda" / "kernels"
@@ -262,9 +264,9 @@ def remembered(source: Path, architecture: int) -> list[Kernel]:
         return [Kernel(**row) for row in json.loads(file.read_text())]
     kernels = kernels_of(source, architecture)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as whole:
-        json.dump([asdict(kernel) for kernel in kernels], whole)
-    os.replace(whole.name, file)
+    with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as temporary:
+        json.dump([asdict(kernel) for kernel in kernels], temporary)
+    os.replace(temporary.name, file)
     return kernels
 
 
@@ -276,7 +278,7 @@ def everything(architectures: Iterable[int] = ARCHITECTURES, jobs: int | None = 
     """All kernels, sorted by source, name and architecture."""
     tasks = [(source, architecture) for source in sources() for architecture in architectures]
     with ThreadPoolExecutor(jobs or os.cpu_count()) as threads:
-        found = [kernel for kernels in threads.map(lambda task: remembered(*task), tasks) for kernel in kernels]
+        found = [kernel for kernels in threads.map(lambda task: cached(*task), tasks) for kernel in kernels]
     return sorted(found, key=lambda kernel: (kernel.source, kernel.kernel, kernel.architecture))
 
 
@@ -304,9 +306,9 @@ def main() -> int:
     for fault in found:
         print(fault)
     names = len({(kernel.source, kernel.kernel) for kernel in kernels})
-    how = ", ".join(f"sm_{architecture}" for architecture in ARCHITECTURES)
-    print(f"{names} kernels of {len(sources())} files, compiled for {how}: {len(found)} faults")
-    print(f"written to {TABLE.relative_to(ROOT)}; nothing has run on a GPU")
+    architectures = ", ".join(f"sm_{architecture}" for architecture in ARCHITECTURES)
+    print(f"{names} kernels of {len(sources())} files, compiled for {architectures}: {len(found)} faults")
+    print(f"written to {TABLE.relative_to(ROOT)}; no kernel ran on a GPU")
     return 1 if found else 0
 
 

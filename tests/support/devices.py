@@ -1,8 +1,8 @@
-"""Where tests run: on the CPU, and, marked `cuda`, on a GPU as well.
+"""The devices of tests: the CPU, and a GPU for tests marked `cuda`.
 
-Those marked `on_each_device` call operators with CPU tensors, which go to the GPU and come back, to be compared with
-the reference on the CPU. Those marked `networks_on_each_device`, or with the fixture `device`, have the networks and
-signals of `stateful` and `comparison` there.
+Tests marked `on_each_device` call operators with CPU tensors: these are copied to the GPU and the results back, and
+compared with the reference operators on the CPU. Tests marked `networks_on_each_device`, or with the fixture `device`,
+have the networks and signals of `stateful` and `comparison` on that device.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def on(device: torch.device) -> Iterator[None]:
 
 
 class OperatorsOn(TorchDispatchMode):
-    """Takes the operators of NeuroCUDA to a device: the tensors go there and come back, in memory laid out alike.
+    """Runs the operators of NeuroCUDA on a device: copies tensors to it, with the same layout, and results back.
 
-    Below autograd, so that gradients take the same way.
+    It works below autograd, so gradients run on the device too.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -51,26 +51,27 @@ class OperatorsOn(TorchDispatchMode):
         kwargs = kwargs or {}
         if func.namespace != "neurocuda":
             return func(*args, **kwargs)
-        memory: dict[int, Tensor] = {}  # tensors that share some share it there too
-        place = {id(t): there(t, self.device, memory) for t in _tensors((args, kwargs))}
-        moved = tree_map_only(Tensor, lambda t: place[id(t)], (args, kwargs))
+        memory: dict[int, Tensor] = {}  # copies of storages: tensors that share one still do
+        copies = {id(t): copied(t, self.device, memory) for t in _tensors((args, kwargs))}
+        moved = tree_map_only(Tensor, lambda t: copies[id(t)], (args, kwargs))
         results = func(*moved[0], **moved[1])
-        for wanted, given in _named(func, args, kwargs):
-            if wanted.alias_info is not None and wanted.alias_info.is_write:
-                for t in _tensors(given):
-                    t.copy_(place[id(t)])
-        return tree_map_only(Tensor, lambda t: there(t, torch.device("cpu"), {}), results)
+        for argument, value in _named(func, args, kwargs):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                for t in _tensors(value):
+                    t.copy_(copies[id(t)])
+        return tree_map_only(Tensor, lambda t: copied(t, torch.device("cpu"), {}), results)
 
 
-def there(t: Tensor, device: torch.device, memory: dict[int, Tensor]) -> Tensor:
-    """A tensor of the same values, strides and alignment on a device. `memory` has the copies of what it lies in."""
+def copied(t: Tensor, device: torch.device, memory: dict[int, Tensor]) -> Tensor:
+    """A copy on a device with the same values, strides and alignment. `memory`: copies of storages by address."""
     if t.device.type == "meta":
         return t
-    whole = t.untyped_storage()
-    if whole.data_ptr() not in memory:
-        memory[whole.data_ptr()] = torch.empty(0, dtype=torch.uint8, device=t.device).set_(whole).to(device, copy=True)
+    storage = t.untyped_storage()
+    if storage.data_ptr() not in memory:
+        elements = torch.empty(0, dtype=torch.uint8, device=t.device).set_(storage)
+        memory[storage.data_ptr()] = elements.to(device, copy=True)
     copy = torch.empty(0, dtype=t.dtype, device=device)
-    return copy.set_(memory[whole.data_ptr()].untyped_storage(), t.storage_offset(), t.shape, t.stride())
+    return copy.set_(memory[storage.data_ptr()].untyped_storage(), t.storage_offset(), t.shape, t.stride())
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -80,9 +81,9 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _named(func: Any, args: Any, kwargs: Any) -> Iterator[tuple[Any, Any]]:
-    """The arguments of a call, with what the schema says of each."""
-    for place, wanted in enumerate(func._schema.arguments):
-        if place < len(args):
-            yield wanted, args[place]
-        elif wanted.name in kwargs:
-            yield wanted, kwargs[wanted.name]
+    """The schema of each argument, with its value."""
+    for position, argument in enumerate(func._schema.arguments):
+        if position < len(args):
+            yield argument, args[position]
+        elif argument.name in kwargs:
+            yield argument, kwargs[argument.name]

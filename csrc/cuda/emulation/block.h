@@ -1,8 +1,8 @@
 // Runs kernels on the CPU: blocks one after another, the threads of a block on fibers, one at a time, each
-// until it waits for others. A barrier that not all threads meet is an error.
+// until it waits for other threads. A barrier that not all threads reach is an error.
 //
-// NEUROCUDA_EMULATION_ORDER=reverse runs the last block and the last thread first: a result that depends on
-// the order shows.
+// NEUROCUDA_EMULATION_ORDER=reverse runs the last block and the last thread first, to find results that
+// depend on the order.
 #pragma once
 
 #include <algorithm>
@@ -26,37 +26,35 @@
 namespace neurocuda::emulation {
 
 constexpr int kPoison = 0xff;                    // in every byte: NaN in any floating-point type
-constexpr std::size_t kStaticShared = 48 << 10;  // of a block that does not ask for more
+constexpr std::size_t kStaticShared = 48 << 10;  // bytes per block without opt-in
 
-enum class Meets { kSync, kBallot, kCount, kShuffle };
-
-// Where a thread waits, for whom, and what it brings.
-struct Meeting {
-  Meets kind;
+// A barrier or warp operation at which a thread waits, with the value that it contributes.
+struct SyncPoint {
+  enum class Type { kBlock, kBallot, kShuffle } type;
   const char *name, *file;
   int line;
-  unsigned mask;  // lanes of the warp; zero for the whole block
+  unsigned mask;  // lanes of the warp; zero for a barrier of the block
   std::uint64_t value;
   int source;  // the lane whose value a shuffle takes
 
-  bool same(const Meeting& other) const {
-    return kind == other.kind && line == other.line && mask == other.mask &&
+  bool same(const SyncPoint& other) const {
+    return type == other.type && line == other.line && mask == other.mask &&
            std::strcmp(file, other.file) == 0 && std::strcmp(name, other.name) == 0;
   }
 };
 
 struct Thread {
-  enum class State { kNew, kRunning, kWaits, kReady, kDone } state;
+  enum class State { kNew, kRunning, kWaiting, kReady, kDone } state;
   uint3 index;
   Fiber* fiber;  // on which it waits
-  Meeting meeting;
-  std::uint64_t taken;  // what it brings back
+  SyncPoint point;
+  std::uint64_t result;  // of the warp operation
 };
 
 class Device {
  public:
   static Device& instance() {
-    static Device* const device = new Device;  // never destroyed: fibers may outlive everything
+    static Device* const device = new Device;  // never destroyed: fibers may outlive static objects
     return *device;
   }
 
@@ -72,7 +70,7 @@ class Device {
     reverse_ = order != nullptr && std::strcmp(order, "reverse") == 0;
     check(grid, block, shared, function);
     ++launches_[kernel];
-    // Of its exact size, so that a sanitizer sees what lies outside.
+    // Of the exact size, so that a sanitizer finds accesses outside.
     shared_.reset(static_cast<char*>(::operator new(shared, std::align_val_t{kAlignment})));
     shared_bytes_ = shared;
     gridDim = grid;
@@ -86,34 +84,34 @@ class Device {
         run_block();
       }
     } catch (...) {
-      fibers_.clear();  // with what was left on them
+      fibers_.clear();  // and unfinished threads
       free_.clear();
       throw;
     }
   }
 
-  // Of the running thread: waits for the others; returns the ballot, the count or the value taken.
-  std::uint64_t meet(const Meeting& meeting) {
+  // Called by the running thread: waits for the others; returns the ballot or the shuffled value.
+  std::uint64_t wait(const SyncPoint& point) {
     Thread& self = *current_;
-    if (meeting.mask != 0 && (meeting.mask >> lane_of(self) & 1) == 0) {
-      throw std::logic_error(place() + describe(self) + " is not in the mask of its own " + meeting.name);
+    if (point.mask != 0 && (point.mask >> lane_of(self) & 1) == 0) {
+      throw std::logic_error(location() + describe(self) + " is not in the mask of its own " + point.name);
     }
-    self.meeting = meeting;
-    self.state = Thread::State::kWaits;
+    self.point = point;
+    self.state = Thread::State::kWaiting;
     self.fiber = fiber_;
     self.fiber->leave();
-    return self.taken;
+    return self.result;
   }
 
   char* dynamic_shared() { return shared_.get(); }
 
-  // A __shared__ variable, poisoned when the first thread of a block comes to it.
+  // Registers a shared variable; poisons it when the first thread of a block reaches its declaration.
   void static_shared(void* at, std::size_t bytes) {
     if (std::find(statics_.begin(), statics_.end(), at) != statics_.end()) return;
     statics_.push_back(at);
     statics_bytes_ += bytes;
     if (statics_bytes_ > kStaticShared) {
-      throw std::logic_error(place() + "more than 48 KB of static shared memory");
+      throw std::logic_error(location() + "more than 48 KB of static shared memory");
     }
     std::memset(at, kPoison, bytes);
   }
@@ -123,13 +121,13 @@ class Device {
     allowed_[function] = bytes;
   }
 
-  // How often each kernel was launched.
+  // Number of launches of each kernel.
   std::map<std::string, std::uint64_t> launches() {
     const std::lock_guard<std::mutex> alone(mutex_);
     return launches_;
   }
 
-  // Bytes of device memory, of kernels that count them.
+  // Bytes of device memory, as counted by NEUROCUDA_LOADS and NEUROCUDA_STORES.
   std::uint64_t loaded = 0, stored = 0;
 
  private:
@@ -142,15 +140,15 @@ class Device {
     const std::uint64_t threads = std::uint64_t{block.x} * block.y * block.z;
     const auto found = allowed_.find(function);
     const std::size_t allowed = found == allowed_.end() ? kStaticShared : found->second;
-    const char* wrong = nullptr;
-    if (threads == 0 || threads > 1024 || block.z > 64) wrong = "the size of a block";
+    const char* error = nullptr;
+    if (threads == 0 || threads > 1024 || block.z > 64) error = "the size of a block";
     if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffffu || grid.y > 65535u ||
         grid.z > 65535u) {
-      wrong = "the size of the grid";
+      error = "the size of the grid";
     }
-    if (shared > allowed) wrong = "more shared memory than allowed";
-    if (wrong != nullptr)
-      throw std::runtime_error("neurocuda: kernel " + std::string(kernel_) + ": " + wrong);
+    if (shared > allowed) error = "more shared memory than allowed";
+    if (error != nullptr)
+      throw std::runtime_error("neurocuda: kernel " + std::string(kernel_) + ": " + error);
   }
 
   void run_block() {
@@ -185,7 +183,7 @@ class Device {
       Thread& thread = lane(k);
       if (thread.state == Thread::State::kNew) {
         if (free_.empty()) {
-          fibers_.push_back(std::make_unique<Fiber>([] { instance().live(); }));
+          fibers_.push_back(std::make_unique<Fiber>([] { instance().run_fiber(); }));
           free_.push_back(fibers_.back().get());
         }
         fiber_ = free_.back();
@@ -207,8 +205,8 @@ class Device {
     current_ = &thread;
   }
 
-  // On a fiber: runs the threads of the warp that have not started, until one waits; then others go on.
-  void live() {
+  // On a fiber: runs threads of the warp that have not started, until one waits; another fiber runs the rest.
+  void run_fiber() {
     Fiber* const own = fiber_;
     own->arrived();
     for (;;) {
@@ -228,37 +226,38 @@ class Device {
     }
   }
 
-  // Lets those of a warp go on that have all met; whether there are any.
+  // Resumes threads of the warp whose sync point all threads of its mask have reached; returns whether any
+  // was resumed.
   bool release_warp() {
     bool released = false;
     for (std::size_t k = 0; k < lanes_; ++k) {
       Thread& thread = threads_[first_ + k];
-      if (thread.state != Thread::State::kWaits || thread.meeting.mask == 0) continue;
-      const Meeting meeting = thread.meeting;
-      const auto member = [&](std::size_t lane) { return (meeting.mask >> lane & 1) != 0; };
+      if (thread.state != Thread::State::kWaiting || thread.point.mask == 0) continue;
+      const SyncPoint point = thread.point;
+      const auto member = [&](std::size_t lane) { return (point.mask >> lane & 1) != 0; };
       bool all = true;
       for (std::size_t lane = 0; lane < lanes_; ++lane) {
         const Thread& other = threads_[first_ + lane];
         if (!member(lane)) continue;
         if (other.state == Thread::State::kDone) missed(thread, other);
-        all = all && other.state == Thread::State::kWaits && other.meeting.same(meeting);
+        all = all && other.state == Thread::State::kWaiting && other.point.same(point);
       }
       if (!all) continue;
       std::uint64_t ballot = 0;
       for (std::size_t lane = 0; lane < lanes_; ++lane) {
-        if (member(lane) && threads_[first_ + lane].meeting.value != 0) ballot |= std::uint64_t{1} << lane;
+        if (member(lane) && threads_[first_ + lane].point.value != 0) ballot |= std::uint64_t{1} << lane;
       }
       for (std::size_t lane = 0; lane < lanes_; ++lane) {
         Thread& other = threads_[first_ + lane];
         if (!member(lane)) continue;
-        other.taken = ballot;
-        if (meeting.kind == Meets::kShuffle) {
-          const std::size_t source = other.meeting.source;
+        other.result = ballot;
+        if (point.type == SyncPoint::Type::kShuffle) {
+          const std::size_t source = other.point.source;
           if (source >= lanes_ || !member(source)) {
-            throw std::logic_error(place() + describe(other) +
-                                   " takes the value of a lane that is not there");
+            throw std::logic_error(location() + describe(other) +
+                                   " reads the value of a lane that is not in the mask");
           }
-          other.taken = threads_[first_ + source].meeting.value;
+          other.result = threads_[first_ + source].point.value;
         }
         other.state = Thread::State::kReady;
       }
@@ -267,28 +266,22 @@ class Device {
     return released;
   }
 
-  // Lets all threads go on if they have met; false if all are done.
+  // Resumes all threads, which must be at the same barrier; false if all are done.
   bool release_block() {
-    const Thread* waits = nullptr;
-    const Thread* done = nullptr;
-    std::uint64_t count = 0;
+    const Thread *waiting = nullptr, *done = nullptr;
     for (const Thread& thread : threads_) {
-      (thread.state == Thread::State::kDone ? done : waits) = &thread;
+      (thread.state == Thread::State::kDone ? done : waiting) = &thread;
     }
-    if (waits == nullptr) return false;
-    if (done != nullptr) missed(*waits, *done);
+    if (waiting == nullptr) return false;
+    if (done != nullptr) missed(*waiting, *done);
     for (const Thread& thread : threads_) {
-      if (!thread.meeting.same(waits->meeting) || thread.meeting.mask != 0) missed(*waits, thread);
-      if (thread.meeting.value != 0) ++count;
+      if (!thread.point.same(waiting->point) || thread.point.mask != 0) missed(*waiting, thread);
     }
-    for (Thread& thread : threads_) {
-      thread.taken = count;
-      thread.state = Thread::State::kReady;
-    }
+    for (Thread& thread : threads_) thread.state = Thread::State::kReady;
     return true;
   }
 
-  std::string place() const {
+  std::string location() const {
     const auto number = [](unsigned n) { return std::to_string(n); };
     return "neurocuda: kernel " + std::string(kernel_) + ", block (" + number(blockIdx.x) + ", " +
            number(blockIdx.y) + ", " + number(blockIdx.z) + "): ";
@@ -301,13 +294,13 @@ class Device {
 
   static std::string position(const Thread& thread) {
     if (thread.state == Thread::State::kDone) return describe(thread) + " has returned";
-    const Meeting& meeting = thread.meeting;
-    return describe(thread) + " waits at " + meeting.name + " (" + meeting.file + ":" +
-           std::to_string(meeting.line) + ")";
+    const SyncPoint& point = thread.point;
+    return describe(thread) + " waits at " + point.name + " (" + point.file + ":" +
+           std::to_string(point.line) + ")";
   }
 
   [[noreturn]] void missed(const Thread& one, const Thread& other) const {
-    throw std::logic_error(place() + "a missed barrier: " + position(one) + ", " + position(other));
+    throw std::logic_error(location() + "a missed barrier: " + position(one) + ", " + position(other));
   }
 
   std::mutex mutex_;
@@ -316,9 +309,9 @@ class Device {
   void* context_ = nullptr;
   bool reverse_ = false;
   std::vector<Thread> threads_;
-  std::size_t first_ = 0, lanes_ = 0;  // of the warp that runs
+  std::size_t first_ = 0, lanes_ = 0;  // of the running warp
   Thread* current_ = nullptr;
-  Fiber* fiber_ = nullptr;  // that runs
+  Fiber* fiber_ = nullptr;  // the running one
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Fiber*> free_;
   std::exception_ptr failure_;

@@ -1,4 +1,4 @@
-// A stack of its own, on which the threads of a block run until one has to wait.
+// A fiber: a separate stack, on which the emulation runs threads of a block until one waits.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +16,7 @@
 namespace neurocuda::emulation {
 
 #if defined(__x86_64__)
-// A context is the stack pointer, below it on the stack the registers that calls preserve.
+// A context is the stack pointer; the callee-saved registers are on the stack.
 using Context = void*;
 
 __attribute__((naked, noinline)) inline void switch_context(Context* /*from*/, Context* /*to*/) {
@@ -53,7 +53,7 @@ class Fiber {
     make_context(&own_, stack_.get(), kBytes, entry);
   }
 
-  // Goes to the fiber, until it comes back by `leave`.
+  // Switches to the fiber; returns when it calls leave().
   void enter() {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(&caller_fake_, stack_.get(), kBytes);
@@ -64,14 +64,14 @@ class Fiber {
 #endif
   }
 
-  // First of all, on the fiber.
+  // Must be called first on the fiber: tells AddressSanitizer about the switch.
   void arrived() {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(own_fake_, &caller_stack_, &caller_bytes_);
 #endif
   }
 
-  // On the fiber: goes back, until it is entered again.
+  // On the fiber: switches back to the caller; returns at the next enter().
   void leave() {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(&own_fake_, caller_stack_, caller_bytes_);
