@@ -30,7 +30,7 @@ from setuptools import setup
 
 CHOICES = ("auto", "cpu", "cuda", "emulated", "none")
 SOURCES = Path("csrc")
-UNITY = {"runtime": ("runtime/*.cpp", "bindings.cpp")}
+UNITY = {"ops": ("ops/*.cpp",), "runtime": ("runtime/*.cpp", "bindings.cpp")}
 """Unity builds: files that are compiled as one, as the headers of torch take longer to parse than these to compile."""
 ARCHITECTURES = "8.0;9.0+PTX"
 
