@@ -28,17 +28,17 @@ const Formula& formula_of(const std::string& name) {
   return formulas.at(name);
 }
 
-// Values as autograd saves them: tensors in one list, and the rest, with None in the place of tensors.
-// `counts` has the length of a list of tensors, or one of these.
+// How many tensors an argument is: the length of a list, or one of these.
 constexpr std::int64_t kValue = -1, kTensor = -2;
 
-struct Split {
+// The tensors among the arguments of a call.
+struct Tensors {
   variable_list tensors;
-  std::vector<std::int64_t> counts;
-  c10::impl::GenericList rest{c10::AnyType::get()};
+  std::vector<std::int64_t> counts;  // by argument
 
-  explicit Split(Boxed values) {
-    for (const c10::IValue& value : values) {
+  explicit Tensors(Boxed arguments) {
+    counts.reserve(arguments.size());
+    for (const c10::IValue& value : arguments) {
       if (value.isTensorList()) {
         const variable_list list = value.toTensorVector();
         tensors.insert(tensors.end(), list.begin(), list.end());
@@ -47,50 +47,75 @@ struct Split {
         if (value.isTensor()) tensors.push_back(value.toTensor());
         counts.push_back(value.isTensor() ? kTensor : kValue);
       }
-      rest.push_back(counts.back() == kValue ? value : c10::IValue());
     }
   }
 };
 
-std::vector<c10::IValue> joined(const variable_list& tensors, const std::vector<std::int64_t>& counts,
-                                const c10::impl::GenericList& rest) {
-  std::vector<c10::IValue> values;
-  auto tensor = tensors.begin();
-  for (std::size_t at = 0; at < counts.size(); ++at) {
+std::int64_t length(std::int64_t count) { return count == kTensor ? 1 : std::max<std::int64_t>(count, 0); }
+
+// What the backward pass reads, besides tensors, in one list: compiled autograd takes numbers that stand
+// alone for inputs. First the name of the operator and the counts, then the leading arguments.
+c10::impl::GenericList saved_values(const c10::OperatorHandle& op, const Formula& formula, Boxed arguments,
+                                    const std::vector<std::int64_t>& counts) {
+  c10::impl::GenericList values(c10::AnyType::get());
+  values.reserve(2 + formula.saved);
+  values.push_back(op.schema().name());
+  values.push_back(counts);
+  for (std::size_t at = 0; at < formula.saved; ++at) {
     if (counts[at] == kValue) {
-      values.push_back(rest.get(at));
-    } else if (counts[at] == kTensor) {
-      values.emplace_back(*tensor++);
+      values.push_back(arguments[at]);
     } else {
-      values.emplace_back(variable_list(tensor, tensor + counts[at]));
-      tensor += counts[at];
+      values.push_back(formula.shapes ? c10::IValue(arguments[at].toTensor().sym_sizes()) : c10::IValue());
     }
   }
   return values;
+}
+
+// The leading arguments, from these values and the saved tensors.
+std::vector<c10::IValue> saved_arguments(const c10::impl::GenericList& values,
+                                         const std::vector<std::int64_t>& counts,
+                                         const variable_list& tensors) {
+  std::vector<c10::IValue> arguments;
+  arguments.reserve(values.size() - 2);
+  auto tensor = tensors.begin();
+  for (std::size_t at = 0; at + 2 < values.size(); ++at) {
+    c10::IValue value = values.get(2 + at);
+    if (counts[at] == kTensor && value.isNone()) {
+      value = *tensor++;
+    } else if (counts[at] >= 0) {
+      value = variable_list(tensor, tensor + counts[at]);
+      tensor += counts[at];
+    }
+    arguments.push_back(std::move(value));
+  }
+  return arguments;
 }
 
 class Gradient : public torch::autograd::Function<Gradient> {
  public:
   static constexpr bool is_traceable = true;
 
-  static variable_list forward(AutogradContext* context, at::TensorList /*tensors*/,
-                               const c10::OperatorHandle& op, torch::jit::Stack& arguments) {
+  // Replaces the arguments at the end of the stack by the results.
+  static variable_list forward(AutogradContext* context, at::TensorList tensors,
+                               const std::vector<std::int64_t>& counts, const c10::OperatorHandle& op,
+                               torch::jit::Stack& stack) {
     const Formula& formula = formula_of(op.schema().name());
+    const Boxed arguments = torch::jit::last(stack, counts.size());
     std::vector<bool> differentiable(op.schema().returns().size(), true);
     if (formula.differentiable != nullptr) differentiable = formula.differentiable(arguments);
-    const Split saved(formula.save(arguments));
-    context->save_for_backward(saved.tensors);
+    std::int64_t saved = 0;
+    for (std::size_t at = 0; !formula.shapes && at < formula.saved; ++at) saved += length(counts[at]);
+    context->save_for_backward(tensors.slice(0, saved).vec());
     context->set_materialize_grads(false);
-    context->saved_data["operator"] = op.schema().name();
-    context->saved_data["arguments"] = Split(arguments).counts;
-    context->saved_data["counts"] = saved.counts;
-    context->saved_data["rest"] = saved.rest;
+    context->saved_data["call"] = saved_values(op, formula, arguments, counts);
     {
       const at::AutoDispatchBelowADInplaceOrView guard;
-      op.callBoxed(arguments);
+      op.callBoxed(stack);
     }
     variable_list results, constant;
-    for (const c10::IValue& result : arguments) results.push_back(result.toTensor());
+    for (const c10::IValue& result : torch::jit::last(stack, differentiable.size()))
+      results.push_back(result.toTensor());
+    torch::jit::drop(stack, results.size());
     for (std::size_t at = 0; at < results.size(); ++at) {
       if (!differentiable[at] || !at::isFloatingType(results[at].scalar_type()))
         constant.push_back(results[at]);
@@ -100,27 +125,26 @@ class Gradient : public torch::autograd::Function<Gradient> {
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    auto& data = context->saved_data;
-    const auto arguments = data["arguments"].toIntVector();
-    const std::vector<c10::IValue> saved =
-        joined(context->get_saved_variables(), data["counts"].toIntVector(), data["rest"].toList());
-    Backward pass{saved, gradients, {}};
-    std::vector<std::size_t> argument_of;  // by tensor
-    for (std::size_t at = 0; at < arguments.size(); ++at) {
-      const std::int64_t count = arguments[at] == kTensor ? 1 : std::max<std::int64_t>(arguments[at], 0);
-      pass.needed.push_back(false);
-      for (std::int64_t tensor = 0; tensor < count; ++tensor) {
-        pass.needed[at] = pass.needed[at] || context->needs_input_grad(argument_of.size());
-        argument_of.push_back(at);
+    const auto values = context->saved_data["call"].toList();
+    const auto counts = values.get(1).toIntVector();
+    Backward pass{{}, gradients, std::vector<bool>(counts.size(), false)};
+    std::vector<std::size_t> argument_of;  // by tensor that needs a gradient; none else
+    for (std::size_t at = 0; at < counts.size(); ++at) {
+      for (std::int64_t tensor = 0; tensor < length(counts[at]); ++tensor) {
+        const bool needed = context->needs_input_grad(argument_of.size());
+        pass.needed[at] = pass.needed[at] || needed;
+        argument_of.push_back(needed ? at : counts.size());
       }
     }
-    variable_list results(argument_of.size() + 2);  // the last belong to the operator and the stack
+    variable_list results(argument_of.size() + 3);  // the last arguments of `forward` are no tensors
     if (std::none_of(gradients.begin(), gradients.end(), [](const Tensor& t) { return t.defined(); }))
       return results;
-    const variable_list found = formula_of(data["operator"].toStringRef()).backward(pass);
+    const auto saved = saved_arguments(values, counts, context->get_saved_variables());
+    pass.saved = saved;
+    const variable_list found = formula_of(values.get(0).toStringRef()).backward(pass);
     for (std::size_t tensor = 0; tensor < argument_of.size(); ++tensor) {
-      const std::size_t at = argument_of[tensor];  // autograd itself converts to the type of the tensor
-      if (at < found.size() && context->needs_input_grad(tensor)) results[tensor] = found[at];
+      // Autograd itself converts to the type of the tensor.
+      if (argument_of[tensor] < found.size()) results[tensor] = found[argument_of[tensor]];
     }
     return results;
   }
@@ -130,7 +154,7 @@ bool needs_gradient(const c10::IValue& value) {
   const auto of_tensor = [](const Tensor& t) { return t.requires_grad() || t._fw_grad(0).defined(); };
   if (value.isTensor()) return of_tensor(value.toTensor());
   if (!value.isTensorList()) return false;
-  const std::vector<Tensor> tensors = value.toTensorVector();
+  const variable_list tensors = value.toTensorVector();
   return std::any_of(tensors.begin(), tensors.end(), of_tensor);
 }
 
@@ -142,10 +166,8 @@ void with_gradient(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     return op.callBoxed(*stack);
   }
-  const variable_list tensors = Split(arguments).tensors;
-  torch::jit::Stack own = arguments.vec();
-  torch::jit::drop(*stack, arguments.size());
-  for (Tensor& result : Gradient::apply(at::TensorList(tensors), op, own))
+  const Tensors call(arguments);
+  for (Tensor& result : Gradient::apply(at::TensorList(call.tensors), call.counts, op, *stack))
     stack->emplace_back(std::move(result));
 }
 

@@ -12,21 +12,20 @@ namespace neurocuda {
 
 // A backward pass through one call of an operator.
 struct Backward {
-  Boxed saved;                               // by `Formula::save`
+  Boxed saved;                               // the leading arguments, as `Formula` has them
   const std::vector<at::Tensor>& gradients;  // of the results; undefined where none arrived
   std::vector<bool> needed;  // by argument: whether it, or a tensor of a list, needs a gradient
 };
 
 struct Formula {
-  // The values that the backward pass reads, as many as tensors of the saved ones stay alive until then.
-  std::vector<c10::IValue> (*save)(Boxed arguments);
+  std::size_t saved;    // leading arguments that the backward pass reads; their tensors stay alive until then
+  bool shapes = false;  // it reads the sizes of tensors alone, and gets these in their place
 
-  // Which results have a gradient if they are floating point. Raises where the call has none. Null: all.
-  std::vector<bool> (*differentiable)(Boxed arguments);
-
-  // A gradient for each argument, the same for all tensors of a list; undefined where it is not needed, and
-  // after the last.
+  // A gradient for each argument, the same for all tensors of a list; undefined where it is not needed.
   std::vector<at::Tensor> (*backward)(const Backward& pass);
+
+  // Which results have a gradient if they are floating point; null: all. Raises where the call has none.
+  std::vector<bool> (*differentiable)(Boxed arguments) = nullptr;
 };
 
 // The boxed kernel of an operator for the key Autograd. `formula` has one for each name.

@@ -42,8 +42,7 @@ at::Tensor branch_sum(Boxed arguments) {
 }
 
 Formula branch_sum_formula() {
-  return {[](Boxed) { return std::vector<c10::IValue>(); }, nullptr,
-          [](const Backward& pass) { return pass.gradients; }};
+  return {0, false, [](const Backward& pass) { return pass.gradients; }};
 }
 
 }  // namespace neurocuda

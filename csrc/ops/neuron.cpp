@@ -304,9 +304,7 @@ NeuronOutputs neuron(Boxed a) {
   return outputs;
 }
 
-Formula neuron_formula() {
-  return {[](Boxed a) { return a.vec(); }, results_of_neuron, backward_of_neuron};
-}
+Formula neuron_formula() { return {20, false, backward_of_neuron, results_of_neuron}; }
 
 std::optional<BoundNeuron> BoundNeuron::of(at::TensorList branches, const NeuronArgs& neurons) {
   neurons.check("neuron", branches);

@@ -209,8 +209,6 @@ Tensor ordered_conv_pack(Boxed arguments) {
   return pack_weight(weight, {groups, out / groups, weight.sym_numel() / out});
 }
 
-Formula ordered_conv_formula() {
-  return {[](Boxed a) { return a.slice(0, 7).vec(); }, nullptr, backward_of_conv};
-}
+Formula ordered_conv_formula() { return {7, false, backward_of_conv}; }
 
 }  // namespace neurocuda

@@ -91,9 +91,6 @@ Tensor pool2d(bool mean, Boxed arguments) {
   return out;
 }
 
-// Of the input only the shape is saved.
-std::vector<c10::IValue> save_for_pool(Boxed a) { return {a[0].toTensor().sym_sizes(), a[1], a[2], a[3]}; }
-
 std::vector<Tensor> backward_of_pool(bool mean, const Backward& pass) {
   const auto sizes = pass.saved[0].toSymIntVector();
   const auto kernel = pass.saved[1].toIntVector(), stride = pass.saved[2].toIntVector(),
@@ -114,10 +111,10 @@ Tensor sum_pool2d(Boxed arguments) { return pool2d(false, arguments); }
 Tensor avg_pool2d(Boxed arguments) { return pool2d(true, arguments); }
 
 Formula sum_pool2d_formula() {
-  return {save_for_pool, nullptr, [](const Backward& pass) { return backward_of_pool(false, pass); }};
+  return {4, true, [](const Backward& pass) { return backward_of_pool(false, pass); }};
 }
 Formula avg_pool2d_formula() {
-  return {save_for_pool, nullptr, [](const Backward& pass) { return backward_of_pool(true, pass); }};
+  return {4, true, [](const Backward& pass) { return backward_of_pool(true, pass); }};
 }
 
 }  // namespace neurocuda

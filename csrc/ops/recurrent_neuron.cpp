@@ -163,9 +163,7 @@ RecurrentOutputs recurrent_neuron(Boxed a) {
   return outputs;
 }
 
-Formula recurrent_neuron_formula() {
-  return {[](Boxed a) { return a.slice(0, 24).vec(); }, results_of_recurrence, backward_of_recurrence};
-}
+Formula recurrent_neuron_formula() { return {24, false, backward_of_recurrence, results_of_recurrence}; }
 
 std::optional<BoundRecurrence> BoundRecurrence::of(const Recurrence& r, const Tensor& packed) {
   r.check("recurrent_neuron");
