@@ -30,6 +30,8 @@ from setuptools import setup
 
 CHOICES = ("auto", "cpu", "cuda", "emulated", "none")
 SOURCES = Path("csrc")
+UNITY = {"ops": ("ops/*.cpp",), "runtime": ("runtime/*.cpp", "bindings.cpp")}
+"""Unity builds: files that are compiled as one, as the headers of torch take longer to parse than these to compile."""
 ARCHITECTURES = "8.0;9.0+PTX"
 
 
@@ -119,10 +121,10 @@ def described(kernels: str) -> Any:
     )
     level = "-O1" if sanitize or kernels == "emulated" else "-O3"  # tests gain less than compiling more takes
     optimize = [level, *(["-g1", "-fno-omit-frame-pointer", *sanitize] if sanitize else ["-g0"])]
-    sources = sorted(str(path) for path in SOURCES.rglob("*.cpp"))
+    sources = compiled_files()
     macros: list[tuple[str, str | None]] = [("NEUROCUDA_TORCH_VERSION", f'"{torch.__version__}"')]
     if kernels == "emulated":
-        sources += as_cpp(sorted(SOURCES.rglob("*.cu")))
+        sources += [including(f"{kernel.stem}.cuda", [kernel]) for kernel in sorted(SOURCES.rglob("*.cu"))]
         macros.append(("NEUROCUDA_EMULATED", None))
     if kernels == "cuda":
         sources = sorted(str(path) for path in SOURCES.rglob("*.cu")) + sources  # first: they take the longest
@@ -134,6 +136,7 @@ def described(kernels: str) -> Any:
         "-ffp-contract=off",  # each operation is rounded by itself
         "-fno-math-errno",
         "-fno-trapping-math",
+        "-falign-functions=64",  # a kernel is as fast wherever it is linked
         "-fvisibility=hidden",
         "-Wall",
         "-Wno-c++20-extensions",  # the headers of torch use some
@@ -157,18 +160,21 @@ def described(kernels: str) -> Any:
     )
 
 
-def as_cpp(kernels: list[Path]) -> list[str]:
-    """Files that hold nothing but a kernel's source, under a name that a C++ compiler takes for its own."""
-    folder = Path("build", "emulated")
-    folder.mkdir(parents=True, exist_ok=True)
-    found = []
-    for kernel in kernels:
-        source = folder / f"{kernel.stem}.cuda.cpp"
-        text = f'#include "{kernel.relative_to(SOURCES).as_posix()}"\n'
-        if not source.exists() or source.read_text() != text:
-            source.write_text(text)
-        found.append(str(source))
-    return found
+def compiled_files() -> list[str]:
+    """The C++ sources: first those of unity builds, which take the longest, then all others."""
+    members = {name: [p for part in parts for p in sorted(SOURCES.glob(part))] for name, parts in UNITY.items()}
+    others = {*SOURCES.rglob("*.cpp")}.difference(*members.values())
+    return [*(including(name, files) for name, files in members.items()), *sorted(map(str, others))]
+
+
+def including(name: str, files: list[Path]) -> str:
+    """A C++ source that holds nothing but some files."""
+    source = Path("build", "unity", f"{name}.cpp")
+    source.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(f'#include "{file.relative_to(SOURCES).as_posix()}"\n' for file in files)
+    if not source.exists() or source.read_text() != text:
+        source.write_text(text)
+    return str(source)
 
 
 def arguments() -> dict[str, Any]:

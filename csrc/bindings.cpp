@@ -109,18 +109,16 @@ neurocuda::Guards guards_from(const py::tuple& fields) {
 neurocuda::GuardedCall::Run run_of(const py::object& run, const std::vector<at::Tensor>& inputs) {
   using Tensors = std::vector<at::Tensor>;
   if (py::isinstance<neurocuda::CudaGraph>(run)) {
-    return [run, &graph = run.cast<const neurocuda::CudaGraph&>()](Tensors&& given) { return graph(given); };
+    const auto& graph = run.cast<const neurocuda::CudaGraph&>();
+    return {nullptr, [run, &graph](Tensors&& given) { return graph(given); }};
   }
   if (!py::isinstance<neurocuda::Program>(run)) {
-    return [run](Tensors&& given) { return run(std::move(given)).cast<Tensors>(); };
+    return {nullptr, [run](Tensors&& given) { return run(std::move(given)).cast<Tensors>(); }};
   }
-  const auto program = run.cast<std::shared_ptr<neurocuda::Program>>();
+  auto program = run.cast<std::shared_ptr<neurocuda::Program>>();
   // Binding its calls pays for one step, where looking at arguments costs most, and takes the memory of a run.
   if (inputs[0].is_cpu() && inputs[0].dim() > 0 && inputs[0].size(0) == 1) program->make_ready(inputs);
-  return [program](Tensors&& given) {
-    const py::gil_scoped_release others_may_run;
-    return program->run(std::move(given)).value_or(Tensors());
-  };
+  return {std::move(program), nullptr};
 }
 
 }  // namespace

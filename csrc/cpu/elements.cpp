@@ -168,10 +168,17 @@ namespace {
 struct ReadBits {
   NEUROCUDA_INLINE static void run(const std::uint8_t* from, std::int64_t first, std::int64_t count,
                                    float* to) {
-    for (std::int64_t k = 0; k < count; ++k) {
+    const auto read = [&](std::int64_t k) {
       const std::int64_t bit = first + k;
       to[k] = static_cast<float>((from[bit / 8] >> (bit % 8)) & 1);
+    };
+    std::int64_t k = 0;
+    for (; k < count && (first + k) % 8 != 0; ++k) read(k);
+    for (; k + 8 <= count; k += 8) {
+      const std::uint8_t byte = from[(first + k) / 8];
+      for (int bit = 0; bit < 8; ++bit) to[k + bit] = static_cast<float>((byte >> bit) & 1);
     }
+    for (; k < count; ++k) read(k);
   }
 };
 

@@ -2,9 +2,7 @@
 
 #include "cpu/branch_sum.h"
 
-#include <ATen/MemoryOverlap.h>
 #include <ATen/Parallel.h>
-#include <torch/library.h>
 
 #include <algorithm>
 
@@ -12,63 +10,39 @@
 #include "ops/layout.h"
 #include "ops/neuron.h"
 #include "ops/on_device.h"
+#include "ops/operators.h"
 
 namespace neurocuda {
-namespace {
 
-using at::Tensor;
-
-void branch_sum_out(at::TensorList branches, const Tensor& out) {
+at::Tensor branch_sum(Boxed arguments) {
+  const std::vector<at::Tensor> branches = arguments[0].toTensorVector();
   check_branches("branch_sum", branches);
-  TORCH_CHECK_VALUE(out.scalar_type() == at::kFloat && out.device() == branches[0].device() &&
-                        out.sym_sizes() == branches[0].sym_sizes(),
-                    "branch_sum: expected out in float32 on ", branches[0].device(), " of shape ",
-                    branches[0].sym_sizes(), ", found ", name_of(out.scalar_type()), " on ", out.device(),
-                    " of shape ", out.sym_sizes());
-  if (out.is_meta()) return;
-  at::assert_no_internal_overlap(out);
-  for (const Tensor& branch : branches) at::assert_no_partial_overlap(out, branch);
+  const at::Tensor out =
+      fresh(branches[0].sym_sizes(), output_strides(branches), branches[0].options().dtype(at::kFloat));
+  if (out.is_meta() || out.numel() == 0) return out;
   const Order order = order_of(out.sizes().slice(1), out.strides().slice(1));
-  BranchSumParams call;
-  call.steps = out.size(0);
-  call.neurons = order.neurons;
-  call.branch_count = static_cast<int>(branches.size());
-  for (int branch = 0; branch < call.branch_count; ++branch) {
-    call.branches[branch] = signal_of(branches[branch], true, order);
+  BranchSumParams params;
+  params.steps = out.size(0);
+  params.neurons = order.neurons;
+  params.branch_count = static_cast<int>(branches.size());
+  for (int branch = 0; branch < params.branch_count; ++branch) {
+    params.branches[branch] = signal_of(branches[branch], true, order);
   }
-  call.output = signal_of(out, true, order);
-  if (call.steps == 0 || order.neurons == 0) return;
+  params.output = signal_of(out, true, order);
   on_device(
-      out, [&](cuda::Stream stream) { cuda::branch_sum(call, stream); },
+      out, [&](cuda::Stream stream) { cuda::branch_sum(params, stream); },
       [&] {
         const std::int64_t units = (order.neurons + cpu::kNeuronGrain - 1) / cpu::kNeuronGrain;
-        at::parallel_for(0, units, grain(call.steps), [&](std::int64_t first, std::int64_t last) {
-          cpu::branch_sum(call, first * cpu::kNeuronGrain, std::min(last * cpu::kNeuronGrain, order.neurons));
+        at::parallel_for(0, units, grain(params.steps), [&](std::int64_t first, std::int64_t last) {
+          cpu::branch_sum(params, first * cpu::kNeuronGrain,
+                          std::min(last * cpu::kNeuronGrain, order.neurons));
         });
       });
-  mark_written(out);
-}
-
-Tensor branch_sum(at::TensorList branches) {
-  check_branches("branch_sum", branches);
-  const Tensor out =
-      fresh(branches[0].sym_sizes(), output_strides(branches), branches[0].options().dtype(at::kFloat));
-  branch_sum_out(branches, out);
   return out;
 }
 
-TORCH_LIBRARY_FRAGMENT(neurocuda, m) {
-  m.def("branch_sum(Tensor[] branches) -> Tensor");
-  m.def("branch_sum.out(Tensor[] branches, *, Tensor(a!) out) -> ()");  // `out` may be a branch
+Formula branch_sum_formula() {
+  return {0, false, [](const Backward& pass) { return pass.gradients; }};
 }
 
-void implement(torch::Library& m) {
-  m.impl("branch_sum", branch_sum);
-  m.impl("branch_sum.out", branch_sum_out);
-}
-
-NEUROCUDA_IMPLEMENT(implement)
-TORCH_LIBRARY_IMPL(neurocuda, Meta, m) { implement(m); }
-
-}  // namespace
 }  // namespace neurocuda

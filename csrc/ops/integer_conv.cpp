@@ -1,6 +1,6 @@
 #include "ops/integer_conv.h"
 
-#include <ATen/ATen.h>
+#include <ATen/ops/empty.h>
 
 #include <limits>
 
@@ -62,19 +62,19 @@ Tensor integer_conv(const Tensor& x, const Tensor& weight, const Tensor& scale,
     return ConvAxis{x.size(number + 2), size[number],    kernel[number],
                     stride[number],     padding[number], dilation[number]};
   };
-  const IntegerConv call{x.const_data_ptr<std::uint8_t>(),
-                         weight.const_data_ptr<std::int8_t>(),
-                         scale.const_data_ptr<float>(),
-                         bias.has_value() ? bias->const_data_ptr<float>() : nullptr,
-                         y.mutable_data_ptr<float>(),
-                         x.size(0),
-                         x.size(1),
-                         out,
-                         weight.size(1),
-                         axis(0),
-                         axis(1)};
+  const IntegerConv params{x.const_data_ptr<std::uint8_t>(),
+                           weight.const_data_ptr<std::int8_t>(),
+                           scale.const_data_ptr<float>(),
+                           bias.has_value() ? bias->const_data_ptr<float>() : nullptr,
+                           y.mutable_data_ptr<float>(),
+                           x.size(0),
+                           x.size(1),
+                           out,
+                           weight.size(1),
+                           axis(0),
+                           axis(1)};
   on_device(
-      y, [&](cuda::Stream stream) { cuda::integer_conv(call, stream); },
+      y, [&](cuda::Stream stream) { cuda::integer_conv(params, stream); },
       [&] { TORCH_CHECK_VALUE(false, "x: expected a tensor on a CUDA device, found one on ", x.device()); });
   return y;
 }

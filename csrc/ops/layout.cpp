@@ -185,7 +185,11 @@ std::vector<c10::SymInt> state_strides(c10::SymIntArrayRef output, const c10::Sy
   return strides;
 }
 
-void mark_written(const at::Tensor& tensor) { tensor.unsafeGetTensorImpl()->bump_version(); }
+std::vector<c10::SymInt> packed_shape(c10::SymIntArrayRef sizes) {
+  c10::SymInt neurons = 1;
+  for (std::size_t axis = 1; axis < sizes.size(); ++axis) neurons = neurons * sizes[axis];
+  return {sizes[0], (neurons + 7) / 8};
+}
 
 void check_device(const char* op, const char* name, const at::Tensor& tensor, c10::Device device) {
   TORCH_CHECK_VALUE(tensor.device() == device, op, ": expected ", name, " on ", device, ", found it on ",

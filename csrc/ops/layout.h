@@ -63,8 +63,8 @@ c10::SymIntArrayRef output_strides(at::TensorList branches);
 // Those of the state [B, *shape] beside an output of these strides, if it has any, and steps.
 std::vector<c10::SymInt> state_strides(c10::SymIntArrayRef output, const c10::SymInt& steps);
 
-// Tells autograd that a tensor was written in place: what saved it for backward must not use it any more.
-void mark_written(const at::Tensor& tensor);
+// Of the bits of spikes [T, B, *shape]: [T, bytes for B * shape].
+std::vector<c10::SymInt> packed_shape(c10::SymIntArrayRef sizes);
 
 // Raises ValueError unless the tensor is on that device.
 void check_device(const char* op, const char* name, const at::Tensor& tensor, c10::Device device);

@@ -6,11 +6,10 @@
 #include <ATen/Parallel.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
-#include <torch/library.h>
 
 #include "cpu/memory.h"
 #include "ops/layout.h"
-#include "ops/on_device.h"
+#include "ops/operators.h"
 
 namespace neurocuda {
 namespace {
@@ -62,29 +61,12 @@ class PoolAllocator final : public c10::Allocator {
 [[maybe_unused]] const cpu::Pool& pool = cpu::Pool::instance();
 PoolAllocator* const allocator = new PoolAllocator;
 
-Tensor empty(c10::SymIntArrayRef size, std::optional<c10::Device> device) {
-  return fresh(size, {}, at::TensorOptions().dtype(at::kFloat).device(device.value_or(c10::kCPU)));
-}
-
-// There is no tensor among the arguments whose device would choose the kernel.
-Tensor by_device(c10::SymIntArrayRef size, std::optional<c10::Device> device) {
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("neurocuda::empty", "").typed<decltype(empty)>();
-  const auto key =
-      c10::computeDispatchKey(std::nullopt, std::nullopt, device.value_or(c10::Device(c10::kCPU)));
-  return op.redispatch(c10::DispatchKeySet(key), size, device);
-}
-
-TORCH_LIBRARY_FRAGMENT(neurocuda, m) { m.def("empty(SymInt[] size, *, Device? device=None) -> Tensor"); }
-
-TORCH_LIBRARY_IMPL(neurocuda, BackendSelect, m) { m.impl("empty", by_device); }
-
-void implement(torch::Library& m) { m.impl("empty", empty); }
-
-NEUROCUDA_IMPLEMENT(implement)
-TORCH_LIBRARY_IMPL(neurocuda, Meta, m) { m.impl("empty", empty); }
-
 }  // namespace
+
+Tensor empty(Boxed arguments) {
+  const auto device = arguments[1].toOptional<c10::Device>().value_or(c10::kCPU);
+  return fresh(arguments[0].toSymIntVector(), {}, at::TensorOptions().dtype(at::kFloat).device(device));
+}
 
 Tensor pooled(at::IntArrayRef sizes, at::IntArrayRef strides, at::ScalarType type) {
   constexpr c10::DispatchKeySet cpu(c10::DispatchKey::CPU);

@@ -1,4 +1,4 @@
-// What the operators on populations of neurons share: their arguments, checked and handed to the kernels.
+// The arguments that the operators on populations share: checked, and described to the kernels.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -7,11 +7,10 @@
 #include <array>
 #include <atomic>
 #include <optional>
-#include <tuple>
-#include <utility>
 #include <vector>
 
 #include "neuron_update.h"
+#include "ops/boxed.h"
 #include "ops/layout.h"
 #include "params/coefficients.h"
 #include "params/neuron.h"
@@ -19,117 +18,99 @@
 
 namespace neurocuda {
 
-using MaybeTensor = std::optional<at::Tensor>;
-
 // A population: the state before the first step, [B, *shape], and float32 coefficients that broadcast against
-// it.
-struct Population {
-  const at::Tensor& v;
-  const MaybeTensor& i;
-  const at::Tensor& decay_v;
-  const at::Tensor& gain_v;
-  const at::Tensor& bias_v;
-  const MaybeTensor& decay_i;
-  const MaybeTensor& gain_i;
-  const MaybeTensor& threshold;
-  const MaybeTensor& v_reset;
+// it. Undefined where there is none.
+struct NeuronArgs {
+  at::Tensor v, i;
+  std::array<at::Tensor, kCoefficients> coefficients;  // by CoefficientName
   bool reaching, subtract, previous, many;
 
-  // Spikes come back as the current of the next step: they need no value to reset to.
-  bool feeds_back() const { return fires() && !v_reset.has_value(); }
-  bool has_synapse() const { return decay_i.has_value(); }
-  bool fires() const { return threshold.has_value(); }
-  NeuronKind kind() const;
+  // From a call whose argument `state` is v, then i, and `decay_v` the first of the coefficients; the flags
+  // follow these.
+  static NeuronArgs of(Boxed arguments, int state, int decay_v);
 
-  // The coefficient of that name, or null.
-  const at::Tensor* coefficient(int name) const;
+  // Spikes come back as the current of the next step: they need no value to reset to.
+  bool feeds_back() const { return fires() && !coefficients[kVReset].defined(); }
+  bool has_synapse() const { return coefficients[kDecayI].defined(); }
+  bool fires() const { return coefficients[kThreshold].defined(); }
+  NeuronKind kind() const;
 
   // Raises ValueError unless everything is there, float32, on the device of the branches, and of fitting
   // shape.
   void check(const char* op, at::TensorList branches) const;
+
+  // The type of an output: `dtype`, by default that of the branches. Raises ValueError where values do not
+  // fit.
+  at::ScalarType output_type(const char* op, at::TensorList branches,
+                             std::optional<at::ScalarType> dtype) const;
 };
 
-// Of the coefficients that cannot be read in place.
+// Copies of the coefficients that cannot be read in place.
 using Copies = std::array<at::Tensor, kCoefficients>;
 bool any(const Copies& copies);
 
-// What the calls of all operators on populations have in common.
-template <class Call>
-void describe(at::TensorList branches, const Population& population, const Order& order, Call& call,
+// Fills what the parameters of all kernels on populations have in common.
+template <class Params>
+void describe(at::TensorList branches, const NeuronArgs& neurons, const Order& order, Params& params,
               Copies& copies) {
-  call.kind = population.kind();
-  call.steps = branches[0].size(0);
-  call.branch_count = static_cast<int>(branches.size());
-  for (int branch = 0; branch < call.branch_count; ++branch) {
-    call.branches[branch] = signal_of(branches[branch], true, order);
+  params.kind = neurons.kind();
+  params.steps = branches[0].size(0);
+  params.branch_count = static_cast<int>(branches.size());
+  for (int branch = 0; branch < params.branch_count; ++branch) {
+    params.branches[branch] = signal_of(branches[branch], true, order);
   }
   for (int name = 0; name < kCoefficients; ++name) {
-    const at::Tensor* tensor = population.coefficient(name);
-    if (tensor == nullptr) continue;
-    call.coefficients[name] = coefficient_of(*tensor, population.v.dim(), order, copies[name]);
+    const at::Tensor& tensor = neurons.coefficients[name];
+    if (tensor.defined())
+      params.coefficients[name] = coefficient_of(tensor, neurons.v.dim(), order, copies[name]);
   }
 }
 
 // output, v, i, trace of v, trace of i
-using NeuronOutputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+using NeuronOutputs = std::array<at::Tensor, 5>;
 
-// Of the branches (one for all), v, i and the coefficients.
-constexpr int kGradients = 3 + kCoefficients;
-using WantedGradients = std::array<bool, kGradients>;
-using NeuronGradients = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
-                                   at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
-
-// A surrogate of that name and slope, and the factor of its distance from the threshold.
-std::pair<Surrogate, float> surrogate_of(c10::string_view name, double slope);
-
-// The operators, as their schemas have it.
-NeuronOutputs neuron(at::TensorList branches, const at::Tensor& v, const MaybeTensor& i,
-                     const at::Tensor& decay_v, const at::Tensor& gain_v, const at::Tensor& bias_v,
-                     const MaybeTensor& decay_i, const MaybeTensor& gain_i, const MaybeTensor& threshold,
-                     const MaybeTensor& v_reset, bool reaching, bool subtract, bool previous, bool many,
-                     std::optional<at::ScalarType> dtype, bool packed, bool trace_v, bool trace_i,
-                     c10::string_view surrogate, double slope);
-
-// What a recorded program knows of a call. Tensors that nothing reads after it and nobody else holds, so that
-// their memory may be written: a branch for the output, v and i for the state after the last step; undefined
-// where there are none. `finite`, unless null, becomes false if the only branch is not finite.
+// Spare memory for the results of `neuron`, and a guard. Tensors that nothing reads after the call and nobody
+// else holds: a branch for the output, v and i for the state after the last step; undefined where there are
+// none. `finite`, unless null, becomes false if the only branch is not finite.
 struct Recorded {
   at::Tensor output, v, i;
   std::atomic<bool>* finite = nullptr;
-  bool undefined = true;  // so is what was not asked for, instead of empty
 };
-NeuronOutputs recorded_neuron(const Recorded& recorded, at::TensorList branches, const at::Tensor& v,
-                              const MaybeTensor& i, const at::Tensor& decay_v, const at::Tensor& gain_v,
-                              const at::Tensor& bias_v, const MaybeTensor& decay_i, const MaybeTensor& gain_i,
-                              const MaybeTensor& threshold, const MaybeTensor& v_reset, bool reaching,
-                              bool subtract, bool previous, bool many, std::optional<at::ScalarType> dtype,
-                              bool packed, bool trace_v, bool trace_i, c10::string_view surrogate,
-                              double slope);
 
-// A population and branches whose sizes do not change: what the arguments say was looked at once. All float32
-// and contiguous on the CPU; one spike of a neuron is one element of the output.
-class ReadyNeuron {
+// `neuron` where a program calls it: absent results are undefined instead of empty.
+NeuronOutputs recorded_neuron(const Recorded& recorded, Boxed arguments);
+
+// `neuron` bound to the sizes of its arguments: float32 on the CPU, contiguous, one spike of a neuron is one
+// element of the output.
+class BoundNeuron {
  public:
-  // The arguments as the operator takes them. Nothing if they are of another kind, or a coefficient would be
-  // copied.
-  static std::optional<ReadyNeuron> of(at::TensorList branches, const Population& population);
+  // Nothing if the arguments are not so, or a coefficient would be copied.
+  static std::optional<BoundNeuron> of(at::TensorList branches, const NeuronArgs& neurons);
 
   // Fills the output and brings v and i (where there is one) to the state after the last step.
   void operator()(const std::vector<const at::Tensor*>& branches, const at::Tensor& output,
                   const at::Tensor& v, const at::Tensor* i, std::atomic<bool>* finite) const;
 
  private:
-  NeuronParams call_;
+  NeuronParams params_;
 };
 
-NeuronGradients neuron_backward(at::TensorList branches, const at::Tensor& v, const MaybeTensor& i,
-                                const at::Tensor& decay_v, const at::Tensor& gain_v, const at::Tensor& bias_v,
-                                const MaybeTensor& decay_i, const MaybeTensor& gain_i,
-                                const MaybeTensor& threshold, const MaybeTensor& v_reset, bool reaching,
-                                bool subtract, bool previous, bool many, c10::string_view surrogate,
-                                double slope, const MaybeTensor& of_output, const MaybeTensor& of_v,
-                                const MaybeTensor& of_i, const MaybeTensor& of_trace_v,
-                                const MaybeTensor& of_trace_i, WantedGradients wanted);
+// Of the branches (one for all), v, i and the coefficients.
+constexpr int kGradients = 3 + kCoefficients;
+using NeedsGradient = std::array<bool, kGradients>;
+using NeuronGradients = std::array<at::Tensor, kGradients>;
+
+struct SurrogateSlope {
+  Surrogate surrogate;
+  float scale;
+
+  // Of that name and slope. Raises ValueError where there is none.
+  static SurrogateSlope of(c10::string_view name, double slope);
+};
+
+// The gradients that are needed, from those that arrive at the outputs; undefined where there are none.
+NeuronGradients neuron_gradients(at::TensorList branches, const NeuronArgs& neurons, SurrogateSlope surrogate,
+                                 const NeuronOutputs& arriving, NeedsGradient needed);
 
 // Neurons that one thread takes at a time, in units of cpu::kNeuronGrain, so that it has enough to do.
 std::int64_t grain(std::int64_t steps);

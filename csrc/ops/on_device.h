@@ -2,7 +2,6 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <torch/library.h>
 
 #include "cuda/kernels.h"
 
@@ -41,16 +40,5 @@ void on_device([[maybe_unused]] const at::Tensor& tensor, [[maybe_unused]] OnCud
   on_cpu();
 #endif
 }
-
-// NEUROCUDA_IMPLEMENT(implement) registers what implement(torch::Library&) says, for every kind of device
-// that this build serves.
-#if defined(NEUROCUDA_WITH_CUDA)
-#define NEUROCUDA_IMPLEMENT(implement)                    \
-  TORCH_LIBRARY_IMPL(neurocuda, CPU, m) { implement(m); } \
-  TORCH_LIBRARY_IMPL(neurocuda, CUDA, m) { implement(m); }
-#else
-#define NEUROCUDA_IMPLEMENT(implement) \
-  TORCH_LIBRARY_IMPL(neurocuda, CPU, m) { implement(m); }
-#endif
 
 }  // namespace neurocuda

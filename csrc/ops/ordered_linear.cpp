@@ -3,103 +3,75 @@
 
 #include "cpu/ordered_linear.h"
 
-#include <ATen/ATen.h>
+#include <ATen/ExpandUtils.h>
 #include <ATen/Parallel.h>
-#include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
+#include <ATen/ops/einsum.h>
+#include <ATen/ops/matmul.h>
 
 #include <algorithm>
-#include <string>
 
-#include "ops/bound_layer.h"
 #include "ops/layout.h"
 #include "ops/on_device.h"
-#include "ops/route.h"
+#include "ops/operators.h"
+#include "ops/ordered.h"
 
 namespace neurocuda {
 
 namespace {
 
 using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
 
-void check_shapes(const Tensor& x, const Tensor& weight) {
-  TORCH_CHECK_VALUE(weight.dim() >= 2, "weight: expected [*batch, out, in], found ", weight.sym_sizes());
-  TORCH_CHECK_VALUE(weight.scalar_type() == at::kFloat, "weight: expected float32, found ",
-                    weight.scalar_type());
-  TORCH_CHECK_VALUE(x.dim() == weight.dim(), "x: expected ", weight.dim(), " axes, [N, *batch, in], found ",
-                    x.sym_sizes());
-  TORCH_CHECK_VALUE(x.sym_size(-1) == weight.sym_size(-1), "x: expected ", weight.sym_size(-1),
-                    " input features, found ", x.sym_size(-1));
-  for (std::int64_t axis = 0; axis + 2 < weight.dim(); ++axis) {
-    TORCH_CHECK_VALUE(x.sym_size(axis + 1) == weight.sym_size(axis), "x: expected ", weight.sym_size(axis),
-                      " in batch axis ", axis, ", found ", x.sym_size(axis + 1));
+struct LinearArgs {
+  Tensor x, weight, bias, packed;
+  Route route;
+
+  static LinearArgs of(Boxed a) {
+    return {a[0].toTensor(), a[1].toTensor(), optional_tensor(a[2]), optional_tensor(a[3]),
+            route_named(a[4].toStringView())};
   }
-  check_device("ordered_linear", "weight", weight, x.device());
-}
 
-c10::SymDimVector output_shape(const Tensor& x, const Tensor& weight) {
-  c10::SymDimVector shape(x.sym_sizes().begin(), x.sym_sizes().end());
-  shape.back() = weight.sym_size(-2);
-  return shape;
-}
+  void check() const {
+    TORCH_CHECK_VALUE(weight.dim() >= 2, "weight: expected [*batch, out, in], found ", weight.sym_sizes());
+    TORCH_CHECK_VALUE(weight.scalar_type() == at::kFloat, "weight: expected float32, found ",
+                      weight.scalar_type());
+    TORCH_CHECK_VALUE(x.dim() == weight.dim(), "x: expected ", weight.dim(), " axes, [N, *batch, in], found ",
+                      x.sym_sizes());
+    TORCH_CHECK_VALUE(x.sym_size(-1) == weight.sym_size(-1), "x: expected ", weight.sym_size(-1),
+                      " input features, found ", x.sym_size(-1));
+    for (std::int64_t axis = 0; axis + 2 < weight.dim(); ++axis) {
+      TORCH_CHECK_VALUE(x.sym_size(axis + 1) == weight.sym_size(axis), "x: expected ", weight.sym_size(axis),
+                        " in batch axis ", axis, ", found ", x.sym_size(axis + 1));
+    }
+    check_device("ordered_linear", "weight", weight, x.device());
+  }
 
-void check_out(const Tensor& x, const Tensor& weight, const Tensor& out) {
-  check_shapes(x, weight);
-  const auto shape = output_shape(x, weight);
-  TORCH_CHECK_VALUE(
-      out.sym_sizes() == c10::SymIntArrayRef(shape) && out.scalar_type() == at::kFloat && out.is_contiguous(),
-      "out: expected contiguous float32 ", c10::SymIntArrayRef(shape), ", found ", out.scalar_type(), " ",
-      out.sym_sizes());
-  check_device("ordered_linear", "out", out, x.device());
-}
+  // A tensor for the result.
+  Tensor output() const {
+    c10::SymDimVector shape(x.sym_sizes().begin(), x.sym_sizes().end());
+    shape.back() = weight.sym_size(-2);
+    return fresh(shape, {}, weight.options());
+  }
+};
 
-Tensor pack(const Tensor& weight) {
-  TORCH_CHECK_VALUE(weight.dim() >= 2 && weight.scalar_type() == at::kFloat,
-                    "weight: expected float32 [*batch, out, in], found ", weight.scalar_type(), " ",
-                    weight.sizes());
-  const std::int64_t out = weight.size(-2), in = weight.size(-1);
-  const std::int64_t batch = c10::multiply_integers(weight.sizes().slice(0, weight.dim() - 2));
-  return packed_weight(weight, batch, out, in);
-}
-
-Tensor pack_meta(const Tensor& weight) {
-  c10::SymInt batch = 1;
-  for (std::int64_t axis = 0; axis + 2 < weight.dim(); ++axis) batch = batch * weight.sym_size(axis);
-  return at::empty_symint({batch, weight.sym_size(-1), padded_features(weight.sym_size(-2))},
-                          weight.options());
-}
-
-Job<OrderedLinear> job_of(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                          const OptionalTensor& packed, c10::string_view route, const Tensor& out) {
-  check_out(x, weight, out);
-  const Tensor input = as_float_or_bytes(x).contiguous();
-  const Tensor weights = aligned(packed.has_value() ? *packed : pack(weight));
+Job<OrderedLinear> job_of(const LinearArgs& a, const Tensor& out) {
+  const Tensor& weight = a.weight;
+  const Tensor input = as_float_or_bytes(a.x);
   const std::int64_t in = weight.size(-1), features = weight.size(-2);
   const std::int64_t batch = c10::multiply_integers(weight.sizes().slice(0, weight.dim() - 2));
-  const std::int64_t padded = padded_features(features);
-  TORCH_CHECK_VALUE(weights.is_contiguous() && weights.scalar_type() == at::kFloat &&
-                        weights.sizes() == at::IntArrayRef({batch, in, padded}),
-                    "packed: expected the result of ordered_linear_pack(weight), found ", weights.sizes());
-  check_device("ordered_linear", "packed", weights, x.device());
-  Tensor offset;
-  if (bias.has_value()) {
-    TORCH_CHECK_VALUE(bias->scalar_type() == at::kFloat, "bias: expected float32, found ",
-                      bias->scalar_type());
-    check_device("ordered_linear", "bias", *bias, x.device());
-    offset = bias->expand(weight.sizes().slice(0, weight.dim() - 1)).contiguous();
-  }
+  const Tensor weights = packed_weight("ordered_linear", a.packed, weight, {batch, features, in});
+  const Tensor offset =
+      expanded_bias("ordered_linear", a.bias, weight, weight.sizes().slice(0, weight.dim() - 1));
   const OrderedLinear layer{input.const_data_ptr(),
                             input.scalar_type() != at::kFloat,
                             weights.const_data_ptr<float>(),
                             offset.defined() ? offset.const_data_ptr<float>() : nullptr,
                             out.mutable_data_ptr<float>(),
-                            x.size(0),
+                            a.x.size(0),
                             batch,
                             in,
                             features,
-                            route_named(route)};
-  return {layer, input, weights, offset};
+                            a.route};
+  return {layer, input, weights, offset, {}};
 }
 
 void run_on_cpu(const OrderedLinear& layer) {
@@ -114,114 +86,47 @@ void run_on_cpu(const OrderedLinear& layer) {
   });
 }
 
-void compute_into(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                  const OptionalTensor& packed, c10::string_view route, const Tensor& out) {
-  const Job<OrderedLinear> job = job_of(x, weight, bias, packed, route, out);
+std::vector<Tensor> backward_of_linear(const Backward& pass) {
+  const Tensor x = pass.saved[0].toTensor(), weight = pass.saved[1].toTensor();
+  const Tensor& gradient = pass.gradients[0];
+  std::vector<Tensor> found(3);
+  if (pass.needed[0]) found[0] = at::matmul(gradient.unsqueeze(-2), weight).squeeze(-2);
+  if (pass.needed[1]) found[1] = at::einsum("n...o,n...i->...oi", {gradient, x.to(weight.scalar_type())});
+  if (pass.needed[2]) found[2] = at::sum_to(gradient, pass.saved[2].toTensor().sym_sizes());
+  return found;
+}
+
+}  // namespace
+
+Tensor ordered_linear(Boxed arguments) {
+  const auto a = LinearArgs::of(arguments);
+  a.check();
+  const Tensor out = a.output();
+  if (out.is_meta()) return out;
+  const Job<OrderedLinear> job = job_of(a, out);
   on_device(
       out, [&](cuda::Stream stream) { cuda::ordered_linear(job.layer, stream); },
       [&] { run_on_cpu(job.layer); });
-}
-
-void compute_out(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                 const OptionalTensor& packed, c10::string_view route, const Tensor& out) {
-  refuse_overlap(out, {&x, &weight, bias ? &*bias : nullptr, packed ? &*packed : nullptr});
-  compute_into(x, weight, bias, packed, route, out);
-  mark_written(out);
-}
-
-Tensor compute(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-               const OptionalTensor& packed, c10::string_view route) {
-  check_shapes(x, weight);
-  const Tensor out = fresh(output_shape(x, weight), {}, weight.options());
-  compute_into(x, weight, bias, packed, route, out);
   return out;
 }
 
-Tensor meta(const Tensor& x, const Tensor& weight, const OptionalTensor&, const OptionalTensor&,
-            c10::string_view) {
-  check_shapes(x, weight);
-  return at::empty_symint(output_shape(x, weight), weight.options());
+BoundLayer bound_linear(Boxed arguments) {
+  const auto a = LinearArgs::of(arguments);
+  a.check();
+  const Tensor out = a.output();
+  return bound_of(job_of(a, out), a.x, a.bias, a.packed, out, run_on_cpu);
 }
 
-void meta_into(const Tensor& x, const Tensor& weight, const OptionalTensor&, const OptionalTensor&,
-               c10::string_view, const Tensor& out) {
-  check_out(x, weight, out);
+Tensor ordered_linear_pack(Boxed arguments) {
+  const Tensor weight = arguments[0].toTensor();
+  TORCH_CHECK_VALUE(weight.dim() >= 2 && weight.scalar_type() == at::kFloat,
+                    "weight: expected float32 [*batch, out, in], found ", weight.scalar_type(), " ",
+                    weight.sym_sizes());
+  c10::SymInt batch = 1;
+  for (std::int64_t axis = 0; axis + 2 < weight.dim(); ++axis) batch = batch * weight.sym_size(axis);
+  return pack_weight(weight, {batch, weight.sym_size(-2), weight.sym_size(-1)});
 }
 
-Tensor below_autograd(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                      const OptionalTensor& packed, c10::string_view route) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("neurocuda::ordered_linear", "")
-                             .typed<decltype(compute)>();
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return op.call(x, weight, bias, packed, route);
-}
-
-class Gradient : public torch::autograd::Function<Gradient> {
- public:
-  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& weight,
-                        const OptionalTensor& bias, const OptionalTensor& packed, const std::string& route) {
-    context->save_for_backward({x, weight, bias.value_or(Tensor())});
-    return below_autograd(x, weight, bias, packed, route);
-  }
-
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 const torch::autograd::variable_list& gradients) {
-    const auto saved = context->get_saved_variables();
-    const Tensor &x = saved[0], &weight = saved[1], &bias = saved[2], &gradient = gradients[0];
-    Tensor to_x, to_weight, to_bias;
-    if (context->needs_input_grad(0))
-      to_x = at::matmul(gradient.unsqueeze(-2), weight).squeeze(-2).to(x.scalar_type());
-    if (context->needs_input_grad(1))
-      to_weight = at::einsum("n...o,n...i->...oi", {gradient, x.to(weight.scalar_type())});
-    if (bias.defined() && context->needs_input_grad(2)) to_bias = at::sum_to(gradient, bias.sym_sizes());
-    return {to_x, to_weight, to_bias, Tensor(), Tensor()};
-  }
-};
-
-Tensor with_gradient(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                     const OptionalTensor& packed, c10::string_view route) {
-  return Gradient::apply(x, weight, bias, packed, std::string(route));
-}
-
-}  // namespace
-
-BoundLayer bound_linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                        const OptionalTensor& packed, c10::string_view route) {
-  const Tensor out = fresh(output_shape(x, weight), {}, weight.options());
-  return bound_of(job_of(x, weight, bias, packed, route, out), x, bias, packed, out, run_on_cpu);
-}
-
-namespace {
-
-TORCH_LIBRARY_FRAGMENT(neurocuda, m) {
-  m.def("ordered_linear_pack(Tensor weight) -> Tensor");
-  m.def(
-      "ordered_linear(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor? packed=None, str "
-      "route='measured')"
-      " -> Tensor");
-  m.def(
-      "ordered_linear.out(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor? packed=None, str "
-      "route='measured', "
-      "Tensor(a!) out) -> ()");
-}
-
-void implement(torch::Library& m) {
-  m.impl("ordered_linear_pack", pack);
-  m.impl("ordered_linear", compute);
-  m.impl("ordered_linear.out", compute_out);
-}
-
-NEUROCUDA_IMPLEMENT(implement)
-
-TORCH_LIBRARY_IMPL(neurocuda, Meta, m) {
-  m.impl("ordered_linear_pack", pack_meta);
-  m.impl("ordered_linear", meta);
-  m.impl("ordered_linear.out", meta_into);
-}
-
-TORCH_LIBRARY_IMPL(neurocuda, Autograd, m) { m.impl("ordered_linear", with_gradient); }
-
-}  // namespace
+Formula ordered_linear_formula() { return {3, false, backward_of_linear}; }
 
 }  // namespace neurocuda

@@ -1,12 +1,9 @@
-// What recurrent_neuron and its gradient share: the arguments.
+// The arguments that recurrent_neuron and its gradient share.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-#include <c10/util/string_view.h>
-
+#include <array>
 #include <cstdint>
 #include <optional>
-#include <tuple>
 #include <vector>
 
 #include "ops/neuron.h"
@@ -16,41 +13,44 @@ namespace neurocuda {
 
 // A population [B, *batch, N] and the matrices [*batch, N, N] through which its spikes come back to it.
 struct Recurrence {
-  at::TensorList branches;
+  std::vector<at::Tensor> branches;
   std::int64_t place;
-  const at::Tensor& weight;
-  const MaybeTensor& bias;
-  const at::Tensor& spikes;  // of the step before the first
-  const Population& population;
+  at::Tensor weight, bias;  // the bias undefined where there is none
+  at::Tensor spikes;        // of the step before the first
+  NeuronArgs neurons;
+
+  // From a call of an operator: its arguments start with these.
+  static Recurrence of(Boxed arguments);
+  static constexpr int kArguments = 18;
 
   // Raises ValueError unless everything fits.
   void check(const char* op) const;
 };
 
 // output, v, i, spikes, traces of v, i and the recurrent current
-using RecurrentOutputs =
-    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+using RecurrentOutputs = std::array<at::Tensor, 7>;
 
-// A recurrence whose sizes do not change, as `ReadyNeuron`; `packed` is the weight's.
-class ReadyRecurrence {
+struct RecurrentResults {
+  std::optional<at::ScalarType> dtype;
+  bool trace_v, trace_i, trace_recurrent;
+};
+
+// The operator without checks, on tensors with values. `packed`, if defined, is ordered_linear_pack(weight).
+// Results that are not requested are undefined.
+RecurrentOutputs run_recurrence(const Recurrence& recurrence, const RecurrentResults& results,
+                                const at::Tensor& packed);
+
+// A recurrence whose sizes do not change, as `BoundNeuron`; `packed` is the weight's.
+class BoundRecurrence {
  public:
-  static std::optional<ReadyRecurrence> of(const Recurrence& recurrence, const MaybeTensor& packed);
+  static std::optional<BoundRecurrence> of(const Recurrence& recurrence, const at::Tensor& packed);
 
   // Fills the output and brings v, i (where there is one) and the spikes to the state after the last step.
   void operator()(const std::vector<const at::Tensor*>& branches, const at::Tensor& output,
                   const at::Tensor& v, const at::Tensor* i, const at::Tensor& spikes) const;
 
  private:
-  RecurrentParams call_;
+  RecurrentParams params_;
 };
-
-// The operator, as its schema has it.
-RecurrentOutputs recurrent_neuron(
-    at::TensorList branches, std::int64_t place, const at::Tensor& weight, const MaybeTensor& bias,
-    const at::Tensor& v, const MaybeTensor& i, const at::Tensor& spikes, const at::Tensor& decay_v,
-    const at::Tensor& gain_v, const at::Tensor& bias_v, const MaybeTensor& decay_i, const MaybeTensor& gain_i,
-    const MaybeTensor& threshold, const MaybeTensor& v_reset, bool reaching, bool subtract, bool previous,
-    bool many, std::optional<at::ScalarType> dtype, bool trace_v, bool trace_i, bool trace_recurrent,
-    c10::string_view surrogate, double slope, const MaybeTensor& packed);
 
 }  // namespace neurocuda

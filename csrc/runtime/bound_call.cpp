@@ -31,13 +31,8 @@ struct Arguments {
   }
   bool given(const char* name) const { return at(name).kind == Argument::Kind::kSlot; }
   int slot(const char* name) const { return at(name).slots[0]; }
-  const Tensor& tensor(const char* name) const { return slots[slot(name)]; }
-  MaybeTensor maybe(const char* name) const {
-    return given(name) ? MaybeTensor(tensor(name)) : MaybeTensor();
-  }
   const c10::IValue& value(const char* name) const { return at(name).value; }
   bool flag(const char* name) const { return value(name).toBool(); }
-  std::vector<std::int64_t> numbers(const char* name) const { return value(name).toIntVector(); }
 
   // Whether tensors are constants of the program, or not there.
   bool constant(std::initializer_list<const char*> names) const {
@@ -50,32 +45,6 @@ struct Arguments {
     return type == at::kFloat &&
            std::none_of(extras.begin(), extras.end(), [&](const char* name) { return flag(name); });
   }
-};
-
-// The tensors of a population that a call takes.
-struct Given {
-  explicit Given(const Arguments& a)
-      : i(a.maybe("i")),
-        decay_i(a.maybe("decay_i")),
-        gain_i(a.maybe("gain_i")),
-        threshold(a.maybe("threshold")),
-        v_reset(a.maybe("v_reset")),
-        population{a.tensor("v"),
-                   i,
-                   a.tensor("decay_v"),
-                   a.tensor("gain_v"),
-                   a.tensor("bias_v"),
-                   decay_i,
-                   gain_i,
-                   threshold,
-                   v_reset,
-                   a.flag("reaching"),
-                   a.flag("subtract"),
-                   a.flag("previous"),
-                   a.flag("many")} {}
-
-  MaybeTensor i, decay_i, gain_i, threshold, v_reset;
-  Population population;
 };
 
 bool constant_coefficients(const Arguments& a) {
@@ -99,19 +68,13 @@ std::vector<const Tensor*> pointers(const std::vector<int>& chosen, const Slots&
   return found;
 }
 
-std::vector<Tensor> tensors(const std::vector<int>& chosen, const Slots& slots) {
-  std::vector<Tensor> found;
-  for (const int slot : chosen) found.push_back(slots[slot]);
-  return found;
-}
-
-BoundCall ready_neuron(const Arguments& a) {
+BoundCall ready_neuron(const Arguments& a, Boxed boxed) {
   if (!constant_coefficients(a) || !a.simple({"packed", "trace_v", "trace_i"})) return {};
-  const Given given(a);
   const Argument &from = a.at("branches"), &from_v = a.at("v"), &from_i = a.at("i");
-  const auto ready = ReadyNeuron::of(tensors(from.slots, a.slots), given.population);
+  const NeuronArgs neurons = NeuronArgs::of(boxed, a.place("v"), a.place("decay_v"));
+  const auto ready = BoundNeuron::of(boxed[0].toTensorVector(), neurons);
   if (!ready) return {};
-  const bool synapse = given.i.has_value();
+  const bool synapse = neurons.has_synapse();
   std::vector<int> contiguous = from.slots;
   for (const Argument* state : {&from_v, &from_i}) {
     contiguous.insert(contiguous.end(), state->slots.begin(), state->slots.end());
@@ -130,18 +93,14 @@ BoundCall ready_neuron(const Arguments& a) {
   return {std::move(contiguous), run};
 }
 
-BoundCall ready_recurrence(const Arguments& a) {
+BoundCall ready_recurrence(const Arguments& a, Boxed boxed) {
   if (!constant_coefficients(a) || !a.constant({"weight", "bias", "packed"})) return {};
   if (!a.simple({"trace_v", "trace_i", "trace_recurrent"})) return {};
-  const Given given(a);
   const Argument &from = a.at("branches"), &from_v = a.at("v"), &from_i = a.at("i"), &before = a.at("spikes");
-  const std::vector<Tensor> branches = tensors(from.slots, a.slots);
-  const MaybeTensor bias = a.maybe("bias");
-  const Recurrence recurrence{branches, a.value("place").toInt(), a.tensor("weight"),
-                              bias,     a.tensor("spikes"),       given.population};
-  const auto ready = ReadyRecurrence::of(recurrence, a.maybe("packed"));
+  const auto recurrence = Recurrence::of(boxed);
+  const auto ready = BoundRecurrence::of(recurrence, optional_tensor(boxed[a.place("packed")]));
   if (!ready) return {};
-  const bool synapse = given.i.has_value();
+  const bool synapse = recurrence.neurons.has_synapse();
   std::vector<int> contiguous = from.slots;
   for (const Argument* state : {&from_v, &from_i, &before}) {
     contiguous.insert(contiguous.end(), state->slots.begin(), state->slots.end());
@@ -174,19 +133,14 @@ BoundCall bound_call(const Call& call, const Slots& slots, const Slots& constant
   const Arguments a{call, slots, constants};
   const std::string& name = call.op.schema().name();
   if (!call.op.schema().overload_name().empty()) return {};
-  if (name == "neurocuda::neuron") return ready_neuron(a);
-  if (name == "neurocuda::recurrent_neuron") return ready_recurrence(a);
-  if (name == "neurocuda::ordered_linear" && a.constant({"weight", "bias", "packed"})) {
-    return ready_layer(call, a.slot("x"),
-                       bound_linear(a.tensor("x"), a.tensor("weight"), a.maybe("bias"), a.maybe("packed"),
-                                    a.value("route").toStringView()));
-  }
-  if (name == "neurocuda::ordered_conv" && a.constant({"weight", "bias", "packed"})) {
-    return ready_layer(call, a.slot("x"),
-                       bound_conv(a.tensor("x"), a.tensor("weight"), a.maybe("bias"), a.numbers("stride"),
-                                  a.numbers("pads"), a.numbers("dilation"), a.value("groups").toInt(),
-                                  a.maybe("packed"), a.value("route").toStringView()));
-  }
+  std::vector<c10::IValue> boxed;
+  fill(call, slots, boxed);
+  if (name == "neurocuda::neuron") return ready_neuron(a, boxed);
+  if (name == "neurocuda::recurrent_neuron") return ready_recurrence(a, boxed);
+  if (name == "neurocuda::ordered_linear" && a.constant({"weight", "bias", "packed"}))
+    return ready_layer(call, a.slot("x"), bound_linear(boxed));
+  if (name == "neurocuda::ordered_conv" && a.constant({"weight", "bias", "packed"}))
+    return ready_layer(call, a.slot("x"), bound_conv(boxed));
   return {};
 }
 

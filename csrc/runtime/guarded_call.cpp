@@ -77,13 +77,15 @@ py::object GuardedCall::operator()(py::handle signal, py::handle state, const py
   }
   const bool on_cpu = inputs[0].is_cpu();
   Answer holds;
+  std::vector<at::Tensor> results;
   {
     const py::gil_scoped_release others_may_run;
     if (finite_ && inputs[0].is_floating_point()) holds.ask_finite(inputs[0]);
     guards_.ask(inputs[0], holds);
+    if (on_cpu && !holds.wait()) inputs.clear();  // a GPU checks while it computes
+    if (run_.program && !inputs.empty()) results = run_.program->run(std::move(inputs)).value_or(results);
   }
-  if (on_cpu && !holds.wait()) return py::none();  // a GPU checks while it computes
-  std::vector<at::Tensor> results = run_(std::move(inputs));
+  if (!run_.program && !inputs.empty()) results = run_.function(std::move(inputs));
   if (!on_cpu) {
     const py::gil_scoped_release others_may_run;
     if (!holds.wait()) results.clear();

@@ -6,9 +6,11 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "runtime/guards.h"
+#include "runtime/program.h"
 
 namespace neurocuda {
 
@@ -25,9 +27,11 @@ struct Metadata {
 
 class GuardedCall {
  public:
-  // The outputs for the inputs: of the network, then its state; none where an input is refused. Called with the
-  // GIL.
-  using Run = std::function<std::vector<at::Tensor>(std::vector<at::Tensor>&&)>;
+  // The outputs for the inputs: of the network, then its state; none where an input is refused.
+  struct Run {
+    std::shared_ptr<const Program> program;  // runs without the GIL, or null:
+    std::function<std::vector<at::Tensor>(std::vector<at::Tensor>&&)> function;
+  };
 
   // `inputs`: the signal, then the state by `names`, or the signal alone where the call starts from rest by
   // itself. `sources`: the parameters and buffers, the same objects at each call. `finite`: a guard checks that

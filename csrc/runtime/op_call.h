@@ -43,4 +43,7 @@ struct BoundCall {
 // A tensor that the call is the last to read and that only its slot holds, or none.
 at::Tensor spare(const Call& call, const Argument& argument, const std::vector<at::Tensor>& slots);
 
+// Replaces the stack by the arguments of the call.
+void fill(const Call& call, const std::vector<at::Tensor>& slots, std::vector<c10::IValue>& stack);
+
 }  // namespace neurocuda

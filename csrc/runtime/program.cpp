@@ -15,15 +15,6 @@
 namespace neurocuda {
 namespace {
 
-NeuronOutputs neuron_from(const Recorded& recorded, const std::vector<c10::IValue>& a) {
-  const auto flag = [&](int at) { return a[at].toBool(); };
-  const auto maybe = [&](int at) { return a[at].toOptional<at::Tensor>(); };
-  return recorded_neuron(recorded, a[0].toTensorVector(), a[1].toTensor(), maybe(2), a[3].toTensor(),
-                         a[4].toTensor(), a[5].toTensor(), maybe(6), maybe(7), maybe(8), maybe(9), flag(10),
-                         flag(11), flag(12), flag(13), a[14].toOptional<at::ScalarType>(), flag(15), flag(16),
-                         flag(17), a[18].toStringView(), a[19].toDouble());
-}
-
 // The only call that reads a slot; the end if there is none, or another.
 std::vector<Call>::iterator only_reader(int slot, std::vector<Call>& calls) {
   auto found = calls.end();
@@ -130,23 +121,6 @@ std::optional<std::vector<at::Tensor>> Program::run(
   return results;
 }
 
-void Program::fill(const Call& call, const std::vector<at::Tensor>& slots,
-                   std::vector<c10::IValue>& stack) const {
-  stack.clear();
-  for (const Argument& argument : call.arguments) {
-    if (argument.kind == Argument::Kind::kValue) {
-      stack.push_back(argument.value);
-    } else if (argument.kind == Argument::Kind::kSlot) {
-      stack.emplace_back(slots[argument.slots[0]]);
-    } else {
-      c10::List<at::Tensor> list;
-      list.reserve(argument.slots.size());
-      for (const int slot : argument.slots) list.push_back(slots[slot]);
-      stack.emplace_back(std::move(list));
-    }
-  }
-}
-
 void Program::step(const Call& call, std::vector<at::Tensor>& slots, std::vector<c10::IValue>& stack,
                    std::atomic<bool>& finite) const {
   auto output = call.outputs.begin();
@@ -157,7 +131,7 @@ void Program::step(const Call& call, std::vector<at::Tensor>& slots, std::vector
     Recorded recorded{free(0), free(1), free(2)};
     if (call.checks && must_look(slots[call.arguments[0].slots[0]])) recorded.finite = &finite;
     fill(call, slots, stack);
-    auto [result, v, i, trace_v, trace_i] = neuron_from(recorded, stack);
+    auto [result, v, i, trace_v, trace_i] = recorded_neuron(recorded, stack);
     for (at::Tensor* tensor : {&result, &v, &i, &trace_v, &trace_i}) slots[*output++] = std::move(*tensor);
   } else {
     fill(call, slots, stack);

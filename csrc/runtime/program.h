@@ -43,7 +43,6 @@ class Program {
   std::vector<at::Tensor> filled(std::vector<at::Tensor> inputs) const;
   void step(const Call& call, std::vector<at::Tensor>& slots, std::vector<c10::IValue>& stack,
             std::atomic<bool>& finite) const;
-  void fill(const Call& call, const std::vector<at::Tensor>& slots, std::vector<c10::IValue>& stack) const;
 
   mutable std::once_flag made_ready_;
   mutable std::vector<BoundCall> ready_;

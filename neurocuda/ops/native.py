@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -87,23 +87,6 @@ def neuron(
     traces = {"v": trace_v, "i": trace_i}
     after = NeuronState(v, i if c.decay_i is not None else None)
     return output, after, {name: traces[name] for name in record}
-
-
-def neuron_out(
-    branches: Sequence[Tensor],
-    c: NeuronCoefficients,
-    state: NeuronState,
-    out: Tensor,
-    record: Mapping[str, Tensor] | None = None,
-    *,
-    packed: bool = False,
-) -> None:
-    """As `neuron`, without gradients: writes the output to `out`, the traces to `record`, and the state in place.
-
-    `out` may be one of the branches.
-    """
-    traces = {f"trace_{name}": values for name, values in record.items()} if record else {}
-    torch.ops.neurocuda.neuron.out(_fold_excess(branches), *schema_arguments(c, state), packed, out=out, **traces)
 
 
 def recurrent_neuron(

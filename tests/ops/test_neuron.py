@@ -225,8 +225,8 @@ def assert_case(case: Case) -> float:
     branches, c, state = branches_of(case, draw), coefficients_of(case, draw), state_of(case, draw)
     spikes, after, traces = reference.neuron([b.float() for b in branches], c, state, SILENT, case.record)
     expected = expected_output(spikes, case)
-    before = NeuronState(*[None if s is None else s.clone() for s in state])
 
+    before = NeuronState(*[None if s is None else s.clone() for s in state])
     packed = case.output == "packed"
     output, found, recorded = native.neuron(
         branches, c, state, SILENT, case.record, dtype=wanted_type(case), packed=packed
@@ -240,26 +240,6 @@ def assert_case(case: Case) -> float:
     for name, trace in traces.items():
         assert_equal(recorded[name], trace, case)
 
-    out = torch.empty_like(expected)
-    if not packed:
-        out = lay_out(out, LAYOUTS[draw.integers(4)])
-        out.fill_(1)
-    record = {name: torch.full_like(trace, math.nan) for name, trace in traces.items()}
-    native.neuron_out(branches, c, state, out, record, packed=packed)
-    assert_equal(out, expected, case)
-    for ours, theirs in zip(state, after, strict=True):
-        if theirs is not None:
-            assert_equal(ours, theirs, case)
-    for name, trace in traces.items():
-        assert_equal(record[name], trace, case)
-
-    places = [n for n, b in enumerate(branches) if not packed and b.dtype == expected.dtype and case.layout != "silent"]
-    if places:  # the output may take the place of any branch of its type
-        own = [lay_out(b, LAYOUTS[draw.integers(4)]).clone() for b in branches]
-        place = own[places[draw.integers(len(places))]]
-        native.neuron_out(own, c, before, place)
-        assert_equal(place, expected, case, "in place")
-        counts["neuron in place"] += 1
     counts["neuron"] += 1
     return (spikes > 0).float().mean().item()
 
@@ -509,10 +489,6 @@ def test_branch_sum(dtype: torch.dtype, layout: str) -> None:
         expected = reference.branch_sum([b.float() for b in branches])
         assert_equal(native.branch_sum(branches), expected, case)
         counts["branch_sum"] += 1
-        for how in LAYOUTS[:4]:
-            out = lay_out(torch.zeros(expected.shape), how)
-            torch.ops.neurocuda.branch_sum.out(branches, out=out)
-            assert_equal(out, expected, case)
 
 
 @on_each_device
@@ -529,52 +505,6 @@ def test_gradients_of_branch_sum(layout: str) -> None:
         expected = torch.autograd.grad(reference.branch_sum([b.float() for b in theirs]), theirs, toward)
         for number, gradient in enumerate(expected):
             assert_equal(found[number], gradient, number, case)
-
-
-@on_each_device
-def test_outputs_may_take_the_place_of_a_branch() -> None:
-    case = some(Kind("LIF"), shape=(300,), branches=3)
-    draw = numbers(case)
-    branches, c, state = branches_of(case, draw), coefficients_of(case, draw), state_of(case, draw)
-    expected, _, _ = native.neuron(branches, c, state, SILENT)
-    total = native.branch_sum(branches)
-    for place in range(3):
-        own = [b.clone() for b in branches]
-        native.neuron_out(own, c, NeuronState(state.v.clone()), own[place])
-        assert torch.equal(own[place], expected)
-        own = [b.clone() for b in branches]
-        torch.ops.neurocuda.branch_sum.out(own, out=own[place])
-        assert torch.equal(own[place], total)
-    alone = branches[0].clone()
-    expected, _, _ = native.neuron([alone], c, state, SILENT)
-    native.neuron_out([alone], c, NeuronState(state.v.clone()), alone)
-    assert torch.equal(alone, expected)
-
-
-def test_a_tensor_written_over_is_missed_by_autograd() -> None:
-    c = NeuronCoefficients(*[torch.ones(())] * 3)
-    x, out, leaf = torch.rand(4, 1, 3), torch.rand(4, 1, 3), torch.rand(4, 1, 3, requires_grad=True)
-    for write in (
-        lambda: native.neuron_out([x], c, NeuronState(torch.zeros(1, 3)), out),
-        lambda: torch.ops.neurocuda.branch_sum.out([x], out=out),
-        lambda: native.neuron_out([x], c, NeuronState(torch.zeros(1, 3)), torch.empty_like(x), {"v": out}),
-    ):
-        product = leaf * out  # saves `out`
-        write()
-        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-            product.sum().backward()
-
-
-@on_each_device
-def test_memory_that_overlaps_is_refused() -> None:
-    c = NeuronCoefficients(*[torch.ones(())] * 3)
-    memory = torch.zeros(12, 1, 4)
-    with pytest.raises(RuntimeError, match=r"overlap|memory location"):
-        native.neuron_out([memory[:8]], c, NeuronState(torch.zeros(1, 4)), memory[4:])
-    with pytest.raises(RuntimeError, match=r"overlap|memory location"):
-        native.neuron_out([memory[:8]], c, NeuronState(memory[0]), torch.empty(8, 1, 4))
-    with pytest.raises(RuntimeError, match=r"overlap|memory location"):
-        native.neuron_out([memory[:8]], c, NeuronState(torch.zeros(1, 4)), torch.zeros(()).expand(8, 1, 4))
 
 
 @on_each_device
@@ -608,9 +538,6 @@ def test_spikes_as_bits_and_back(size: int, dtype: torch.dtype) -> None:
         wide = torch.zeros(bits.shape[0], bits.shape[1] + 3, dtype=torch.uint8)
         wide[:, 1:-2] = bits
         assert_equal(native.unpack_spikes(wide[:, 1:-2], (2, size), dtype), spikes, layout)
-        out = lay_out(torch.ones_like(spikes.contiguous()), "sliced")
-        torch.ops.neurocuda.unpack_spikes.out(bits, out=out)
-        assert_equal(out, spikes, layout)
 
 
 @on_each_device
@@ -636,8 +563,6 @@ def test_arguments_that_do_not_fit_are_named() -> None:
         (lambda: neuron([x], v, None, *c, *nothing, dtype=torch.uint8), "a membrane potential does not fit in uint8"),
         (lambda: neuron([x], v, None, *c, *nothing, dtype=torch.float64), "expected an output of float32"),
         (lambda: neuron([x], v, None, *c, None, None, one, one, many=True, dtype=torch.bool), "does not fit in bool"),
-        (lambda: neuron.out([x], v, None, *c, *nothing, out=x[:2]), r"expected out of shape \[4, 2, 3\]"),
-        (lambda: neuron.out([x], v, None, *c, *nothing, out=x, trace_i=x.clone()), "no current to trace"),
         (lambda: native.unpack_spikes(torch.zeros(4, 2, dtype=torch.uint8), [3]), "expected bits in uint8"),
         (lambda: native.pack_spikes(x.long()), "found int64"),
     ]  # fmt: skip

@@ -85,14 +85,9 @@ def test_equal_bits(case: Pool) -> None:
         for threads in (1, 2):
             with settings(threads):
                 found = getattr(native, name)(x, *case.how)
-                outs = [torch.full_like(expected, torch.nan, memory_format=torch.contiguous_format)]
-                outs.append(outs[0].contiguous(memory_format=torch.channels_last))
-                for out in outs:
-                    getattr(OPS, name).out(x, *case.how, out=out)
-            for result in (found, *outs):
-                assert_equal(result, expected, density, dtype, layout, threads)
-                assert_equal(bits(result), bits(expected), density, dtype, layout, threads)  # zeros by their sign too
-                count += 1
+            assert_equal(found, expected, density, dtype, layout, threads)
+            assert_equal(bits(found), bits(expected), density, dtype, layout, threads)  # zeros by their sign too
+            count += 1
             assert found.is_contiguous() or layout == "channels last"
             if layout == "channels last" and x.numel():
                 assert found.is_contiguous(memory_format=torch.channels_last)
@@ -168,21 +163,9 @@ def test_what_torch_asks_of_an_operator(name: str) -> None:
     for x in (torch.rand(2, 3, 6, 7), lay_out(torch.rand(2, 3, 6, 7), "channels last")):
         torch.library.opcheck(op.default, (x.clone().requires_grad_(), *how))
         torch.library.opcheck(op.default, (x > 0.5, *how))
-        torch.library.opcheck(op.out, (x, *how), {"out": torch.empty(2, 3, 4, 5)})
     meta = op(torch.empty(2, 3, 6, 7, device="meta").to(memory_format=torch.channels_last), *how)
     assert meta.shape == (2, 3, 4, 5)
     assert meta.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_memory_that_is_held_is_not_written() -> None:
-    x = torch.rand(4, 2, 8, 8, requires_grad=True)
-    out = torch.empty(4, 2, 4, 4)
-    held = out * torch.ones(1, requires_grad=True)
-    OPS.sum_pool2d.out(x.detach(), (2, 2), (2, 2), (0, 0), out=out)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        held.sum().backward()
-    with pytest.raises(RuntimeError, match="single memory location"):
-        OPS.sum_pool2d.out(out, (1, 1), (1, 1), (0, 0), out=out)
 
 
 def test_errors_name_the_argument() -> None:
@@ -197,10 +180,7 @@ def test_errors_name_the_argument() -> None:
         ({"padding": (0, -1)}, "expected padding of two numbers from 0"),
         ({"kernel": (7, 2)}, "expected x of at least 7 rows with padding, found 6"),
         ({"kernel": (2, 12), "padding": (0, 2)}, "expected x of at least 12 columns with padding, found 11"),
-        ({"out": torch.ones(2, 3, 3, 4)}, r"expected out in float32 on cpu of shape \[2, 3, 3, 3\]"),
-        ({"out": torch.ones(2, 3, 3, 3).half()}, "found float16"),
-        ({"out": torch.ones(2, 3, 3, 6)[..., ::2]}, "expected out contiguous or with channels last"),
     ]:
         for name in NAMES:
             with pytest.raises(ValueError, match=f"{name}: .*{words}"):
-                (getattr(OPS, name).out if "out" in wrong else getattr(OPS, name))(**(good | wrong))
+                getattr(OPS, name)(**(good | wrong))
