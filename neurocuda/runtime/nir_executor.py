@@ -44,6 +44,8 @@ _COMPUTED = frozenset(
 )
 """Attributes of an Executor that its graph and its settings determine."""
 
+_OUTPUTS_AND_STATE, _OUTPUTS = Returns(), Returns(ends=True)
+
 _ATTEMPTS = 4
 """Of a call on speculative values, before it runs without any."""
 
@@ -125,7 +127,7 @@ class Executor(nn.Module):
         out: float32 memory for the signals of the Output, without gradients. Raises `ArgumentError` naming the
         input or the entry of the state that does not fit.
         """
-        return self._call(x, state, out, Returns())
+        return self._call(x, state, out, _OUTPUTS_AND_STATE)
 
     def output(
         self, x: Signals, state: State | None = None, *, out: Signals | None = None
@@ -134,7 +136,7 @@ class Executor(nn.Module):
 
         Arguments and errors are those of a call. It takes less memory: the state of a node goes when the node has run.
         """
-        return self._call(x, state, out, Returns(ends=True))[0]
+        return self._call(x, state, out, _OUTPUTS)[0]
 
     def _call(
         self, x: Signals, state: State | None, out: Signals | None, returns: Returns

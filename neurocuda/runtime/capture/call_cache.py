@@ -46,7 +46,7 @@ class CallCache:
         self._places: list[Hashable] = []
         self._live: Watched = {}  # read where they are stored: they may not move
         self._folded: Watched = {}  # computed from: they may not change
-        self._guarded: dict[bool, tuple[Any, Hashable]] = {}  # and settings(), None where they do not matter
+        self._guarded: dict[bool, tuple[Any, str, Hashable]] = {}  # the device; settings(), None if they do not matter
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[CallCache], tuple[bool]]:
@@ -58,12 +58,12 @@ class CallCache:
         state: None for rest.
         """
         found = self._guarded.get(ends)
-        if found is None or torch.compiler.is_compiling() or requested_backend() not in (None, x.device.type):
+        if found is None or torch.compiler.is_compiling():
             return None
-        call, libraries = found
-        if libraries is not None and libraries != settings():
+        call, device, libraries = found
+        if requested_backend() not in (None, device) or (libraries is not None and libraries != settings()):
             return None
-        if x.is_cuda and torch.cuda.is_current_stream_capturing():
+        if device == "cuda" and torch.cuda.is_current_stream_capturing():
             return None
         return call(x, state, network._parameters, network._buffers)
 
@@ -209,7 +209,7 @@ class CallCache:
         fields = merged([own, *guards])
         finite = not program or inputs[0].is_cuda or self.simulated
         guarded = module.GuardedCall(run, list(inputs), list(names), list(sources), fields, finite)
-        self._guarded[ends] = guarded, settings() if libraries else None
+        self._guarded[ends] = guarded, inputs[0].device.type, settings() if libraries else None
 
     def captured(self, key: Hashable, inputs: list[Tensor]) -> Any:
         """The captured call for such inputs, to `guard`; None where there is none."""
