@@ -20,7 +20,7 @@ from neurocuda.errors import (
 )
 from neurocuda.ops import NeuronCoefficients, Surrogate
 from neurocuda.ops.backends import backends, use_backend
-from neurocuda.runtime.state import State
+from neurocuda.runtime.state import RunResult, State
 from neurocuda.version import __version__
 
 if TYPE_CHECKING:  # the same names for type checkers and editors
@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from neurocuda.graph.serialization import read, write
     from neurocuda.quantization.quantize import quantize
     from neurocuda.runtime.loading import load
-    from neurocuda.runtime.nir_executor import Executor, RunResult
+    from neurocuda.runtime.nir_executor import Executor
 
 _MODULE_OF = {
     "SNN": "convert.snn",
@@ -50,7 +50,6 @@ _MODULE_OF = {
     "InputGrid": "compiler.grids",
     "Node": "graph",
     "Report": "convert.report",
-    "RunResult": "runtime.nir_executor",
     "Schedule": "compiler.schedule",
     "certify": "compiler.exactness",
     "convert": "convert.calibrate",

@@ -4,6 +4,6 @@ import sys
 
 from neurocuda.runtime import nir_executor
 from neurocuda.runtime.nir_executor import Executor as Executor
-from neurocuda.runtime.nir_executor import RunResult as RunResult
+from neurocuda.runtime.state import RunResult as RunResult
 
 sys.modules[__name__] = nir_executor

@@ -1,4 +1,4 @@
-"""What a call is given: the signals of the inputs, and what to record; what does not fit is refused by name."""
+"""Checks the arguments of a network and of its calls; what does not fit is refused by name."""
 
 from __future__ import annotations
 
@@ -7,14 +7,36 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from neurocuda.errors import ArgumentError, nearest
+from neurocuda.discretization.settings import Discretization
+from neurocuda.errors import ArgumentError, check_integer, nearest
 from neurocuda.graph import Graph
+from neurocuda.ops import Surrogate
 from neurocuda.ops.backends import operators
+from neurocuda.runtime.state import State
 
 Signals = Tensor | Mapping[str, Tensor]
 """A signal [T, B, *shape], or several by the name of their Input or Output node."""
 
 _EXACT_IN_FLOAT32 = (torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.int8, torch.bool)
+
+
+def check_settings(chunk: int | None, discretization: object, surrogate: object) -> None:
+    """Raises `ArgumentError` for arguments of an Executor of another type or range."""
+    if chunk is not None:
+        check_integer("chunk", chunk, 1)
+    for argument, value, expected in (
+        ("discretization", discretization, Discretization),
+        ("surrogate", surrogate, Surrogate),
+    ):
+        if value is not None and not isinstance(value, expected):
+            raise ArgumentError(f"{argument}: expected a {expected.__name__}, found {value!r} ({type(value).__name__})")
+
+
+def requires_grad(x: Signals, state: State | None) -> bool:
+    """Whether a signal or an entry of a state requires a gradient."""
+    signals = [*x.values()] if isinstance(x, Mapping) else [x]
+    tensors = [*signals, *(state.tensors.values() if isinstance(state, State) else [])]
+    return any(isinstance(t, Tensor) and t.requires_grad for t in tensors)
 
 
 def check_inputs(graph: Graph, names: Sequence[str], x: Signals, device: torch.device | None) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""The layers of a network that run as whole numbers, for as long as the proof holds that lets them."""
+"""The layers that run in integers, as long as the proof that allows it holds."""
 
 from __future__ import annotations
 
@@ -23,67 +23,65 @@ Parameters = Mapping[tuple[str, str], Tensor]
 Int8Weights = dict[str, IntegerWeight]
 """By node."""
 
+_Grid = tuple[Tensor, float, float, float]
+"""An input, and the spacing, lowest and highest value of the grid that it must lie on."""
+
 
 class Int8Layers:
-    """Their weights as int8, and what the parameters were that the certificate speaks of.
+    """The int8 weights of the layers that run in integers, and the parameters that the certificate was proved for.
 
-    A changed parameter ends it: from then on these layers run in float32, until the network is loaded anew. Without
-    parameters, all are constants, and none is looked at.
+    A changed parameter ends int8: these layers run in float32 from then on, until the network is loaded again. A frozen
+    network has constants only, which are not checked.
     """
 
     def __init__(self, lowered: LoweredSchedule, certificate: Certificate, parameters: Parameters | None) -> None:
-        self._constant = parameters is None
+        """parameters: None for a frozen network."""
+        self._frozen = parameters is None
         self._layers: dict[str, LoweredNode] = {entry.node.name: entry for entry in lowered.integer_layers}
         self._grids = certificate.inputs
-        self._rests_on = frozenset[str]().union(*(_inputs(entry) for entry in self._layers.values()))
-        given = parameters if parameters and self._layers else {}
-        self._rest = {key: t.detach().cpu().clone() for key, t in given.items() if not self._is_whole(key)}
-        self._weights: dict[str, IntegerWeight] = {}
+        self._needed_inputs = frozenset[str]().union(*(_inputs_of(entry) for entry in self._layers.values()))
+        checked = parameters if parameters and self._layers else {}
+        self._others = {key: t.detach().cpu().clone() for key, t in checked.items() if not self._is_int8(key)}
+        self._weights: Int8Weights = {}
         self._on_gpu: _OnGpu | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # the library's own form of them cannot be copied, and a copy may lie elsewhere
+        # The vendor library's layout cannot be copied, and a copy may be on another device.
         return {**self.__dict__, "_weights": {}, "_on_gpu": None}
 
     def forget(self) -> None:
-        """Forget the weights, which are made anew from the graph when they are asked for, wherever that is."""
+        """Drops the weights; they are made again from the graph, on the device of the next call."""
         self._weights, self._on_gpu = {}, None
 
-    def _is_whole(self, key: tuple[str, str]) -> bool:
+    def _is_int8(self, key: tuple[str, str]) -> bool:
         return key[0] in self._layers and key[1] == "weight"
 
-    def usable(self, inputs: Mapping[str, Tensor], parameters: Parameters) -> dict[str, IntegerWeight]:
-        """The weights of the layers that may run as whole numbers in this call on a CPU, by name."""
-        if not self._layers or not inputs or not _serves(inputs.values(), "cpu") or not self._holds(parameters):
+    def usable(self, inputs: Mapping[str, Tensor], parameters: Parameters) -> Int8Weights:
+        """The weights of the layers that may run in integers in this call on a CPU."""
+        if not self._layers or not inputs or not _is_fast("cpu") or not self._are_unchanged(parameters):
             return {}
         return self._weights
 
-    def of_chunk(self, weights: dict[str, IntegerWeight], inputs: Mapping[str, Tensor]) -> dict[str, IntegerWeight]:
-        """Of the usable weights those for a chunk: all, if the inputs that they rest on keep their promise."""
-        kept = not weights or all(
-            int8.on_grid(inputs[name], grid.step, grid.low, grid.high)
-            for name, grid in self._grids.items()
-            if name in self._rests_on
-        )
-        if kept:
+    def of_chunk(self, weights: Int8Weights, inputs: Mapping[str, Tensor]) -> Int8Weights:
+        """The usable weights for a chunk: all if the inputs lie on their grids, otherwise those that need no input."""
+        on_grids = not weights or all(int8.on_grid(*grid) for grid in self._grids_of(self._needed_inputs, inputs))
+        if on_grids:
             return weights
-        return {name: weight for name, weight in weights.items() if not _inputs(self._layers[name])}
+        return {name: weight for name, weight in weights.items() if not _inputs_of(self._layers[name])}
 
     def guards(self, inputs: Mapping[str, Tensor], parameters: Parameters) -> tuple[tuple[str, ...], Guards]:
-        """The layers that ran as whole numbers in a call of one chunk on a CPU, just now, and what shows that they may
-        in another of its kind.
-        """
-        if not self._weights or not _serves(inputs.values(), "cpu"):
+        """The layers that ran in integers in a call of one chunk on a CPU, just now, and the guards for a cached call."""
+        if not self._weights or not _is_fast("cpu"):
             return (), Guards()
         if self.of_chunk(self._weights, inputs) is not self._weights:
             return (), Guards()
-        grids = _looked_at(self._promised(self._rests_on, inputs))
-        if self._constant:
+        grids = _to_check(self._grids_of(self._needed_inputs, inputs))
+        if self._frozen:
             return tuple(self._weights), Guards(grids=grids)
         integers = self._weights.values()
         guards = Guards(
-            [parameters[key] for key in self._rest],
-            [*self._rest.values()],
+            [parameters[key] for key in self._others],
+            [*self._others.values()],
             [parameters[name, "weight"] for name in self._weights],
             [int8.values_of(weight) for weight in integers],
             [weight.scales for weight in integers],
@@ -91,101 +89,101 @@ class Int8Layers:
         )
         return tuple(self._weights), guards
 
-    def _promised(
-        self, names: Collection[str], inputs: Mapping[str, Tensor]
-    ) -> list[tuple[Tensor, float, float, float]]:
+    def _grids_of(self, names: Collection[str], inputs: Mapping[str, Tensor]) -> list[_Grid]:
         found = [(inputs[name], self._grids[name]) for name in sorted(names)]
         return [(x, grid.step, grid.low, grid.high) for x, grid in found]
 
     def speculate(
         self, inputs: Mapping[str, Tensor], by_field: Callable[[], Parameters]
     ) -> Speculation[Int8Weights] | None:
-        """The weights of the layers that run as whole numbers in a call on a GPU, supposing that no parameter has
-        changed and that the inputs keep their promise. Where that is not so, they become fewer.
+        """The weights of the layers that run in integers in a call on a GPU.
 
-        None on a CPU, which looks first (`usable`) and chooses chunk by chunk (`of_chunk`).
+        Its guards: no parameter has changed, which otherwise ends int8, and the inputs lie on their grids, which
+        otherwise leaves the layers that need no input. None on a CPU, which checks first (`usable`) and chooses chunk
+        by chunk (`of_chunk`).
         """
         if not all(x.is_cuda for x in inputs.values()):
             return None
-        if not self._layers or not inputs or not _serves(inputs.values(), "cuda"):
+        if not self._layers or not inputs or not _is_fast("cuda"):
             return Speculation({})
         parameters = by_field()
         device = next(iter(inputs.values())).device
         if self._on_gpu is None or self._on_gpu.device != device:
-            if not self._holds({key: value.detach().cpu() for key, value in parameters.items()}):
+            if not self._are_unchanged({key: value.detach().cpu() for key, value in parameters.items()}):
                 return Speculation({})
-            self._on_gpu = self._laid_out(parameters, device)
-        there = self._on_gpu
-        now, then = [parameters[key].detach() for key in there.then], list(there.then.values())
-        rests_on = frozenset[str]().union(*(_inputs(self._layers[name]) for name in there.weights))
-        grids = self._promised(rests_on, inputs)
+            self._on_gpu = self._prepacked(parameters, device)
+        on_gpu = self._on_gpu
+        current, snapshot = [parameters[key].detach() for key in on_gpu.snapshot], list(on_gpu.snapshot.values())
+        needed = frozenset[str]().union(*(_inputs_of(self._layers[name]) for name in on_gpu.weights))
+        grids = self._grids_of(needed, inputs)
         same, on_grid = native.device_checks(), native.device_checks()
-        same.ask_same_bits(now, then)
+        same.ask_same_bits(current, snapshot)
         int8.start_grid_check(on_grid, grids)
 
-        def so() -> bool:
+        def validate() -> bool:
             if not same.wait():
                 self._end()
                 return False
             if not on_grid.wait():
-                for name in [name for name in there.weights if _inputs(self._layers[name])]:
-                    del there.weights[name]
+                for name in [name for name in on_gpu.weights if _inputs_of(self._layers[name])]:
+                    del on_gpu.weights[name]
                 return False
             return True
 
-        return Speculation(dict(there.weights), so, Guards(now, then, grids=_looked_at(grids)))
+        return Speculation(dict(on_gpu.weights), validate, Guards(current, snapshot, grids=_to_check(grids)))
 
-    def _laid_out(self, parameters: Parameters, device: torch.device) -> _OnGpu:
+    def _prepacked(self, parameters: Parameters, device: torch.device) -> _OnGpu:
         weights = {}
         for name, weight in self._weights.items():
-            node, numbers = self._layers[name].node, self._layers[name].integers
-            assert numbers is not None
+            node, integers = self._layers[name].node, self._layers[name].integers
+            assert integers is not None
             if "groups" not in node.parameters or node.number("groups") == 1:
-                int8.prepack_for_gpu(weight, 2.0**numbers.signal_step, device)
+                int8.prepack_for_gpu(weight, 2.0**integers.signal_step, device)
                 weights[name] = weight
-        then = {} if self._constant else {key: value.detach().clone() for key, value in parameters.items()}
-        return _OnGpu(device, weights, then)
+        snapshot = {} if self._frozen else {key: value.detach().clone() for key, value in parameters.items()}
+        return _OnGpu(device, weights, snapshot)
 
-    def _holds(self, parameters: Parameters) -> bool:
+    def _are_unchanged(self, parameters: Parameters) -> bool:
+        """Whether the parameters are those of the certificate; makes the int8 weights at the first call."""
         if not self._weights:
             made = {}
             for name, entry in self._layers.items():
                 assert entry.integers is not None
                 weight = torch.from_numpy(entry.node.array("weight").astype(np.float32))
-                made[name] = int8.from_float32(weight, entry.integers.weight_steps, keep_values=not self._constant)
+                made[name] = int8.from_float32(weight, entry.integers.weight_steps, keep_values=not self._frozen)
             self._weights = made  # all at once, for other threads
-        if self._constant:
+        if self._frozen:
             return True
-        now = [parameters[name, "weight"] for name in self._weights]
-        rest = [parameters[key] for key in self._rest]
+        current = [parameters[name, "weight"] for name in self._weights]
+        others = [parameters[key] for key in self._others]
         same_bits = importlib.import_module("neurocuda._C").same_bits
-        if int8.weights_equal(now, list(self._weights.values())) and same_bits(rest, list(self._rest.values())):
+        if int8.weights_equal(current, list(self._weights.values())) and same_bits(others, list(self._others.values())):
             return True
         self._end()
         return False
 
     def _end(self) -> None:
-        self._layers, self._weights, self._rest, self._on_gpu = {}, {}, {}, None
+        self._layers, self._weights, self._others, self._on_gpu = {}, {}, {}, None
 
 
 @dataclass(frozen=True)
 class _OnGpu:
-    """The layers that run as whole numbers on a GPU, and all parameters as they were when the proof held."""
+    """The int8 weights on a GPU, and a snapshot of all parameters while the proof held."""
 
     device: torch.device
-    weights: dict[str, IntegerWeight]
-    then: dict[tuple[str, str], Tensor]
+    weights: Int8Weights
+    snapshot: dict[tuple[str, str], Tensor]
 
 
-def _looked_at(promised: Collection[tuple[Tensor, float, float, float]]) -> list[tuple[float, float, float]]:
-    """The grids on which values of the input's type need not be."""
-    return [(step, low, high) for x, step, low, high in promised if not int8.always_on_grid(x, step, low, high)]
+def _to_check(grids: Collection[_Grid]) -> list[tuple[float, float, float]]:
+    """The grids that values of the input's dtype can miss."""
+    return [(spacing, low, high) for x, spacing, low, high in grids if not int8.always_on_grid(x, spacing, low, high)]
 
 
-def _inputs(entry: LoweredNode) -> frozenset[str]:
-    """The inputs on whose promise a layer rests."""
+def _inputs_of(entry: LoweredNode) -> frozenset[str]:
+    """The inputs whose grids the proof of a layer needs."""
     return frozenset() if entry.proof is None else entry.proof.inputs
 
 
-def _serves(inputs: Collection[Tensor], device: str) -> bool:
+def _is_fast(device: str) -> bool:
     return int8.is_fast(device)

@@ -13,8 +13,8 @@ from neurocuda.compiler.lowering import LoweredSchedule
 from neurocuda.compiler.tiling import Span, spans
 from neurocuda.graph import Graph, Shape
 from neurocuda.runtime.cycles import fuses, is_enough, run_cycle, run_recurrence, run_soft_reset
-from neurocuda.runtime.layers import Chunk, evaluate, signal_of
-from neurocuda.runtime.memory_layout import cut_steps, join_samples, join_steps, to_sample_order
+from neurocuda.runtime.layers import Chunk, evaluate, signal_of, to_sample_order
+from neurocuda.runtime.memory_layout import cut_steps, join_samples, join_steps
 from neurocuda.runtime.operands import Operands
 from neurocuda.runtime.parameters import Field
 

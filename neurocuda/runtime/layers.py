@@ -124,6 +124,11 @@ def is_by_sample(x: Tensor) -> bool:
     return steps > 1 and batch > 1 and x.stride(0) > 0 and x.stride(1) == steps * x.stride(0)
 
 
+def to_sample_order(x: Tensor) -> Tensor:
+    """x [T, B, *shape], stored sample by sample."""
+    return x.transpose(0, 1).contiguous().transpose(0, 1)
+
+
 def fold_time(x: Tensor) -> Tensor:
     """Folds time into the batch, [T, B, *shape] to [T * B, *shape], in the signal's own memory order."""
     return (x.transpose(0, 1) if is_by_sample(x) else x).flatten(0, 1)

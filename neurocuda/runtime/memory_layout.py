@@ -10,11 +10,6 @@ from torch import Tensor
 from neurocuda.runtime.layers import is_by_sample
 
 
-def to_sample_order(x: Tensor) -> Tensor:
-    """x [T, B, *shape], stored sample by sample."""
-    return x.transpose(0, 1).contiguous().transpose(0, 1)
-
-
 def join_steps(tiles: Sequence[Tensor]) -> Tensor:
     """Joins tiles in time, all in one memory order."""
     axes, back = _memory_order(tiles[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,24 +20,23 @@ from neurocuda.errors import ArgumentError
 from neurocuda.graph import Graph
 from neurocuda.ops import Surrogate, native, reference
 from neurocuda.ops.backends import operators, unobserved
-from neurocuda.runtime.arguments import Signals, ask_finite, check_finite, check_inputs, check_out, quantities
+from neurocuda.runtime.arguments import (
+    Signals,
+    ask_finite,
+    check_finite,
+    check_inputs,
+    check_out,
+    check_settings,
+    quantities,
+    requires_grad,
+)
 from neurocuda.runtime.capture.call_cache import CallCache, copied_to, own_memory
 from neurocuda.runtime.guards import Speculation
 from neurocuda.runtime.int8_layers import Int8Layers, Int8Weights
 from neurocuda.runtime.interpreter import Plan, Returns, run_chunk, run_chunks
 from neurocuda.runtime.operands import OperandBuilder, OperandCache, Operands
 from neurocuda.runtime.parameters import Field, ParameterStore
-from neurocuda.runtime.state import State, check_state
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What `Executor.run` returns: outputs and state as a call does, and recordings[node][quantity] [T, B, *]."""
-
-    output: Tensor | dict[str, Tensor]
-    state: State
-    recordings: dict[str, dict[str, Tensor]]
-
+from neurocuda.runtime.state import RunResult, State, check_state
 
 _COMPUTED = frozenset(
     """_settings graph discretization certificate schedule _plan _store _int8 _builder _operands _calls""".split()
@@ -79,16 +78,7 @@ class Executor(nn.Module):
         frozen: bool = False,
     ) -> None:
         super().__init__()
-        if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
-            raise ArgumentError(f"chunk: expected a whole number of steps >= 1, or None, found {chunk!r}")
-        for argument, value, expected in (
-            ("discretization", discretization, Discretization),
-            ("surrogate", surrogate, Surrogate),
-        ):
-            if value is not None and not isinstance(value, expected):
-                raise ArgumentError(
-                    f"{argument}: expected a {expected.__name__}, found {value!r} ({type(value).__name__})"
-                )
+        check_settings(chunk, discretization, surrogate)
         learn = {learn} if isinstance(learn, str) else set(learn)
         if frozen and learn:
             raise ArgumentError(f"learn: expected nothing to learn in a frozen network, found {sorted(learn)}")
@@ -142,7 +132,7 @@ class Executor(nn.Module):
         self, x: Signals, state: State | None, out: Signals | None, returns: Returns
     ) -> tuple[Tensor | dict[str, Tensor], State]:
         """`forward`; with an empty state where the sequence ends."""
-        if self._needs_no_gradients(x, state):
+        if self._store.frozen and torch.is_grad_enabled() and not requires_grad(x, state):
             with torch.no_grad():
                 return self._call(x, state, out, returns)
         if out is None and isinstance(x, Tensor) and (self.cuda_graph or (x.is_cpu and not self._calls.simulated)):
@@ -168,7 +158,7 @@ class Executor(nn.Module):
         "v" (after the reset), CubaLI and CubaLIF "i". Recorded is what the node computes at a step, before any
         delay on its edges. `out` takes the signals of the outputs, [T, B, *shape] float32, without gradients.
         """
-        if self._needs_no_gradients(x, state):
+        if self._store.frozen and torch.is_grad_enabled() and not requires_grad(x, state):
             with torch.no_grad():
                 return self.run(x, state, record, out=out)
         return self._run(x, state, out, Returns(quantities(self.graph, {} if record is None else record)))
@@ -369,14 +359,6 @@ class Executor(nn.Module):
     def parameter_name(self, node: str, field: str) -> str | None:
         """The name of the parameter or buffer that holds a field of a node; None if there is none of it."""
         return self._store.name(node, field)
-
-    def _needs_no_gradients(self, x: Signals, state: State | None) -> bool:
-        """Whether gradients are on and nothing requires them: a frozen network then runs as without."""
-        if not torch.is_grad_enabled() or not self._store.frozen:
-            return False
-        signals = [*x.values()] if isinstance(x, Mapping) else [x]
-        given = [*signals, *(state.tensors.values() if isinstance(state, State) else [])]
-        return not any(isinstance(t, Tensor) and t.requires_grad for t in given)
 
     def _forget(self) -> None:
         self._operands = OperandCache(self._builder)

@@ -47,7 +47,8 @@ class ParameterStore:
         self.weights: dict[Field, str] = {}
         self.delays: dict[str, str] = {}
         self.delay_counts: dict[str, tuple[int, ...]] = {}
-        self.constants = None if lazy is None else nn.Module()
+        self.frozen = lazy is not None
+        self.constants = nn.Module() if self.frozen else None
         self.device = torch.device("cpu")  # of the constants
         self._prepacked: dict[str, Tensor] = {}
         module = network if self.constants is None else self.constants
@@ -80,10 +81,6 @@ class ParameterStore:
             key = self.weights[node.name, entry] = f"{prefix}:{entry}"
             if not (lazy and entry == "weight"):
                 module.register_parameter(key, nn.Parameter(weight_of(node, entry)))
-
-    @property
-    def frozen(self) -> bool:
-        return self.constants is not None
 
     def name(self, node: str, field: str) -> str | None:
         """The name of the parameter or buffer of a field, None where there is none."""

@@ -59,6 +59,15 @@ class State:
         return State({name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors})
 
 
+@dataclass(frozen=True)
+class RunResult:
+    """What `Executor.run` returns: outputs and state as a call does, and recordings[node][quantity] [T, B, *]."""
+
+    output: Tensor | dict[str, Tensor]
+    state: State
+    recordings: dict[str, dict[str, Tensor]]
+
+
 # The name in files, those of version 0.1 and those to come: `torch.load` looks for the class there.
 State.__module__ = "neurocuda.state"
 sys.modules[State.__module__] = sys.modules[__name__]

@@ -21,8 +21,8 @@ from neurocuda.errors import ArgumentError, check_integer
 from neurocuda.graph import PRIMITIVES, Graph
 from neurocuda.graph.serialization import read
 from neurocuda.ops import int8
-from neurocuda.runtime.nir_executor import Executor, RunResult
-from neurocuda.runtime.state import State
+from neurocuda.runtime.nir_executor import Executor
+from neurocuda.runtime.state import RunResult, State
 from neurocuda.verify.differences import Difference, Recordings, first_difference, state_difference
 from neurocuda.verify.file_order import rewrite_in_other_order
 

@@ -183,7 +183,7 @@ class OnGpu(Tensor):
 @pytest.mark.skipif(C is None, reason="neurocuda._C is not there")
 def test_what_is_supposed_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU plays the GPU: what is asked, and what follows from each answer."""
-    monkeypatch.setattr(int8_layers, "_serves", lambda inputs, device: True)
+    monkeypatch.setattr(int8_layers, "_is_fast", lambda device: True)
     x = whole_signal()
 
     def supposed(net: Executor, x: Tensor) -> tuple[set[str], bool]:
@@ -211,7 +211,7 @@ def test_what_is_supposed_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(C is None, reason="neurocuda._C is not there")
 def test_a_frozen_network_supposes_nothing_but_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int8_layers, "_serves", lambda inputs, device: True)
+    monkeypatch.setattr(int8_layers, "_is_fast", lambda device: True)
     net, x = two_layers(frozen=True), whole_signal()
     net._int8.forget()  # as where it was moved
     for signal, names, so in ((x, {"a", "b"}, True), (x + 0.5, {"a", "b"}, False), (x + 0.5, {"b"}, True)):

@@ -16,8 +16,8 @@ from torch import Tensor
 from neurocuda import Discretization, Executor
 from neurocuda.compiler import tiling
 from neurocuda.compiler.lowering import How
-from neurocuda.runtime.layers import fold_time, is_by_sample, unfold_time
-from neurocuda.runtime.memory_layout import cut_steps, join_steps, to_sample_order
+from neurocuda.runtime.layers import fold_time, is_by_sample, to_sample_order, unfold_time
+from neurocuda.runtime.memory_layout import cut_steps, join_steps
 
 SHAPES = [(3, 2, 5), (1, 4, 2, 3, 4), (4, 1, 3), (5, 3, 2, 3, 4), (2, 2)]
 LAYOUTS = ("steps", "samples", "steps, channels last", "samples, channels last")

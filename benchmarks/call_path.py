@@ -1,0 +1,74 @@
+"""Files that a call of a network enters, its Python calls, and its moves between files, from a profile.
+
+    python -m benchmarks.call_path [--sequence]
+
+Counts are of code in the package, comprehensions included (before Python 3.12 they are calls). A move is a call in
+another file than the call before it. The third and fourth kind run on a GPU if there is one.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from itertools import groupby, pairwise
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+import neurocuda
+
+PACKAGE = Path(neurocuda.__file__).parent
+FILE = Path(__file__).parents[1] / "examples" / "digits" / "digits.nir"
+
+Trace = list[tuple[str, str]]
+"""File and function of each call, in order."""
+
+
+def traced(function: Callable[[], object]) -> Trace:
+    """The calls of functions of the package while `function` runs."""
+    found: Trace = []
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.is_relative_to(PACKAGE):
+            found.append((str(path.relative_to(PACKAGE)), frame.f_code.co_name))
+
+    sys.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return found
+
+
+def counts(trace: Trace) -> tuple[int, int, int]:
+    """Files entered, calls, and moves between files."""
+    moves = bool(trace) + sum(a[0] != b[0] for a, b in pairwise(trace))
+    return len({file for file, _ in trace}), len(trace), moves
+
+
+def measured(device: str) -> dict[str, Trace]:
+    """Traces of the first call of the digits network on a device, without gradients, and of a replayed one."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        net = neurocuda.load(FILE).to(device)
+        x = (torch.rand(8, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.1).float().to(device)
+        first = traced(lambda: net(x))
+        for _ in range(3):
+            net(x)
+        return {f"first call, {device}": first, f"replayed call, {device}": traced(lambda: net(x))}
+
+
+def main() -> None:
+    traces = measured("cpu") | (measured("cuda") if torch.cuda.is_available() else {})
+    print(f"{'digits, T = 8, B = 4':24}{'files':>6}{'calls':>7}{'moves':>7}")
+    for name, trace in traces.items():
+        print(f"{name:24}{counts(trace)[0]:6}{counts(trace)[1]:7}{counts(trace)[2]:7}")
+        for file, calls in groupby(trace, lambda call: call[0]) if "--sequence" in sys.argv else ():
+            print(f"    {file}: {' '.join(function for _, function in calls)}")
+
+
+if __name__ == "__main__":
+    main()
