@@ -70,7 +70,7 @@ class Int8Layers:
         return {name: weight for name, weight in weights.items() if not _inputs_of(self._layers[name])}
 
     def guards(self, inputs: Mapping[str, Tensor], parameters: Parameters) -> tuple[tuple[str, ...], Guards]:
-        """The layers that ran in integers in a call of one chunk on a CPU, just now, and the guards for a cached call."""
+        """The layers that ran in integers in a CPU call of one chunk just now, and the guards of a cached call."""
         if not self._weights or not _is_fast("cpu"):
             return (), Guards()
         if self.of_chunk(self._weights, inputs) is not self._weights:
