@@ -7,14 +7,14 @@
 
 namespace neurocuda::cpu {
 
-void branch_sum(const BranchSumParams& call, std::int64_t first, std::int64_t last) {
+void branch_sum(const BranchSumParams& params, std::int64_t first, std::int64_t last) {
   const KeepSubnormals guard;
   alignas(64) float sum[kBlock];
-  for (std::int64_t step = 0; step < call.steps; ++step) {
+  for (std::int64_t step = 0; step < params.steps; ++step) {
     for (std::int64_t at = first; at < last; at += kBlock) {
       const std::int64_t count = std::min(kBlock, last - at);
-      sum_rows(call.branches, call.branch_count, step, at, count, sum);
-      write_row(call.output, step, at, count, sum);
+      sum_rows(params.branches, params.branch_count, step, at, count, sum);
+      write_row(params.output, step, at, count, sum);
     }
   }
 }

@@ -8,6 +8,6 @@
 namespace neurocuda::cpu {
 
 // Sums neurons first .. last - 1 of all steps.
-void branch_sum(const BranchSumParams& call, std::int64_t first, std::int64_t last);
+void branch_sum(const BranchSumParams& params, std::int64_t first, std::int64_t last);
 
 }  // namespace neurocuda::cpu

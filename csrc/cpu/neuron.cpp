@@ -131,54 +131,56 @@ class TileState {
   std::vector<float> copy_;
 };
 
-void emit(const NeuronParams& call, bool streamed, std::int64_t step, std::int64_t first, std::int64_t count,
-          const float* from) {
-  if (call.packed) {
-    char* row = call.output.data + step * call.output.time_stride + first / 8;
+void emit(const NeuronParams& params, bool streamed, std::int64_t step, std::int64_t first,
+          std::int64_t count, const float* from) {
+  if (params.packed) {
+    char* row = params.output.data + step * params.output.time_stride + first / 8;
     write_bits(from, count, reinterpret_cast<std::uint8_t*>(row));
   } else if (streamed) {
-    stream_floats(from, count, call.output.row(step, first));
+    stream_floats(from, count, params.output.row(step, first));
   } else {
-    write_row(call.output, step, first, count, from);
+    write_row(params.output, step, first, count, from);
   }
 }
 
 // Neurons that are run over all steps before the next ones.
-std::int64_t neurons_of_tile(const NeuronParams& call) {
-  std::int64_t rows = call.i.data == nullptr ? 1 : 2;
-  for (const Coefficient& c : call.coefficients) rows += c.values != nullptr && c.count > 1 ? 1 : 0;
+std::int64_t neurons_of_tile(const NeuronParams& params) {
+  std::int64_t rows = params.i.data == nullptr ? 1 : 2;
+  for (const Coefficient& c : params.coefficients) rows += c.values != nullptr && c.count > 1 ? 1 : 0;
   return kKept / rows;
 }
 
 // Whether the output goes past the caches: it does not fit them, and would push out what is read.
-bool past_caches(const NeuronParams& call) {
-  if (call.packed || !call.output.direct() || call.output.time_stride == 0) return false;
-  if (call.steps * call.output.time_stride < kCaches) return false;
-  for (int branch = 0; branch < call.branch_count; ++branch) {
-    if (call.branches[branch].data == call.output.data) return false;  // in place, it is in the caches
+bool past_caches(const NeuronParams& params) {
+  if (params.packed || !params.output.direct() || params.output.time_stride == 0) return false;
+  if (params.steps * params.output.time_stride < kCaches) return false;
+  for (int branch = 0; branch < params.branch_count; ++branch) {
+    if (params.branches[branch].data == params.output.data) return false;  // in place, it is in the caches
   }
   return true;
 }
 
 }  // namespace
 
-void neuron(const NeuronParams& call, std::int64_t first, std::int64_t last, std::atomic<bool>* finite) {
+void neuron(const NeuronParams& params, std::int64_t first, std::int64_t last, std::atomic<bool>* finite) {
   const KeepSubnormals guard;
-  const bool direct_in = call.branch_count == 1 && call.branches[0].direct();
-  const bool streamed = past_caches(call);
-  const bool one_spike = call.kind.fires == Fires::kAbove || call.kind.fires == Fires::kReaching;
-  const bool bytes_out = one_spike && call.output.dense && size_of(call.output.type) == 1 && !call.packed;
-  const bool direct_out = bytes_out || (call.output.direct() && !call.packed && !streamed);
-  const bool traced = call.trace_v.data != nullptr || call.trace_i.data != nullptr;
-  const std::int64_t most = neurons_of_tile(call);
+  const bool direct_in = params.branch_count == 1 && params.branches[0].direct();
+  const bool streamed = past_caches(params);
+  const bool one_spike = params.kind.fires == Fires::kAbove || params.kind.fires == Fires::kReaching;
+  const bool bytes_out =
+      one_spike && params.output.dense && size_of(params.output.type) == 1 && !params.packed;
+  const bool direct_out = bytes_out || (params.output.direct() && !params.packed && !streamed);
+  const bool traced = params.trace_v.data != nullptr || params.trace_i.data != nullptr;
+  const std::int64_t most = neurons_of_tile(params);
   const std::int64_t block = direct_in && direct_out && !traced ? most : kBlock;
   const std::int64_t tiles = (last - first + most - 1) / most;
   const std::int64_t even = (last - first + tiles * kNeuronGrain - 1) / (tiles * kNeuronGrain) * kNeuronGrain;
   const std::int64_t tile = std::min(even, last - first);
 
   using Cut = TileCoefficients::Cut;
-  TileCoefficients coefficients(call.coefficients, tile, block, call.packed ? Cut::kBytes : Cut::kAnywhere);
-  TileState state_v(call.v, tile), state_i(call.i, tile);
+  TileCoefficients coefficients(params.coefficients, tile, block,
+                                params.packed ? Cut::kBytes : Cut::kAnywhere);
+  TileState state_v(params.v, tile), state_i(params.i, tile);
   alignas(64) float sum[kBlock];
   alignas(64) float emitted[kBlock];
   for (std::int64_t start = first; start < last; start += tile) {
@@ -186,29 +188,30 @@ void neuron(const NeuronParams& call, std::int64_t first, std::int64_t last, std
     const std::vector<Segment>& segments = coefficients.cut(start, count);
     float* v = state_v.open(start, count);
     float* i = state_i.open(start, count);
-    for (std::int64_t step = 0; step < call.steps; ++step) {
+    for (std::int64_t step = 0; step < params.steps; ++step) {
       for (const Segment& segment : segments) {
         const std::int64_t at = start + segment.first;
         Row row{sum, v + segment.first, i == nullptr ? nullptr : i + segment.first, emitted, segment.count};
-        if (segment.count <= kBlock && step + 1 < call.steps) {
-          for (int branch = 0; branch < call.branch_count; ++branch) {
-            prefetch_row(call.branches[branch], step + 1, at, segment.count);
+        if (segment.count <= kBlock && step + 1 < params.steps) {
+          for (int branch = 0; branch < params.branch_count; ++branch) {
+            prefetch_row(params.branches[branch], step + 1, at, segment.count);
           }
         }
         if (direct_in) {
-          row.x = call.branches[0].row(step, at);
+          row.x = params.branches[0].row(step, at);
         } else {
-          sum_rows(call.branches, call.branch_count, step, at, segment.count, sum);
+          sum_rows(params.branches, params.branch_count, step, at, segment.count, sum);
         }
         if (direct_out) {
-          row.output = call.output.data + step * call.output.time_stride + at * size_of(call.output.type);
+          row.output =
+              params.output.data + step * params.output.time_stride + at * size_of(params.output.type);
         }
-        const std::uint32_t largest = bytes_out ? update_row<std::uint8_t>(call.kind, row, segment)
-                                                : update_row<float>(call.kind, row, segment);
+        const std::uint32_t largest = bytes_out ? update_row<std::uint8_t>(params.kind, row, segment)
+                                                : update_row<float>(params.kind, row, segment);
         if (finite != nullptr && direct_in && largest == kNotFinite) *finite = false;
-        if (!direct_out) emit(call, streamed, step, at, segment.count, emitted);
-        if (call.trace_v.data != nullptr) write_row(call.trace_v, step, at, segment.count, row.v);
-        if (call.trace_i.data != nullptr) write_row(call.trace_i, step, at, segment.count, row.i);
+        if (!direct_out) emit(params, streamed, step, at, segment.count, emitted);
+        if (params.trace_v.data != nullptr) write_row(params.trace_v, step, at, segment.count, row.v);
+        if (params.trace_i.data != nullptr) write_row(params.trace_i, step, at, segment.count, row.i);
       }
     }
     state_v.close(start, count);

@@ -251,25 +251,25 @@ void retreat_row(const NeuronKind& kind, bool sums, const BackwardRow& row, cons
 // The gradients of one tile: what the forward pass went through, and the gradients under way.
 class Tile {
  public:
-  Tile(const NeuronBackwardParams& call, std::int64_t size)
-      : call_(call),
+  Tile(const NeuronBackwardParams& params, std::int64_t size)
+      : params_(params),
         size_(size),
-        fires_(call.kind.fires != Fires::kNever),
-        synapse_(call.kind.synapse != Synapse::kNone),
-        sums_(std::any_of(call.to_coefficients, call.to_coefficients + kCoefficients,
+        fires_(params.kind.fires != Fires::kNever),
+        synapse_(params.kind.synapse != Synapse::kNone),
+        sums_(std::any_of(params.to_coefficients, params.to_coefficients + kCoefficients,
                           [](const Signal& signal) { return signal.data != nullptr; })),
-        coefficients_(call.coefficients, size, kBlock, TileCoefficients::Cut::kRows),
-        u_(fires_ ? call.steps * size : 0),
-        x_(sums_ ? call.steps * size : 0),
-        v_(sums_ ? call.steps * size : 0),
-        i_(sums_ && synapse_ ? call.steps * size : 0),
+        coefficients_(params.coefficients, size, kBlock, TileCoefficients::Cut::kRows),
+        u_(fires_ ? params.steps * size : 0),
+        x_(sums_ ? params.steps * size : 0),
+        v_(sums_ ? params.steps * size : 0),
+        i_(sums_ && synapse_ ? params.steps * size : 0),
         state_(2 * size),
         gradients_(3 * size),
         totals_(sums_ ? kCoefficients * size : 0) {}
 
   // The size of a tile whose past stays in the cache.
-  static std::int64_t size_for(const NeuronBackwardParams& call, std::int64_t neurons) {
-    const std::int64_t fit = kHistory / (4 * std::max<std::int64_t>(call.steps, 1)) / 64 * 64;
+  static std::int64_t size_for(const NeuronBackwardParams& params, std::int64_t neurons) {
+    const std::int64_t fit = kHistory / (4 * std::max<std::int64_t>(params.steps, 1)) / 64 * 64;
     return std::min(neurons, std::clamp<std::int64_t>(fit, 64, 2048));
   }
 
@@ -285,13 +285,13 @@ class Tile {
     float* v = state_.data();
     float* i = v + size_;
     for (const Segment& segment : *segments_) {
-      read_row(call_.v, 0, start_ + segment.first, segment.count, v + segment.first);
-      if (synapse_) read_row(call_.i, 0, start_ + segment.first, segment.count, i + segment.first);
+      read_row(params_.v, 0, start_ + segment.first, segment.count, v + segment.first);
+      if (synapse_) read_row(params_.i, 0, start_ + segment.first, segment.count, i + segment.first);
     }
-    const bool alone = call_.branch_count == 1 && call_.branches[0].direct() && !sums_;
+    const bool alone = params_.branch_count == 1 && params_.branches[0].direct() && !sums_;
     alignas(64) float sum[kBlock];
     alignas(64) float unused[kBlock];
-    for (std::int64_t step = 0; step < call_.steps; ++step) {
+    for (std::int64_t step = 0; step < params_.steps; ++step) {
       for (const Segment& segment : *segments_) {
         const std::int64_t at = step * size_ + segment.first, first = start_ + segment.first;
         ForwardRow row{};
@@ -299,19 +299,19 @@ class Tile {
         row.i = synapse_ ? i + segment.first : nullptr;
         row.u = fires_ ? u_.data() + at : unused;
         row.count = segment.count;
-        for (int branch = 0; branch < call_.branch_count; ++branch) {
-          prefetch_row(call_.branches[branch], std::min(step + 1, call_.steps - 1), first, segment.count);
+        for (int branch = 0; branch < params_.branch_count; ++branch) {
+          prefetch_row(params_.branches[branch], std::min(step + 1, params_.steps - 1), first, segment.count);
         }
         if (alone) {
-          row.x = call_.branches[0].row(step, first);
+          row.x = params_.branches[0].row(step, first);
         } else {
           float* x = sums_ ? x_.data() + at : sum;
-          sum_rows(call_.branches, call_.branch_count, step, first, segment.count, x);
+          sum_rows(params_.branches, params_.branch_count, step, first, segment.count, x);
           row.x = x;
         }
         if (sums_) std::copy_n(row.v, segment.count, v_.data() + at);
         if (sums_ && synapse_) std::copy_n(row.i, segment.count, i_.data() + at);
-        replay_row(call_.kind, row, segment.rows);
+        replay_row(params_.kind, row, segment.rows);
       }
     }
   }
@@ -323,10 +323,10 @@ class Tile {
     float* di = dv + size_;
     for (const Segment& segment : *segments_) {
       const std::int64_t first = start_ + segment.first;
-      if (call_.of_v.data != nullptr) read_row(call_.of_v, 0, first, segment.count, dv + segment.first);
-      if (call_.of_i.data != nullptr) read_row(call_.of_i, 0, first, segment.count, di + segment.first);
+      if (params_.of_v.data != nullptr) read_row(params_.of_v, 0, first, segment.count, dv + segment.first);
+      if (params_.of_i.data != nullptr) read_row(params_.of_i, 0, first, segment.count, di + segment.first);
     }
-    for (std::int64_t step = call_.steps - 1; step >= 0; --step) {
+    for (std::int64_t step = params_.steps - 1; step >= 0; --step) {
       for (const Segment& segment : *segments_) backwards(step, segment);
     }
     for (const Segment& segment : *segments_) leave(segment);
@@ -336,23 +336,23 @@ class Tile {
     alignas(64) float of_output[kBlock], of_v[kBlock], of_i[kBlock], dx[kBlock];
     alignas(64) float spikes[kBlock], slope[kBlock];
     const std::int64_t at = step * size_ + segment.first, count = segment.count;
-    const float* arriving = arrived(call_.of_output, step, segment, of_output);
-    const bool last = step == call_.steps - 1;  // autograd adds the gradient of the last state first
+    const float* arriving = arrived(params_.of_output, step, segment, of_output);
+    const bool last = step == params_.steps - 1;  // autograd adds the gradient of the last state first
     BackwardRow row{};
     row.count = count;
     row.dv = gradients_.data() + segment.first;
     row.di = row.dv + size_;
     row.di_current = row.di + size_;
-    row.a = arrived(call_.of_trace_v, step, segment, of_v);
+    row.a = arrived(params_.of_trace_v, step, segment, of_v);
     row.b = fires_ || last ? row.dv : arriving;
     row.c = last ? arriving : row.dv;
-    row.trace_i = arrived(call_.of_trace_i, step, segment, of_i);
-    const bool direct = call_.to_branches.data != nullptr && call_.to_branches.direct();
-    row.dx = direct ? call_.to_branches.row(step, start_ + segment.first) : dx;
+    row.trace_i = arrived(params_.of_trace_i, step, segment, of_i);
+    const bool direct = params_.to_branches.data != nullptr && params_.to_branches.direct();
+    row.dx = direct ? params_.to_branches.row(step, start_ + segment.first) : dx;
     if (fires_) {
-      differentiate_row(call_.surrogate, call_.kind.fires, u_.data() + at, segment.rows.values[kThreshold],
-                        arriving, call_.scale, count, spikes, slope);
-      if (call_.of_output.data == nullptr) std::fill_n(slope, count, 0.0f);  // 0 * NaN is not 0
+      differentiate_row(params_.surrogate, params_.kind.fires, u_.data() + at,
+                        segment.rows.values[kThreshold], arriving, params_.scale, count, spikes, slope);
+      if (params_.of_output.data == nullptr) std::fill_n(slope, count, 0.0f);  // 0 * NaN is not 0
     }
     row.spikes = spikes;
     row.slope = slope;
@@ -364,9 +364,9 @@ class Tile {
         row.sums[name] = totals_.data() + name * size_ + segment.first;
       }
     }
-    retreat_row(call_.kind, sums_, row, segment.rows);
-    if (call_.to_branches.data != nullptr && !direct) {
-      write_row(call_.to_branches, step, start_ + segment.first, count, dx);
+    retreat_row(params_.kind, sums_, row, segment.rows);
+    if (params_.to_branches.data != nullptr && !direct) {
+      write_row(params_.to_branches, step, start_ + segment.first, count, dx);
     }
   }
 
@@ -385,19 +385,19 @@ class Tile {
     const std::int64_t first = start_ + segment.first;
     float* dv = gradients_.data() + segment.first;
     float* di = dv + size_;
-    if (call_.to_v.data != nullptr) write_row(call_.to_v, 0, first, segment.count, dv);
-    if (call_.to_i.data != nullptr) {
+    if (params_.to_v.data != nullptr) write_row(params_.to_v, 0, first, segment.count, dv);
+    if (params_.to_i.data != nullptr) {
       for (std::int64_t k = 0; k < segment.count; ++k) di[k] += di[k + size_];
-      write_row(call_.to_i, 0, first, segment.count, di);
+      write_row(params_.to_i, 0, first, segment.count, di);
     }
     for (int name = 0; name < kCoefficients; ++name) {
-      if (call_.to_coefficients[name].data == nullptr) continue;
-      write_row(call_.to_coefficients[name], 0, first, segment.count,
+      if (params_.to_coefficients[name].data == nullptr) continue;
+      write_row(params_.to_coefficients[name], 0, first, segment.count,
                 totals_.data() + name * size_ + segment.first);
     }
   }
 
-  const NeuronBackwardParams& call_;
+  const NeuronBackwardParams& params_;
   const std::int64_t size_;
   const bool fires_, synapse_, sums_;
   TileCoefficients coefficients_;
@@ -409,10 +409,10 @@ class Tile {
 
 }  // namespace
 
-void neuron_backward(const NeuronBackwardParams& call, std::int64_t first, std::int64_t last) {
+void neuron_backward(const NeuronBackwardParams& params, std::int64_t first, std::int64_t last) {
   const KeepSubnormals guard;
-  const std::int64_t size = Tile::size_for(call, last - first);
-  Tile tile(call, size);
+  const std::int64_t size = Tile::size_for(params, last - first);
+  Tile tile(params, size);
   for (std::int64_t start = first; start < last; start += size) tile.run(start, std::min(size, last - start));
 }
 

@@ -9,6 +9,6 @@ namespace neurocuda::cpu {
 
 // Gradients of neurons first .. last - 1. Computes the forward pass once more, tile by tile, rather than
 // reading potentials saved by it: the branches are at hand anyway, so the forward pass writes nothing more.
-void neuron_backward(const NeuronBackwardParams& call, std::int64_t first, std::int64_t last);
+void neuron_backward(const NeuronBackwardParams& params, std::int64_t first, std::int64_t last);
 
 }  // namespace neurocuda::cpu

@@ -347,7 +347,7 @@ class Frames {
       const Value* x = static_cast<const Value*>(layer_.x) + (frame * layer_.in + group * channels_) * plane;
       const std::int64_t first = group * outputs_;
       float* y = layer_.y + (frame * layer_.out + first) * positions;
-      const float* weight = layer_.packed + group * channels_ * taps_ * padded_;
+      const float* weight = layer_.prepacked + group * channels_ * taps_ * padded_;
       const float* bias = layer_.bias ? layer_.bias + first : nullptr;
       if (layer_.route == Route::kDense || !few_events(x, plane))
         dense(x, weight, bias, y);

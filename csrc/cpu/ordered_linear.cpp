@@ -148,11 +148,13 @@ void run_rows(const OrderedLinear& layer, const Matrix& matrix, std::int64_t fir
 
 }  // namespace
 
-void pack_linear(const float* weight, float* packed, std::int64_t batch, std::int64_t out, std::int64_t in) {
+void prepack_linear(const float* weight, float* prepacked, std::int64_t batch, std::int64_t out,
+                    std::int64_t in) {
   const std::int64_t padded = padded_features(out);
-  for (std::int64_t matrix = 0; matrix < batch; ++matrix, weight += out * in, packed += in * padded) {
+  for (std::int64_t matrix = 0; matrix < batch; ++matrix, weight += out * in, prepacked += in * padded) {
     for (std::int64_t k = 0; k < in; ++k) {
-      for (std::int64_t o = 0; o < padded; ++o) packed[k * padded + o] = o < out ? weight[o * in + k] : 0.0f;
+      for (std::int64_t o = 0; o < padded; ++o)
+        prepacked[k * padded + o] = o < out ? weight[o * in + k] : 0.0f;
     }
   }
 }
@@ -163,8 +165,8 @@ void ordered_linear(const OrderedLinear& layer, std::int64_t number, std::int64_
   AlignedFloats bias(layer.bias ? padded : 0);
   bias.clear();
   if (layer.bias) std::copy_n(layer.bias + number * layer.out, layer.out, bias.data());
-  const Matrix matrix{layer.packed + number * layer.in * padded, layer.bias ? bias.data() : nullptr, layer.in,
-                      layer.out, padded};
+  const Matrix matrix{layer.prepacked + number * layer.in * padded, layer.bias ? bias.data() : nullptr,
+                      layer.in, layer.out, padded};
   if (layer.bytes)
     run_rows<std::uint8_t>(layer, matrix, number, begin, end);
   else

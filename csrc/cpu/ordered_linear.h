@@ -8,7 +8,8 @@
 namespace neurocuda::cpu {
 
 // [batch, out, in] to [batch, in, padded_features(out)], zeros at the end.
-void pack_linear(const float* weight, float* packed, std::int64_t batch, std::int64_t out, std::int64_t in);
+void prepack_linear(const float* weight, float* prepacked, std::int64_t batch, std::int64_t out,
+                    std::int64_t in);
 
 // Rows begin..end of the product with one matrix of the batch.
 void ordered_linear(const OrderedLinear& job, std::int64_t matrix, std::int64_t begin, std::int64_t end);

@@ -8,26 +8,26 @@
 
 namespace neurocuda::cpu {
 
-void pack_spikes(const PackParams& call, std::int64_t first, std::int64_t last) {
+void pack_spikes(const PackParams& params, std::int64_t first, std::int64_t last) {
   const KeepSubnormals guard;
   alignas(64) float row[kBlock];
   for (std::int64_t step = first; step < last; ++step) {
-    for (std::int64_t at = 0; at < call.neurons; at += kBlock) {
-      const std::int64_t count = std::min(kBlock, call.neurons - at);
-      read_row(call.spikes, step, at, count, row);
-      write_bits(row, count, call.bits + step * call.stride + at / 8);
+    for (std::int64_t at = 0; at < params.neurons; at += kBlock) {
+      const std::int64_t count = std::min(kBlock, params.neurons - at);
+      read_row(params.spikes, step, at, count, row);
+      write_bits(row, count, params.bits + step * params.stride + at / 8);
     }
   }
 }
 
-void unpack_spikes(const PackParams& call, std::int64_t first, std::int64_t last) {
+void unpack_spikes(const PackParams& params, std::int64_t first, std::int64_t last) {
   const KeepSubnormals guard;
   alignas(64) float row[kBlock];
   for (std::int64_t step = first; step < last; ++step) {
-    for (std::int64_t at = 0; at < call.neurons; at += kBlock) {
-      const std::int64_t count = std::min(kBlock, call.neurons - at);
-      read_bits(call.bits + step * call.stride, at, count, row);
-      write_row(call.spikes, step, at, count, row);
+    for (std::int64_t at = 0; at < params.neurons; at += kBlock) {
+      const std::int64_t count = std::min(kBlock, params.neurons - at);
+      read_bits(params.bits + step * params.stride, at, count, row);
+      write_row(params.spikes, step, at, count, row);
     }
   }
 }

@@ -8,7 +8,7 @@
 namespace neurocuda::cpu {
 
 // Steps first .. last - 1.
-void pack_spikes(const PackParams& call, std::int64_t first, std::int64_t last);
-void unpack_spikes(const PackParams& call, std::int64_t first, std::int64_t last);
+void pack_spikes(const PackParams& params, std::int64_t first, std::int64_t last);
+void unpack_spikes(const PackParams& params, std::int64_t first, std::int64_t last);
 
 }  // namespace neurocuda::cpu

@@ -145,10 +145,10 @@ void write(const Signal& signal, std::int64_t step, std::int64_t first, std::int
 // copy.
 class Branch {
  public:
-  Branch(const Signal& signal, const RecurrentParams& call, std::int64_t padded, float* copy)
-      : signal_(signal), neurons_(call.neurons), padded_(padded), copy_(copy) {
+  Branch(const Signal& signal, const RecurrentParams& params, std::int64_t padded, float* copy)
+      : signal_(signal), neurons_(params.neurons), padded_(padded), copy_(copy) {
     if (signal.direct() && signal.time_stride >= 0)
-      end_ = signal.row(call.steps - 1, call.samples * call.neurons);
+      end_ = signal.row(params.steps - 1, params.samples * params.neurons);
   }
 
   const float* row(std::int64_t step, std::int64_t first) const {
@@ -175,10 +175,10 @@ void list_events(Sample& sample, float* values, bool ones) {
 }
 
 // The coefficients of the neurons from `first`, one row each.
-void expand(const RecurrentParams& call, std::int64_t first, const Sample& sample, float* to,
+void expand(const RecurrentParams& params, std::int64_t first, const Sample& sample, float* to,
             CoefficientRows& rows) {
   for (int name = 0; name < kCoefficients; ++name, to += sample.padded) {
-    const Coefficient& c = call.coefficients[name];
+    const Coefficient& c = params.coefficients[name];
     rows.values[name] = to;
     std::fill_n(to, sample.padded, 1.0f);
     if (c.values == nullptr) continue;
@@ -192,57 +192,57 @@ void expand(const RecurrentParams& call, std::int64_t first, const Sample& sampl
 
 }  // namespace
 
-void recurrent_neuron(const RecurrentParams& call, std::int64_t first, std::int64_t last) {
+void recurrent_neuron(const RecurrentParams& params, std::int64_t first, std::int64_t last) {
   const KeepSubnormals guard;
-  const std::int64_t padded = padded_features(call.neurons);
+  const std::int64_t padded = padded_features(params.neurons);
   constexpr int kRows = 7;
-  AlignedFloats memory((kRows + kCoefficients + call.branch_count) * ((padded + 15) / 16 * 16));
+  AlignedFloats memory((kRows + kCoefficients + params.branch_count) * ((padded + 15) / 16 * 16));
   memory.clear();
-  const std::unique_ptr<std::int32_t[]> events(new std::int32_t[call.neurons + kListSlack]);
+  const std::unique_ptr<std::int32_t[]> events(new std::int32_t[params.neurons + kListSlack]);
   float* at = memory.data();
   const auto row = [&at, padded] { return std::exchange(at, at + (padded + 15) / 16 * 16); };
   Sample sample{};
-  sample.neurons = call.neurons;
+  sample.neurons = params.neurons;
   sample.padded = padded;
   sample.events = events.get();
-  sample.branch_count = call.branch_count;
-  sample.place = call.place;
+  sample.branch_count = params.branch_count;
+  sample.place = params.place;
   std::vector<Branch> branches;
-  for (int branch = 0; branch < call.branch_count; ++branch)
-    branches.emplace_back(call.branches[branch], call, padded, row());
+  for (int branch = 0; branch < params.branch_count; ++branch)
+    branches.emplace_back(params.branches[branch], params, padded, row());
   float *bias = row(), *values = row();
   sample.recurrent = row(), sample.sum = row(), sample.v = row(), sample.i = row(), sample.output = row();
-  const UpdateStep update = update_of(call.kind);
-  const bool binary = call.kind.fires == Fires::kAbove || call.kind.fires == Fires::kReaching;
-  bool alike = call.matrices == 1;  // all samples have the same matrix and coefficients
-  for (const Coefficient& c : call.coefficients)
-    alike &= c.count == 1 || call.neurons % (c.inner * c.count) == 0;
+  const UpdateStep update = update_of(params.kind);
+  const bool binary = params.kind.fires == Fires::kAbove || params.kind.fires == Fires::kReaching;
+  bool alike = params.matrices == 1;  // all samples have the same matrix and coefficients
+  for (const Coefficient& c : params.coefficients)
+    alike &= c.count == 1 || params.neurons % (c.inner * c.count) == 0;
   for (std::int64_t s = first; s < last; ++s) {
-    const std::int64_t matrix = s % call.matrices, from = s * call.neurons;
+    const std::int64_t matrix = s % params.matrices, from = s * params.neurons;
     if (s == first || !alike) {
-      sample.weight = call.packed + matrix * call.neurons * padded;
-      if (call.bias) std::copy_n(call.bias + matrix * call.neurons, call.neurons, bias);
-      sample.bias = call.bias ? bias : nullptr;
-      expand(call, from, sample, at, sample.rows);
+      sample.weight = params.prepacked + matrix * params.neurons * padded;
+      if (params.bias) std::copy_n(params.bias + matrix * params.neurons, params.neurons, bias);
+      sample.bias = params.bias ? bias : nullptr;
+      expand(params, from, sample, at, sample.rows);
     }
-    read(call.v, 0, from, call.neurons, sample.v);
-    if (call.i.data) read(call.i, 0, from, call.neurons, sample.i);
-    read(call.previous, 0, from, call.neurons, sample.output);
+    read(params.v, 0, from, params.neurons, sample.v);
+    if (params.i.data) read(params.i, 0, from, params.neurons, sample.i);
+    read(params.previous, 0, from, params.neurons, sample.output);
     list_events(sample, values, false);
-    for (std::int64_t step = 0; step < call.steps; ++step) {
-      for (int branch = 0; branch < call.branch_count; ++branch)
+    for (std::int64_t step = 0; step < params.steps; ++step) {
+      for (int branch = 0; branch < params.branch_count; ++branch)
         sample.branches[branch] = branches[branch].row(step, from);
       run_best<Recur>(sample, padded);
       update(sample, padded);
       list_events(sample, values, binary);
-      write(call.output, step, from, call.neurons, sample.output);
-      write(call.trace_v, step, from, call.neurons, sample.v);
-      write(call.trace_i, step, from, call.neurons, sample.i);
-      write(call.trace_recurrent, step, from, call.neurons, sample.recurrent);
+      write(params.output, step, from, params.neurons, sample.output);
+      write(params.trace_v, step, from, params.neurons, sample.v);
+      write(params.trace_i, step, from, params.neurons, sample.i);
+      write(params.trace_recurrent, step, from, params.neurons, sample.recurrent);
     }
-    write(call.v, 0, from, call.neurons, sample.v);
-    write(call.i, 0, from, call.neurons, sample.i);
-    write(call.previous, 0, from, call.neurons, sample.output);
+    write(params.v, 0, from, params.neurons, sample.v);
+    write(params.i, 0, from, params.neurons, sample.i);
+    write(params.previous, 0, from, params.neurons, sample.output);
   }
 }
 

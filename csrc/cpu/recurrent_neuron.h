@@ -8,6 +8,6 @@
 namespace neurocuda::cpu {
 
 // Runs samples first .. last - 1 over all steps.
-void recurrent_neuron(const RecurrentParams& call, std::int64_t first, std::int64_t last);
+void recurrent_neuron(const RecurrentParams& params, std::int64_t first, std::int64_t last);
 
 }  // namespace neurocuda::cpu

@@ -4,6 +4,6 @@
 
 namespace neurocuda::cpu {
 
-void shared_sum(const SharedSumParams& call);
+void shared_sum(const SharedSumParams& params);
 
 }  // namespace neurocuda::cpu

@@ -62,7 +62,7 @@ struct WeightCopies {
         column(static_cast<int>(threadIdx.x) % Shape::kColumnThreads) {
     const std::int64_t layer_column = first_column + 4 * column;
     if (layer_column < layer.padded)
-      from = layer.packed + (matrix * layer.terms + term) * layer.padded + layer_column;
+      from = layer.prepacked + (matrix * layer.terms + term) * layer.padded + layer_column;
   }
 
   __device__ __forceinline__ void start(int first_term, int terms, const float* readable,
@@ -132,7 +132,7 @@ __device__ void event_tiles(const Layer& layer, EventMemory<Shape>& memory) {
     if (thread < 2 * Shape::kColumnThreads)
       memory.w[thread / Shape::kColumnThreads][kEventTerms][thread % Shape::kColumnThreads] = Vec4{};
     float sum[Shape::kEach][4] = {};
-    weights.start(0, terms, layer.packed, memory.w[0]);
+    weights.start(0, terms, layer.prepacked, memory.w[0]);
     std::uint64_t mask = list_row < layer.rows ? masks[0] : 0;
     for (int chunk = 0; chunk < chunks; ++chunk) {
       list_events<Shape>(mask, memory);
@@ -142,7 +142,7 @@ __device__ void event_tiles(const Layer& layer, EventMemory<Shape>& memory) {
       }
       const bool more = chunk + 1 < chunks;
       if (more) {  // in flight while the current chunk is summed
-        weights.start((chunk + 1) * chunk_terms, terms, layer.packed, memory.w[(chunk + 1) % 2]);
+        weights.start((chunk + 1) * chunk_terms, terms, layer.prepacked, memory.w[(chunk + 1) % 2]);
         mask = list_row < layer.rows ? masks[(chunk + 1) * layer.rows] : 0;
         wait_for_groups<1>();
       } else {

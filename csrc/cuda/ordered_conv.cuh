@@ -39,7 +39,7 @@ struct ConvLayer {
   using Memory = ConvMemory<Shape>;
 
   std::int64_t rows, columns, terms, matrices, padded, column_stride;
-  const float* packed;
+  const float* prepacked;
   const float* bias;
   Route route;
   const Value* x;  // [frames, matrices * channels, down.in, across.in]
@@ -57,7 +57,7 @@ struct ConvLayer {
         matrices(params.groups),
         padded(padded_features(columns)),
         column_stride(params.rows.out * params.columns.out),
-        packed(params.packed),
+        prepacked(params.prepacked),
         bias(params.bias),
         route(params.route),
         x(static_cast<const Value*>(params.x)),

@@ -13,7 +13,7 @@ struct LinearLayer {
   using Memory = TileMemory<Shape>;
 
   std::int64_t rows, columns, terms, matrices, padded, column_stride;
-  const float* packed;
+  const float* prepacked;
   const float* bias;
   Route route;
   const Value* x;  // [rows, matrices, terms]
@@ -26,7 +26,7 @@ struct LinearLayer {
         matrices(params.batch),
         padded(padded_features(params.out)),
         column_stride(1),
-        packed(params.packed),
+        prepacked(params.prepacked),
         bias(params.bias),
         route(params.route),
         x(static_cast<const Value*>(params.x)),

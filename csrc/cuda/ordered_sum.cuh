@@ -8,7 +8,7 @@
 //   Value                           element type of x: float or bytes
 //   kRowsFirst                      whether neighbouring rows, not columns, are neighbours in y
 //   rows, columns, terms, matrices  sizes; products with different matrices are independent
-//   padded, packed, bias            packed [matrices, terms, padded], bias [matrices, columns] or null
+//   padded, prepacked, bias            prepacked [matrices, terms, padded], bias [matrices, columns] or null
 //   route                           all terms, only nonzero ones, or what is faster by the kernel's count
 //   Tile<Shape>                     reads x(row, term) of a tile, kTerms terms at a time
 //   Memory<Shape>                   shared memory of a tile, for sum_tiles<Shape>(layer, memory)
@@ -73,7 +73,7 @@ __device__ __forceinline__ void load_weights(const Layer& layer, std::int64_t ma
     const std::int64_t column = first_column + 4 * (at % Shape::kColumnThreads);
     w[n] = Vec4{};
     if (at < kTerms * Shape::kColumnThreads && term < layer.terms && column < layer.padded) {
-      const float* from = layer.packed + (matrix * layer.terms + term) * layer.padded + column;
+      const float* from = layer.prepacked + (matrix * layer.terms + term) * layer.padded + column;
       w[n] = *reinterpret_cast<const Vec4*>(from);
     }
   }
@@ -219,7 +219,7 @@ __global__ void __launch_bounds__(kListThreads) ordered_lists(const Layer layer)
     const std::int64_t row = number / column_tiles % layer.rows;
     const std::int64_t matrix = number / column_tiles / layer.rows;
     const bool valid = column < layer.columns;
-    const float* weight = layer.packed + matrix * layer.terms * layer.padded + column;
+    const float* weight = layer.prepacked + matrix * layer.terms * layer.padded + column;
     float sum = 0.0f;
     for (std::int64_t first = 0; first < layer.terms; first += list.kCapacity) {
       const int count = at_most(list.kCapacity, layer.terms - first);

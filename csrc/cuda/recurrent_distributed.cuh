@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(kStepWarps* kWarp, 2)
        unit < all.samples * all.words; unit += warps) {
     const std::int64_t sample = unit / all.words, word = unit % all.words;
     const std::int64_t column = word * kWarp + threadIdx.x % kWarp;
-    const float* weight = params.packed + sample % params.matrices * all.neurons * padded;
+    const float* weight = params.prepacked + sample % params.matrices * all.neurons * padded;
     warp_step(params, all, step, sample, word, weight + (column < padded ? column : 0), padded);
   }
 }
@@ -178,9 +178,9 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   const std::int64_t word = blockIdx.x / plan.groups % all.words;
   const std::int64_t matrix = blockIdx.x / plan.groups / all.words;
   const std::int64_t padded = padded_features(all.neurons), column = word * kWarp + lane;
-  const float* packed = params.packed + matrix * all.neurons * padded;
+  const float* prepacked = params.prepacked + matrix * all.neurons * padded;
   for (std::int64_t from = warp; from < all.neurons; from += plan.samples)
-    weight[from * kWarp + lane] = column < padded ? packed[from * padded + column] : 0.0f;
+    weight[from * kWarp + lane] = column < padded ? prepacked[from * padded + column] : 0.0f;
   __syncthreads();
   const std::int64_t rows = all.samples / params.matrices;
   unsigned expected = 0;

@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   const bool valid = row < rows && neuron < neurons;
   const std::int64_t n = valid ? (row * params.matrices + matrix) * neurons + neuron : 0;
 
-  const float* packed = params.packed + matrix * neurons * padded;
+  const float* prepacked = params.prepacked + matrix * neurons * padded;
   const float* weight;
   int pitch;
   if constexpr (shared) {
@@ -125,12 +125,13 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     for (int from = static_cast<int>(threadIdx.x) / kWarp; from < neurons;
          from += static_cast<int>(blockDim.x) / kWarp)
-      for (int to = lane; to < neurons; to += kWarp) copy[from * neurons + to] = packed[from * padded + to];
+      for (int to = lane; to < neurons; to += kWarp)
+        copy[from * neurons + to] = prepacked[from * padded + to];
     weight = copy + (valid ? neuron : 0);
     pitch = neurons;
     lists += matrix_bytes(neurons, neurons);
   } else {
-    weight = packed + (valid ? neuron : 0);
+    weight = prepacked + (valid ? neuron : 0);
     pitch = padded;
   }
 

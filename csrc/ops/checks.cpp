@@ -147,7 +147,7 @@ void Answer::ask_on_grid(const at::Tensor& tensor, double step, double low, doub
 
 void Answer::ask_same_bits(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
   yes_ = yes_ && a.size() == b.size();
-  SameBitsParams call{};
+  SameBitsParams params{};
   const at::Tensor* like = nullptr;  // of the pairs in the call
   for (std::size_t at = 0; yes_ && at < a.size(); ++at) {
     const at::Tensor &left = a[at], &right = b[at];
@@ -156,15 +156,15 @@ void Answer::ask_same_bits(const std::vector<at::Tensor>& a, const std::vector<a
     if (!yes_ || left.const_data_ptr() == right.const_data_ptr()) continue;
     yes_ = plain(left);
     if (!yes_) continue;
-    if (call.count == SameBitsParams::kMost || (call.count > 0 && like->device() != left.device())) {
-      ask(call, *like);
-      call.count = 0;
+    if (params.count == SameBitsParams::kMost || (params.count > 0 && like->device() != left.device())) {
+      ask(params, *like);
+      params.count = 0;
     }
     like = &left;
-    call.pairs[call.count++] = {left.const_data_ptr(), right.const_data_ptr(),
-                                static_cast<std::int64_t>(left.nbytes())};
+    params.pairs[params.count++] = {left.const_data_ptr(), right.const_data_ptr(),
+                                    static_cast<std::int64_t>(left.nbytes())};
   }
-  if (yes_ && call.count > 0) ask(call, *like);
+  if (yes_ && params.count > 0) ask(params, *like);
 }
 
 void Answer::ask_integers(const std::vector<at::Tensor>& weights, const std::vector<at::Tensor>& numbers,
@@ -176,9 +176,9 @@ void Answer::ask(const SameBitsParams& given, const at::Tensor& like) {
   on_device(
       like,
       [&](cuda::Stream stream) {
-        SameBitsParams call = given;
-        call.no = no(like);
-        cuda::same_bits(call, stream);
+        SameBitsParams params = given;
+        params.no = no(like);
+        cuda::same_bits(params, stream);
         asked(like);
       },
       [&] {

@@ -41,7 +41,7 @@ class Answer {
   bool wait();
 
  private:
-  void ask(const SameBitsParams& call, const at::Tensor& like);
+  void ask(const SameBitsParams& params, const at::Tensor& like);
   int* no(const at::Tensor& like);
   void asked(const at::Tensor& like);
 

@@ -27,35 +27,35 @@ c10::SymInt padded_size(const c10::SymInt& features) {
 
 }  // namespace
 
-at::Tensor pack_weight(const at::Tensor& weight, const Matrices<c10::SymInt>& shape) {
+at::Tensor prepack(const at::Tensor& weight, const Matrices<c10::SymInt>& shape) {
   const c10::SymInt padded = padded_size(shape.out);
   if (weight.is_meta()) return at::empty_symint({shape.batch, shape.in, padded}, weight.options());
   const std::int64_t batch = shape.batch.expect_int(), out = shape.out.expect_int(),
                      in = shape.in.expect_int();
   const std::vector<std::int64_t> sizes{batch, in, padded.expect_int()};
-  at::Tensor packed;
+  at::Tensor prepacked;
   const auto on_cuda = [&](cuda::Stream) {
-    packed = at::zeros(sizes, weight.options());
-    packed.narrow(2, 0, out).copy_(weight.reshape({batch, out, in}).transpose(1, 2));
+    prepacked = at::zeros(sizes, weight.options());
+    prepacked.narrow(2, 0, out).copy_(weight.reshape({batch, out, in}).transpose(1, 2));
   };
   const auto on_cpu = [&] {
     const at::Tensor dense = weight.contiguous();
-    packed = at::empty(sizes, weight.options());
-    cpu::pack_linear(dense.const_data_ptr<float>(), packed.mutable_data_ptr<float>(), batch, out, in);
+    prepacked = at::empty(sizes, weight.options());
+    cpu::prepack_linear(dense.const_data_ptr<float>(), prepacked.mutable_data_ptr<float>(), batch, out, in);
   };
   on_device(weight, on_cuda, on_cpu);
-  return packed;
+  return prepacked;
 }
 
-at::Tensor packed_weight(const char* op, const at::Tensor& packed, const at::Tensor& weight,
-                         const Matrices<std::int64_t>& shape) {
+at::Tensor prepacked_weight(const char* op, const at::Tensor& prepacked, const at::Tensor& weight,
+                            const Matrices<std::int64_t>& shape) {
   const at::Tensor weights =
-      packed.defined() ? packed : pack_weight(weight, {shape.batch, shape.out, shape.in});
+      prepacked.defined() ? prepacked : prepack(weight, {shape.batch, shape.out, shape.in});
   TORCH_CHECK_VALUE(
       weights.is_contiguous() && weights.scalar_type() == at::kFloat &&
           weights.sizes() == at::IntArrayRef({shape.batch, shape.in, padded_features(shape.out)}),
-      "packed: expected the result of ", op, "_pack, found ", weights.sizes());
-  check_device(op, "packed", weights, weight.device());
+      "prepacked: expected the result of ", op, "_prepack, found ", weights.sizes());
+  check_device(op, "prepacked", weights, weight.device());
   return reinterpret_cast<std::uintptr_t>(weights.const_data_ptr()) % 16 == 0 ? weights : weights.clone();
 }
 

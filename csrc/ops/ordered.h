@@ -22,12 +22,12 @@ struct Matrices {
 };
 
 // A weight of any shape as [batch, in, padded_features(out)], zeros at the end. Works for Meta tensors too.
-at::Tensor pack_weight(const at::Tensor& weight, const Matrices<c10::SymInt>& shape);
+at::Tensor prepack(const at::Tensor& weight, const Matrices<c10::SymInt>& shape);
 
-// `packed` where the kernels can read four values at once, or, if undefined, the weight packed. Raises
-// ValueError unless it is what `pack_weight` returns.
-at::Tensor packed_weight(const char* op, const at::Tensor& packed, const at::Tensor& weight,
-                         const Matrices<std::int64_t>& shape);
+// `prepacked` where the kernels can read four values at once, or, if undefined, the weight itself prepacked.
+// Raises ValueError unless it is what `prepack` returns.
+at::Tensor prepacked_weight(const char* op, const at::Tensor& prepacked, const at::Tensor& weight,
+                            const Matrices<std::int64_t>& shape);
 
 // A bias broadcast to the outputs of the matrices, contiguous; undefined if it is.
 at::Tensor expanded_bias(const char* op, const at::Tensor& bias, const at::Tensor& weight,
@@ -45,9 +45,9 @@ struct Job {
 
 // A job for x and `out` as one for other values, in fresh memory, by `run`.
 template <class Layer>
-BoundLayer bound_of(Job<Layer> job, const at::Tensor& x, const at::Tensor& bias, const at::Tensor& packed,
+BoundLayer bound_of(Job<Layer> job, const at::Tensor& x, const at::Tensor& bias, const at::Tensor& prepacked,
                     const at::Tensor& out, void (*run)(const Layer&)) {
-  if (!x.is_cpu() || !job.input.is_same(x) || !job.weights.is_same(packed)) return nullptr;
+  if (!x.is_cpu() || !job.input.is_same(x) || !job.weights.is_same(prepacked)) return nullptr;
   if (bias.defined() && job.offset.const_data_ptr() != bias.const_data_ptr()) return nullptr;
   job.input.reset();
   return [job = std::move(job), run, shape = out.sizes().vec()](const at::Tensor& values) {

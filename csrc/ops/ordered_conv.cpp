@@ -49,7 +49,7 @@ struct ConvArgs {
   Tensor x, weight, bias;
   Numbers stride, pads, dilation;  // of the axes of space; pads before and after each
   std::int64_t groups;
-  Tensor packed;
+  Tensor prepacked;
   Route route;
 
   static ConvArgs of(Boxed a) {
@@ -101,7 +101,7 @@ Job<OrderedConv> job_of(const ConvArgs& a, const Tensor& out) {
   const Tensor input = as_float_or_bytes(x);
   const std::int64_t channels = weight.size(0), taps = weight.numel() / channels;
   const Tensor weights =
-      packed_weight("ordered_conv", a.packed, weight, {a.groups, channels / a.groups, taps});
+      prepacked_weight("ordered_conv", a.prepacked, weight, {a.groups, channels / a.groups, taps});
   TORCH_CHECK_VALUE(!a.bias.defined() || a.bias.dim() <= 1,
                     "bias: expected float32 [C_out] or one value, found ", a.bias.scalar_type(), " ",
                     a.bias.sizes());
@@ -198,15 +198,15 @@ BoundLayer bound_conv(Boxed arguments) {
   const auto a = ConvArgs::of(arguments);
   const Tensor out = a.output();
   if (out.numel() == 0) return nullptr;
-  return bound_of(job_of(a, out), a.x, a.bias, a.packed, out, run_on_cpu);
+  return bound_of(job_of(a, out), a.x, a.bias, a.prepacked, out, run_on_cpu);
 }
 
-Tensor ordered_conv_pack(Boxed arguments) {
+Tensor ordered_conv_prepack(Boxed arguments) {
   const Tensor weight = arguments[0].toTensor();
   const std::int64_t groups = arguments[1].toInt();
   check_weight(weight, groups);
   const auto out = weight.sym_size(0);
-  return pack_weight(weight, {groups, out / groups, weight.sym_numel() / out});
+  return prepack(weight, {groups, out / groups, weight.sym_numel() / out});
 }
 
 Formula ordered_conv_formula() { return {7, false, backward_of_conv}; }

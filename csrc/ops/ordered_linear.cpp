@@ -22,7 +22,7 @@ namespace {
 using at::Tensor;
 
 struct LinearArgs {
-  Tensor x, weight, bias, packed;
+  Tensor x, weight, bias, prepacked;
   Route route;
 
   static LinearArgs of(Boxed a) {
@@ -58,7 +58,7 @@ Job<OrderedLinear> job_of(const LinearArgs& a, const Tensor& out) {
   const Tensor input = as_float_or_bytes(a.x);
   const std::int64_t in = weight.size(-1), features = weight.size(-2);
   const std::int64_t batch = c10::multiply_integers(weight.sizes().slice(0, weight.dim() - 2));
-  const Tensor weights = packed_weight("ordered_linear", a.packed, weight, {batch, features, in});
+  const Tensor weights = prepacked_weight("ordered_linear", a.prepacked, weight, {batch, features, in});
   const Tensor offset =
       expanded_bias("ordered_linear", a.bias, weight, weight.sizes().slice(0, weight.dim() - 1));
   const OrderedLinear layer{input.const_data_ptr(),
@@ -114,17 +114,17 @@ BoundLayer bound_linear(Boxed arguments) {
   const auto a = LinearArgs::of(arguments);
   a.check();
   const Tensor out = a.output();
-  return bound_of(job_of(a, out), a.x, a.bias, a.packed, out, run_on_cpu);
+  return bound_of(job_of(a, out), a.x, a.bias, a.prepacked, out, run_on_cpu);
 }
 
-Tensor ordered_linear_pack(Boxed arguments) {
+Tensor ordered_linear_prepack(Boxed arguments) {
   const Tensor weight = arguments[0].toTensor();
   TORCH_CHECK_VALUE(weight.dim() >= 2 && weight.scalar_type() == at::kFloat,
                     "weight: expected float32 [*batch, out, in], found ", weight.scalar_type(), " ",
                     weight.sym_sizes());
   c10::SymInt batch = 1;
   for (std::int64_t axis = 0; axis + 2 < weight.dim(); ++axis) batch = batch * weight.sym_size(axis);
-  return pack_weight(weight, {batch, weight.sym_size(-2), weight.sym_size(-1)});
+  return prepack(weight, {batch, weight.sym_size(-2), weight.sym_size(-1)});
 }
 
 Formula ordered_linear_formula() { return {3, false, backward_of_linear}; }

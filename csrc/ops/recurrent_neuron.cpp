@@ -54,13 +54,13 @@ struct RecurrentJob {
 };
 
 // There are steps and neurons.
-RecurrentJob job_of(const Recurrence& r, const Tensor& packed, const RecurrentOutputs& outputs) {
+RecurrentJob job_of(const Recurrence& r, const Tensor& prepacked, const RecurrentOutputs& outputs) {
   const auto& [output, v, i, spikes, trace_v, trace_i, trace_recurrent] = outputs;
   const std::int64_t neurons = r.weight.size(-1);
   const std::int64_t matrices = r.weight.numel() / std::max<std::int64_t>(1, neurons * neurons);
   const Order order = order_of(v.sizes());
   RecurrentJob job;
-  job.weights = packed_weight("ordered_linear", packed, r.weight, {matrices, neurons, neurons});
+  job.weights = prepacked_weight("ordered_linear", prepacked, r.weight, {matrices, neurons, neurons});
   job.bias =
       expanded_bias("recurrent_neuron", r.bias, r.weight, r.weight.sizes().slice(0, r.weight.dim() - 1));
   RecurrentParams& params = job.params;
@@ -69,7 +69,7 @@ RecurrentJob job_of(const Recurrence& r, const Tensor& packed, const RecurrentOu
   params.neurons = neurons;
   params.matrices = matrices;
   params.place = static_cast<int>(r.place);
-  params.packed = job.weights.const_data_ptr<float>();
+  params.prepacked = job.weights.const_data_ptr<float>();
   params.bias = job.bias.defined() ? job.bias.const_data_ptr<float>() : nullptr;
   params.v = signal_of(v, false, order);
   if (i.defined()) params.i = signal_of(i, false, order);
@@ -132,7 +132,8 @@ std::vector<Tensor> backward_of_recurrence(const Backward& pass) {
 
 }  // namespace
 
-RecurrentOutputs run_recurrence(const Recurrence& r, const RecurrentResults& results, const Tensor& packed) {
+RecurrentOutputs run_recurrence(const Recurrence& r, const RecurrentResults& results,
+                                const Tensor& prepacked) {
   RecurrentOutputs outputs = allocate(r, results);
   const Tensor& v = outputs[1];
   if (v.is_meta()) return outputs;
@@ -140,7 +141,7 @@ RecurrentOutputs run_recurrence(const Recurrence& r, const RecurrentResults& res
   if (outputs[2].defined()) copy_state(r.neurons.i, outputs[2]);
   copy_state(r.spikes, outputs[3]);
   if (r.branches[0].size(0) == 0 || v.numel() == 0) return outputs;
-  RecurrentJob job = job_of(r, packed, outputs);
+  RecurrentJob job = job_of(r, prepacked, outputs);
   const auto on_cuda = [&](cuda::Stream stream) {
     const auto bytes = static_cast<std::int64_t>(cuda::recurrent_scratch(job.params));
     const Tensor scratch = at::empty({bytes}, v.options().dtype(at::kByte));
@@ -165,15 +166,15 @@ RecurrentOutputs recurrent_neuron(Boxed a) {
 
 Formula recurrent_neuron_formula() { return {24, false, backward_of_recurrence, results_of_recurrence}; }
 
-std::optional<BoundRecurrence> BoundRecurrence::of(const Recurrence& r, const Tensor& packed) {
+std::optional<BoundRecurrence> BoundRecurrence::of(const Recurrence& r, const Tensor& prepacked) {
   r.check("recurrent_neuron");
   const Tensor &v = r.neurons.v, &i = r.neurons.i;
   if (!std::all_of(r.branches.begin(), r.branches.end(), dense_floats) || !dense_floats(v) ||
       !dense_floats(r.spikes))
     return {};
-  if ((i.defined() && !dense_floats(i)) || !packed.defined() || r.branches[0].numel() == 0) return {};
-  const RecurrentJob job = job_of(r, packed, {r.branches[0], v, i, r.spikes});
-  if (any(job.copies) || !job.weights.is_same(packed)) return {};
+  if ((i.defined() && !dense_floats(i)) || !prepacked.defined() || r.branches[0].numel() == 0) return {};
+  const RecurrentJob job = job_of(r, prepacked, {r.branches[0], v, i, r.spikes});
+  if (any(job.copies) || !job.weights.is_same(prepacked)) return {};
   if (r.bias.defined() && job.bias.const_data_ptr() != r.bias.const_data_ptr()) return {};
   BoundRecurrence bound;
   bound.params_ = job.params;

@@ -35,15 +35,15 @@ struct RecurrentResults {
   bool trace_v, trace_i, trace_recurrent;
 };
 
-// The operator without checks, on tensors with values. `packed`, if defined, is ordered_linear_pack(weight).
-// Results that are not requested are undefined.
+// The operator without checks, on tensors with values. `prepacked`, if defined, is
+// ordered_linear_prepack(weight). Results that are not requested are undefined.
 RecurrentOutputs run_recurrence(const Recurrence& recurrence, const RecurrentResults& results,
-                                const at::Tensor& packed);
+                                const at::Tensor& prepacked);
 
-// A recurrence whose sizes do not change, as `BoundNeuron`; `packed` is the weight's.
+// A recurrence whose sizes do not change, as `BoundNeuron`; `prepacked` is the weight's.
 class BoundRecurrence {
  public:
-  static std::optional<BoundRecurrence> of(const Recurrence& recurrence, const at::Tensor& packed);
+  static std::optional<BoundRecurrence> of(const Recurrence& recurrence, const at::Tensor& prepacked);
 
   // Fills the output and brings v, i (where there is one) and the spikes to the state after the last step.
   void operator()(const std::vector<const at::Tensor*>& branches, const at::Tensor& output,

@@ -31,13 +31,13 @@ TORCH_LIBRARY_FRAGMENT(neurocuda, m) {
   // [B, *batch, N] are those of the step before the first. The recurrent current, summed as `ordered_linear`
   // does, is added before branch `place`. Returns the output [T, B, *batch, N] of type `dtype`, by default
   // that of the branches, the state and spikes after the last step, and traces; absent results are empty.
-  // `packed`: ordered_linear_pack(weight), to spare the time.
+  // `prepacked`: ordered_linear_prepack(weight), to spare the time.
   m.def(
       "recurrent_neuron(Tensor[] branches, int place, Tensor weight, Tensor? bias, Tensor v, Tensor? i, "
       "Tensor spikes, Tensor decay_v, Tensor gain_v, Tensor bias_v, Tensor? decay_i, Tensor? gain_i, "
       "Tensor? threshold, Tensor? v_reset, bool reaching=False, bool subtract=False, bool previous=False, "
       "bool many=False, ScalarType? dtype=None, bool trace_v=False, bool trace_i=False, "
-      "bool trace_recurrent=False, str surrogate='fast-sigmoid', float slope=10., Tensor? packed=None) "
+      "bool trace_recurrent=False, str surrogate='fast-sigmoid', float slope=10., Tensor? prepacked=None) "
       "-> (Tensor output, Tensor v, Tensor i, Tensor spikes, Tensor trace_v, Tensor trace_i, "
       "Tensor trace_recurrent)");
   // As of `neuron_backward`.
@@ -53,13 +53,13 @@ TORCH_LIBRARY_FRAGMENT(neurocuda, m) {
       "Tensor to_gain_i, Tensor to_threshold, Tensor to_v_reset)");
   m.def("branch_sum(Tensor[] branches) -> Tensor");
   m.def(
-      "ordered_linear(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor? packed=None, "
+      "ordered_linear(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor? prepacked=None, "
       "str route='measured') -> Tensor");
-  m.def("ordered_linear_pack(Tensor weight) -> Tensor");
+  m.def("ordered_linear_prepack(Tensor weight) -> Tensor");
   m.def(
       "ordered_conv(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] pads, int[] dilation, "
-      "int groups, *, Tensor? packed=None, str route='measured') -> Tensor");
-  m.def("ordered_conv_pack(Tensor weight, int groups) -> Tensor");
+      "int groups, *, Tensor? prepacked=None, str route='measured') -> Tensor");
+  m.def("ordered_conv_prepack(Tensor weight, int groups) -> Tensor");
   m.def("sum_pool2d(Tensor x, int[2] kernel, int[2] stride, int[2] padding) -> Tensor");
   m.def("avg_pool2d(Tensor x, int[2] kernel, int[2] stride, int[2] padding) -> Tensor");
   // [T, B, *shape] to [T, bytes], along the axes after the first as one; any value but zero is a spike.
@@ -81,9 +81,9 @@ void implement(torch::Library& m) {
   m.impl("recurrent_neuron_backward", kernel<recurrent_neuron_backward>());
   m.impl("branch_sum", kernel<branch_sum>());
   m.impl("ordered_linear", kernel<ordered_linear>());
-  m.impl("ordered_linear_pack", kernel<ordered_linear_pack>());
+  m.impl("ordered_linear_prepack", kernel<ordered_linear_prepack>());
   m.impl("ordered_conv", kernel<ordered_conv>());
-  m.impl("ordered_conv_pack", kernel<ordered_conv_pack>());
+  m.impl("ordered_conv_prepack", kernel<ordered_conv_prepack>());
   m.impl("sum_pool2d", kernel<sum_pool2d>());
   m.impl("avg_pool2d", kernel<avg_pool2d>());
   m.impl("pack_spikes", kernel<pack_spikes>());

@@ -17,15 +17,15 @@ struct ConvAxis {
 };
 
 struct OrderedConv {
-  const void* x;        // [frames, in, rows.in, columns.in], float or bytes
-  bool bytes;           // x is uint8 or bool
-  const float* packed;  // [groups, in / groups, *kernel, padded_features(out / groups)]
-  const float* bias;    // [out] or null
-  float* y;             // [frames, out, rows.out, columns.out]
+  const void* x;           // [frames, in, rows.in, columns.in], float or bytes
+  bool bytes;              // x is uint8 or bool
+  const float* prepacked;  // [groups, in / groups, *kernel, padded_features(out / groups)]
+  const float* bias;       // [out] or null
+  float* y;                // [frames, out, rows.out, columns.out]
   std::int64_t frames, groups, in, out;
   ConvAxis rows, columns;
   Route route;
-  void* scratch;  // spike_bits_of(call).bytes() on a GPU, its first kSpikesFound bytes zero
+  void* scratch;  // spike_bits_of(params).bytes() on a GPU, its first kSpikesFound bytes zero
 };
 
 // What was found among the inputs of a convolution on a GPU.
@@ -56,29 +56,31 @@ struct SpikeBits {
 };
 
 // Worth it for many windows of many terms. Padding wider than a window is nobody's habit.
-inline SpikeBits spike_bits_of(const OrderedConv& call) {
-  const std::int64_t height = call.rows.kernel, width = call.columns.kernel, channels = call.in / call.groups;
+inline SpikeBits spike_bits_of(const OrderedConv& params) {
+  const std::int64_t height = params.rows.kernel, width = params.columns.kernel,
+                     channels = params.in / params.groups;
   const auto modest = [](const ConvAxis& axis) {
     return axis.seen() <= axis.in + 2 * ((axis.kernel - 1) * axis.dilation + 1);
   };
   SpikeBits spikes;
-  spikes.rows = call.rows.seen();
-  spikes.windows = call.frames * call.rows.out * call.columns.out;
-  spikes.planes = call.frames * call.in;
-  spikes.groups = call.groups;
-  const std::int64_t words = (call.columns.seen() + 31) / 32;
-  const bool neighbours = width == 1 || (call.columns.dilation == 1 && width <= 32);
+  spikes.rows = params.rows.seen();
+  spikes.windows = params.frames * params.rows.out * params.columns.out;
+  spikes.planes = params.frames * params.in;
+  spikes.groups = params.groups;
+  const std::int64_t words = (params.columns.seen() + 31) / 32;
+  const bool neighbours = width == 1 || (params.columns.dilation == 1 && width <= 32);
   const bool many = spikes.windows > 32 && spikes.windows < 1ll << 31 && channels * height * width >= 32;
-  const bool small = modest(call.rows) && modest(call.columns) && call.in * spikes.rows * words < 1ll << 31;
-  if (call.route == Route::kDense || !neighbours || !many || !small) return spikes;
+  const bool small =
+      modest(params.rows) && modest(params.columns) && params.in * spikes.rows * words < 1ll << 31;
+  if (params.route == Route::kDense || !neighbours || !many || !small) return spikes;
   spikes.words = static_cast<int>(words);
   spikes.lines = static_cast<int>(kEventTerms / width);
   if (spikes.lines >= height) spikes.lines -= static_cast<int>(spikes.lines % height);
   const std::int64_t chunks = (channels * height + spikes.lines - 1) / spikes.lines;
-  if (call.groups * chunks >= 1 << 16) return spikes;  // more than a launch takes
+  if (params.groups * chunks >= 1 << 16) return spikes;  // more than a launch takes
   spikes.chunks = static_cast<int>(chunks);
-  if (call.scratch != nullptr) {
-    auto* scratch = static_cast<char*>(call.scratch);
+  if (params.scratch != nullptr) {
+    auto* scratch = static_cast<char*>(params.scratch);
     spikes.found = reinterpret_cast<SpikesFound*>(scratch);
     spikes.masks = reinterpret_cast<std::uint64_t*>(scratch + kSpikesFound);
     spikes.bits = reinterpret_cast<std::uint32_t*>(spikes.masks + spikes.mask_count());

@@ -10,19 +10,19 @@ namespace neurocuda {
 // How a sum is computed, with the same bits: every term, or only those whose input is not zero.
 enum class Route { kMeasured, kDense, kEvents };
 
-// Output features of a packed matrix, [in, padded_features(out)] with zeros at the end: rounded up to whole
-// vectors.
+// Output features of a prepacked matrix, [in, padded_features(out)] with zeros at the end: rounded up to
+// whole vectors.
 NEUROCUDA_HOST_DEVICE constexpr std::int64_t padded_features(std::int64_t features) {
   if (features <= 8) return features <= 4 ? 4 : 8;
   return (features + 15) / 16 * 16;
 }
 
 struct OrderedLinear {
-  const void* x;        // [rows, batch, in], float or bytes
-  bool bytes;           // x is uint8 or bool
-  const float* packed;  // [batch, in, padded_features(out)]
-  const float* bias;    // [batch, out] or null
-  float* y;             // [rows, batch, out]
+  const void* x;           // [rows, batch, in], float or bytes
+  bool bytes;              // x is uint8 or bool
+  const float* prepacked;  // [batch, in, padded_features(out)]
+  const float* bias;       // [batch, out] or null
+  float* y;                // [rows, batch, out]
   std::int64_t rows, batch, in, out;
   Route route;
 };

@@ -18,7 +18,7 @@ struct RecurrentParams {
   int place;  // of the recurrent current in the sum: before this branch
   Signal branches[kMaxBranches];
   Coefficient coefficients[kCoefficients];
-  const float* packed;                       // [matrices, neurons, padded_features(neurons)], from -> to
+  const float* prepacked;                    // [matrices, neurons, padded_features(neurons)], from -> to
   const float* bias;                         // [matrices, neurons] or null
   Signal v, i, previous;                     // updated in place; i only where there is a synapse
   Signal output;                             // any element type

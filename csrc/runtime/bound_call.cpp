@@ -94,11 +94,11 @@ BoundCall ready_neuron(const Arguments& a, Boxed boxed) {
 }
 
 BoundCall ready_recurrence(const Arguments& a, Boxed boxed) {
-  if (!constant_coefficients(a) || !a.constant({"weight", "bias", "packed"})) return {};
+  if (!constant_coefficients(a) || !a.constant({"weight", "bias", "prepacked"})) return {};
   if (!a.simple({"trace_v", "trace_i", "trace_recurrent"})) return {};
   const Argument &from = a.at("branches"), &from_v = a.at("v"), &from_i = a.at("i"), &before = a.at("spikes");
   const auto recurrence = Recurrence::of(boxed);
-  const auto ready = BoundRecurrence::of(recurrence, optional_tensor(boxed[a.place("packed")]));
+  const auto ready = BoundRecurrence::of(recurrence, optional_tensor(boxed[a.place("prepacked")]));
   if (!ready) return {};
   const bool synapse = recurrence.neurons.has_synapse();
   std::vector<int> contiguous = from.slots;
@@ -137,9 +137,9 @@ BoundCall bound_call(const Call& call, const Slots& slots, const Slots& constant
   fill(call, slots, boxed);
   if (name == "neurocuda::neuron") return ready_neuron(a, boxed);
   if (name == "neurocuda::recurrent_neuron") return ready_recurrence(a, boxed);
-  if (name == "neurocuda::ordered_linear" && a.constant({"weight", "bias", "packed"}))
+  if (name == "neurocuda::ordered_linear" && a.constant({"weight", "bias", "prepacked"}))
     return ready_layer(call, a.slot("x"), bound_linear(boxed));
-  if (name == "neurocuda::ordered_conv" && a.constant({"weight", "bias", "packed"}))
+  if (name == "neurocuda::ordered_conv" && a.constant({"weight", "bias", "prepacked"}))
     return ready_layer(call, a.slot("x"), bound_conv(boxed));
   return {};
 }

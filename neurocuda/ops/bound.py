@@ -62,7 +62,7 @@ def linear(operators: ModuleType, weight: Tensor, bias: Tensor | None, prepacked
     """A matrix product in the defined order."""
     if operators is not native:
         return partial(operators.ordered_linear, weight=weight, bias=bias)
-    return partial(torch.ops.neurocuda.ordered_linear.default, weight=weight, bias=bias, packed=prepacked)
+    return partial(torch.ops.neurocuda.ordered_linear.default, weight=weight, bias=bias, prepacked=prepacked)
 
 
 def convolution(
@@ -81,7 +81,7 @@ def convolution(
         return partial(operators.ordered_conv, weight=weight, bias=bias, pads=pads, **geometry)
     flat = [zeros for axis in pads for zeros in axis]
     operator = torch.ops.neurocuda.ordered_conv.default
-    return partial(operator, weight=weight, bias=bias, pads=flat, packed=prepacked, **geometry)
+    return partial(operator, weight=weight, bias=bias, pads=flat, prepacked=prepacked, **geometry)
 
 
 def pool(

@@ -100,9 +100,9 @@ def recurrent_neuron(
     surrogate: Surrogate,
     record: Collection[str] = (),
     *,
-    packed: Tensor | None = None,
+    prepacked: Tensor | None = None,
 ) -> tuple[Tensor, NeuronState, Tensor, dict[str, Tensor]]:
-    """As `reference.recurrent_neuron`, the loop over time in one operator. `packed` is `prepack_linear(weight)`."""
+    """As `reference.recurrent_neuron`, the loop over time in one operator. `prepacked` is `prepack_linear(weight)`."""
     if len(branches) > MAX_BRANCHES:  # only the branches before the recurrent current may be summed first
         branches = [*_fold_excess(branches[:place], 1), *branches[place:]]
         place = min(place, 1)
@@ -124,7 +124,7 @@ def recurrent_neuron(
         "recurrent" in record,
         surrogate.kind,
         surrogate.slope,
-        prepack_linear(weight) if packed is None else packed,
+        prepack_linear(weight) if prepacked is None else prepacked,
     )
     traces = {"v": trace_v, "i": trace_i, "recurrent": trace_recurrent}
     after = NeuronState(v, i if c.decay_i is not None else None)
@@ -133,14 +133,14 @@ def recurrent_neuron(
 
 def prepack_linear(weight: Tensor) -> Tensor:
     """A float32 weight [*batch, out, in] in the layout of `ordered_linear`'s kernel."""
-    packed: Tensor = torch.ops.neurocuda.ordered_linear_pack.default(weight.detach())
-    return packed
+    prepacked: Tensor = torch.ops.neurocuda.ordered_linear_prepack.default(weight.detach())
+    return prepacked
 
 
 def prepack_conv(weight: Tensor, groups: int) -> Tensor:
     """A float32 weight [C_out, C_in / groups, *kernel] in the layout of `ordered_conv`'s kernel."""
-    packed: Tensor = torch.ops.neurocuda.ordered_conv_pack.default(weight.detach(), groups)
-    return packed
+    prepacked: Tensor = torch.ops.neurocuda.ordered_conv_prepack.default(weight.detach(), groups)
+    return prepacked
 
 
 def prepack(weight: Tensor, groups: int | None) -> Tensor:
@@ -148,10 +148,10 @@ def prepack(weight: Tensor, groups: int | None) -> Tensor:
     return prepack_linear(weight) if groups is None else prepack_conv(weight, groups)
 
 
-def ordered_linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, packed: Tensor | None = None) -> Tensor:
+def ordered_linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, prepacked: Tensor | None = None) -> Tensor:
     """As `reference.ordered_linear`, from the dense input or from a list of its spikes."""
-    packed = prepack_linear(weight) if packed is None else packed
-    result: Tensor = torch.ops.neurocuda.ordered_linear.default(x, weight, bias, packed=packed)
+    prepacked = prepack_linear(weight) if prepacked is None else prepacked
+    result: Tensor = torch.ops.neurocuda.ordered_linear.default(x, weight, bias, prepacked=prepacked)
     return result
 
 
@@ -164,13 +164,13 @@ def ordered_conv(
     dilation: Sequence[int],
     groups: int,
     *,
-    packed: Tensor | None = None,
+    prepacked: Tensor | None = None,
 ) -> Tensor:
     """As `reference.ordered_conv`, from the dense input or from a list of its spikes."""
     flat = [zeros for axis in pads for zeros in axis]
-    packed = prepack_conv(weight, groups) if packed is None else packed
+    prepacked = prepack_conv(weight, groups) if prepacked is None else prepacked
     result: Tensor = torch.ops.neurocuda.ordered_conv.default(
-        x, weight, bias, list(stride), flat, list(dilation), groups, packed=packed
+        x, weight, bias, list(stride), flat, list(dilation), groups, prepacked=prepacked
     )
     return result
 

@@ -107,7 +107,7 @@ def run_recurrence(
         previous,
         operands.surrogate,
         wanted,
-        **({"packed": operands.prepacked[weight]} if weight in operands.prepacked else {}),
+        **({"prepacked": operands.prepacked[weight]} if weight in operands.prepacked else {}),
     )
     current = traces.pop("recurrent", None)
     keep_neuron_state(neuron, state, chunk)

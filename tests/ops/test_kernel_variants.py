@@ -132,6 +132,6 @@ def test_conv(case: Conv, limits: dict[str, int], monkeypatch: pytest.MonkeyPatc
 def test_packed_weights_that_are_not_aligned() -> None:
     draw = numbers("aligned")
     x, weight = normal(draw, 40, 12), normal(draw, 9, 12)
-    packed = OPS.ordered_linear_pack(weight)
-    shifted = torch.empty(packed.numel() + 1)[1:].view(packed.shape).copy_(packed)
-    assert_equal(OPS.ordered_linear(x, weight, packed=shifted), reference.ordered_linear(x, weight, None))
+    prepacked = OPS.ordered_linear_prepack(weight)
+    shifted = torch.empty(prepacked.numel() + 1)[1:].view(prepacked.shape).copy_(prepacked)
+    assert_equal(OPS.ordered_linear(x, weight, prepacked=shifted), reference.ordered_linear(x, weight, None))

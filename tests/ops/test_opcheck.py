@@ -69,7 +69,7 @@ def recurrent_neurons() -> Iterator[Sample]:
         traced = {"trace_v": True, "trace_i": synapse is not None, "trace_recurrent": True}
         yield OPS.recurrent_neuron.default, moving, kind
         yield OPS.recurrent_neuron.default, moving, kind | traced
-        yield OPS.recurrent_neuron.default, still, kind | traced | {"packed": OPS.ordered_linear_pack(weight)}
+        yield OPS.recurrent_neuron.default, still, kind | traced | {"prepacked": OPS.ordered_linear_prepack(weight)}
         if fires != "never":
             yield OPS.recurrent_neuron.default, still, kind | {"dtype": torch.uint8}
         arriving = {"of_output": normal(draw, 3, 2, 5), "wanted": [True] * 13}
@@ -88,14 +88,18 @@ def ordered_layers() -> Iterator[Sample]:
     for batch in ((), (2,)):
         values = (inputs(draw, 0.3, torch.float32, 4, *batch, 6), normal(draw, *batch, 5, 6), normal(draw, 5))
         yield OPS.ordered_linear.default, tuple(leaves(*values)), {}
-        yield OPS.ordered_linear.default, (values[0].bool(), values[1]), {"packed": OPS.ordered_linear_pack(values[1])}
-        yield OPS.ordered_linear_pack.default, (values[1],), {}
+        yield (
+            OPS.ordered_linear.default,
+            (values[0].bool(), values[1]),
+            {"prepacked": OPS.ordered_linear_prepack(values[1])},
+        )
+        yield OPS.ordered_linear_prepack.default, (values[1],), {}
     planar = ((4, 5, 6), (6, 2, 3, 2), ([1, 2], [1, 0, 2, 1], [2, 1], 2))
     for frame, kernel, how in (planar, ((4, 9), (6, 4, 3), ([2], [1, 0], [2], 1))):
         values = (inputs(draw, 0.3, torch.float32, 2, *frame), normal(draw, *kernel), normal(draw, 6))
         yield OPS.ordered_conv.default, (*leaves(*values), *how), {}
         yield OPS.ordered_conv.default, (values[0].bool(), values[1], None, *how), {}
-        yield OPS.ordered_conv_pack.default, (values[1], how[-1]), {}
+        yield OPS.ordered_conv_prepack.default, (values[1], how[-1]), {}
 
 
 def bits_and_spikes() -> Iterator[Sample]:

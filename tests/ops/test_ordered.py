@@ -63,10 +63,10 @@ def test_equal_bits_of_linear(layer: Linear) -> None:
         bias = None if bias_shape is None else normal(draw, *bias_shape)
         x = inputs(draw, density, dtype, layer.rows, *layer.batch, layer.into)
         expected = reference.ordered_linear(x.float(), weight, bias)
-        packed = OPS.ordered_linear_pack(weight)
+        prepacked = OPS.ordered_linear_prepack(weight)
         for route, threads in itertools.product(ROUTES, (1, 2)):
             with settings(threads):
-                found = OPS.ordered_linear(x, weight, bias, packed=packed if threads == 2 else None, route=route)
+                found = OPS.ordered_linear(x, weight, bias, prepacked=prepacked if threads == 2 else None, route=route)
             assert_equal(found, expected, density, dtype, bias_shape, route, threads)
             counts["ordered_linear"] += 1
 
@@ -136,10 +136,10 @@ def test_equal_bits_of_conv(case: Conv) -> None:
         bias = None if bias_shape is None else normal(draw, *bias_shape)
         x = inputs(draw, density, dtype, case.frames, case.into, *case.space)
         expected = expected_conv(x.float(), weight, bias, case)
-        packed = OPS.ordered_conv_pack(weight, case.groups)
+        prepacked = OPS.ordered_conv_prepack(weight, case.groups)
         for route, threads in itertools.product(ROUTES, (1, 2)):
             with settings(threads):
-                found = found_conv(x, weight, bias, case, packed=packed if threads == 2 else None, route=route)
+                found = found_conv(x, weight, bias, case, prepacked=prepacked if threads == 2 else None, route=route)
             assert_equal(found, expected, density, dtype, bias_shape, route, threads)
             counts["ordered_conv"] += 1
 
@@ -257,7 +257,7 @@ def test_errors_name_the_argument() -> None:
         (lambda: OPS.ordered_linear(x.double(), weight), "x: expected float32, float16"),
         (lambda: OPS.ordered_linear(x, weight.double()), "weight: expected float32"),
         (lambda: OPS.ordered_linear(x, weight, route="fast"), "route: expected measured"),
-        (lambda: OPS.ordered_linear(x, weight, packed=torch.ones(1, 3, 4)[:, :2]), "packed: expected the result"),
+        (lambda: OPS.ordered_linear(x, weight, prepacked=torch.ones(1, 3, 4)[:, :2]), "prepacked: expected the result"),
         (lambda: conv(frames, kernel, None, [1, 1], [0, 0], [1, 1], 2), "pads: expected 4 numbers"),
         (lambda: conv(frames, kernel, None, [1, 0], [0] * 4, [1, 1], 2), "stride: expected 2 numbers from 1"),
         (lambda: conv(frames, kernel, None, [1, 1], [0] * 4, [1, 1], 1), "x: expected 2 channels"),

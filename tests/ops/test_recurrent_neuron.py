@@ -142,19 +142,19 @@ def test_equal_bits(synapse: str | None, fires: str) -> None:
             "trace_recurrent": traces["recurrent"],
         }
         tensors, kind = compiled_arguments(c)
-        packed = OPS.ordered_linear_pack(weight)
+        prepacked = OPS.ordered_linear_prepack(weight)
         for threads, flush in ((1, False), (2, False), (1, True)):
             with settings(threads, flush):
                 found = OPS.recurrent_neuron(
                     branches, place, weight, bias, state.v, state.i, spikes, *tensors, **kind, dtype=torch.float32,
-                    trace_v=True, trace_i=bool(synapse), trace_recurrent=True, packed=packed if flush else None,
+                    trace_v=True, trace_i=bool(synapse), trace_recurrent=True, prepacked=prepacked if flush else None,
                 )  # fmt: skip
                 for (name, value), result in zip(expected.items(), found, strict=True):
                     assert_equal(result, value, name, case, batch, steps, place, threads, flush)
                 counts["recurrent_neuron"] += 1
                 for dtype in OUTPUTS[fires]:
                     state_and_kind = (state.v, state.i, spikes, *tensors, *kind.values(), dtype)
-                    cast, *_ = OPS.recurrent_neuron(branches, place, weight, bias, *state_and_kind, packed=packed)
+                    cast, *_ = OPS.recurrent_neuron(branches, place, weight, bias, *state_and_kind, prepacked=prepacked)
                     most = 255 if dtype == torch.uint8 else None  # where it stays, however many spikes there are
                     assert_equal(cast, output.clamp(max=most).to(dtype) if most else output.to(dtype), case, dtype)
     if fires != "never":
