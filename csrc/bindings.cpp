@@ -116,7 +116,8 @@ neurocuda::GuardedCall::Run run_of(const py::object& run, const std::vector<at::
     return {nullptr, [run](Tensors&& given) { return run(std::move(given)).cast<Tensors>(); }};
   }
   auto program = run.cast<std::shared_ptr<neurocuda::Program>>();
-  // Binding its calls pays for one step, where looking at arguments costs most, and takes the memory of a run.
+  // Binding its calls pays for one step, where looking at arguments costs most, and takes the memory of a
+  // run.
   if (inputs[0].is_cpu() && inputs[0].dim() > 0 && inputs[0].size(0) == 1) program->make_ready(inputs);
   return {std::move(program), nullptr};
 }

@@ -1,5 +1,5 @@
-// A cached call of a network: one call from Python, as long as its guards hold. On a CPU it runs a program, on a
-// GPU a program or a CUDA graph.
+// A cached call of a network: one call from Python, as long as its guards hold. On a CPU it runs a program,
+// on a GPU a program or a CUDA graph.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -34,8 +34,8 @@ class GuardedCall {
   };
 
   // `inputs`: the signal, then the state by `names`, or the signal alone where the call starts from rest by
-  // itself. `sources`: the parameters and buffers, the same objects at each call. `finite`: a guard checks that
-  // the signal is finite; a program does so itself.
+  // itself. `sources`: the parameters and buffers, the same objects at each call. `finite`: a guard checks
+  // that the signal is finite; a program does so itself.
   GuardedCall(Run run, const std::vector<at::Tensor>& inputs, std::vector<pybind11::str> names,
               std::vector<pybind11::object> sources, Guards guards, bool finite);
 

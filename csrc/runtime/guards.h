@@ -9,9 +9,9 @@
 
 namespace neurocuda {
 
-// Pairs of tensors that must have the same bits, weights on the CPU that must be int8 numbers times a scale for
-// each output channel, and grids that the input must lie on. Of tensors on a GPU the device checks them while
-// it computes (`Answer`).
+// Pairs of tensors that must have the same bits, weights on the CPU that must be int8 numbers times a scale
+// for each output channel, and grids that the input must lie on. Of tensors on a GPU the device checks them
+// while it computes (`Answer`).
 struct Guards {
   struct Grid {
     double spacing, low, high;

@@ -50,11 +50,21 @@ class Proof:
 
 @dataclass(frozen=True)
 class Certificate:
-    """The proofs of all layers and pools, in the order in which they run. Its text is a table.
+    """The proofs of all layers and pools. Its text is a table.
 
-    If `exact`, the bits do not depend on the order of summation, batch, chunk, backend or the width of the operands, as
-    long as the inputs are on their grids (`inputs`) and, where membrane potentials are summed, a run has no more than
-    `steps` steps.
+    If `exact`, the bits do not depend on the order of summation, batch, chunk, backend or the width of the operands.
+
+    Args:
+        source: The graph's file.
+        proofs: In the order in which the nodes run.
+        inputs: The grids that the inputs must be on.
+        steps: Where membrane potentials are summed, the most steps of a run; None: no bound.
+
+    Example:
+        >>> import neurocuda
+        >>> certificate = neurocuda.certify(neurocuda.read("examples/digits/digits.nir"))
+        >>> certificate.of("conv1").exact
+        True
     """
 
     source: str
@@ -64,6 +74,7 @@ class Certificate:
 
     @property
     def exact(self) -> bool:
+        """Whether every layer and pool is exact."""
         return self.first is None
 
     @property
@@ -72,11 +83,22 @@ class Certificate:
         return next((proof for proof in self.proofs if not proof.exact), None)
 
     def of(self, node: str) -> Proof | None:
-        """The proof of a node, if it is a layer or a pool."""
+        """The proof of a layer or pool.
+
+        Args:
+            node: Its name.
+
+        Returns:
+            The proof; None for other nodes.
+        """
         return next((proof for proof in self.proofs if proof.node == node), None)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """One row for each layer and pool, under a first row of titles."""
+        """The table.
+
+        Returns:
+            A row of titles, then one row for each layer and pool.
+        """
         rows: list[tuple[str, ...]] = [("node", "type", "exact", "steps of 2^24", "signal bits", "weight bits", "why")]
         for p in self.proofs:
             used = "" if p.steps_used is None else f"2^{math.log2(max(p.steps_used, 1)):.1f}"
@@ -86,11 +108,16 @@ class Certificate:
 
     @property
     def summary(self) -> str:
+        """How many layers and pools are exact."""
         exact = sum(proof.exact for proof in self.proofs)
         return f"{exact} of {len(self.proofs)} layers and pools are exact in any order"
 
     def lines(self) -> list[str]:
-        """What is proved, and under which conditions, in a few lines."""
+        """A summary.
+
+        Returns:
+            What is proved, and under which conditions.
+        """
         lines = [f"{self.source}: {self.summary}"]
         lines += [f"given that input {name!r} has {grid}" for name, grid in self.inputs.items()]
         if self.steps is not None:

@@ -30,11 +30,26 @@ def certify(
     input_grid: InputGrids | None = None,
     steps: int | None = None,
 ) -> Certificate:
-    """The certificate of a graph.
+    """Proves which sums of a graph are exact in any order (docs/exactness.md).
 
-    input_grid: the promised grid of the inputs, one for all or by name; default: the integers 0 .. 255. steps: the most
-    steps of a run, which bounds the membrane potentials of I neurons; without it, those are on no grid. Raises
-    `ArgumentError`.
+    Args:
+        graph: The graph.
+        discretization: As the graph will run. Default: `Discretization()`.
+        input_grid: The promised grid of the inputs, one for all or by name. Default: the integers 0 .. 255.
+        steps: The most time steps of a run, which bounds the membrane potentials of I neurons. None: these are on no
+        grid.
+
+    Returns:
+        A proof for each layer and pool.
+
+    Raises:
+        ArgumentError: An argument does not fit.
+
+    Example:
+        >>> import neurocuda
+        >>> graph = neurocuda.read("examples/digits/digits.nir")
+        >>> neurocuda.certify(graph).exact
+        True
     """
     d = Discretization() if discretization is None else discretization
     if steps is not None:

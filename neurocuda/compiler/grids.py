@@ -33,7 +33,18 @@ class InputGrid:
 
     `low` and `high` are moved to the outermost multiples between them.
 
-    Raises `ArgumentError` for a step that is no power of two, and for bounds that float32 does not hold.
+    Args:
+        step: Spacing of the values.
+        low: Lowest value.
+        high: Highest value.
+
+    Raises:
+        ArgumentError: The spacing is no power of two, or float32 does not hold the bounds.
+
+    Example:
+        >>> import neurocuda
+        >>> neurocuda.InputGrid(step=0.25, low=0.0, high=1.1).high
+        1.0
     """
 
     step: float = 1.0

@@ -33,9 +33,18 @@ class Stage:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The stages in order, the edges into each node in the order of its sum, and the Delay nodes of cycles.
+    """The order in which the nodes of a graph run in each time step (Kahn's algorithm, cycles as one stage).
 
-    A node of `breaking_delays` outputs the value of a step before it reads its input of that step.
+    Args:
+        stages: In order.
+        edges: Into each node, in the order of its sum.
+        breaking_delays: The Delay nodes that break a cycle: they output the value of a step before they read its input.
+
+    Example:
+        >>> import neurocuda
+        >>> net = neurocuda.load("examples/digits/digits.nir")
+        >>> [stage.nodes for stage in net.schedule.schedule.stages][:2]
+        [('input',), ('conv1',)]
     """
 
     stages: tuple[Stage, ...]

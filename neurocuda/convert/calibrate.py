@@ -49,22 +49,43 @@ def convert(
     weight_bits: int | None = None,
     report: bool = True,
 ) -> SNN:
-    """The spiking network that computes what `model` computes, as far as `timesteps` steps allow.
+    """Converts a trained model with ReLU activations into a spiking network.
 
-    data: what the network meets in use: a tensor [N, *shape], a pair (samples, labels), a dataset, a loader or any
-    iterable of batches; labels are not needed, and serve the report alone. The first `samples` of it are used (all for
-    None). timesteps: the steps whose mean is the result, after `readout_delay` steps in which rates settle.
-    total_steps: given instead of these two, the network runs so many steps in all, and their split is chosen.
-    percentile: thresholds are this percentile of what each channel gives above zero; of several the one is taken with
-    which the result agrees best with the model's on these samples. dt: the step in seconds for which the graph is
-    written. weight_bits: 8, say, for weights of so many bits, with which sums are exact in any order (see `quantize`);
-    what the network is given is then rounded to `snn.input_grid`, which these samples decide. report: whether to
-    measure `snn.report` (72 steps of all samples).
+    Each ReLU becomes a population of soft-reset integrate-and-fire neurons, whose firing rate is the activation in
+    units of a threshold per channel (Rueckauer et al., Frontiers in Neuroscience 11, 2017; soft reset and the initial
+    potential of half a threshold: docs/converting.md). The model runs in eval mode; its parameters, buffers and mode
+    are restored. The same model and data give the same network, bit for bit.
 
-    The model is run in eval mode; its parameters, buffers and mode are afterwards what they were. The same model and
-    data give the same network, bit for bit. Raises `UnsupportedModuleError` for what has no meaning as a spiking
-    network, `ArgumentError` for data that do not fit; warns with `NeuroCUDAWarning` of channels that never fired, and
-    of a quantised network that is not exact all over.
+    Args:
+        model: The trained model.
+        data: Calibration data as the network will receive them: a tensor [N, *shape], a pair (samples, labels), a
+            dataset, a loader or any iterable of batches. Labels serve the report alone.
+        timesteps: Time steps whose mean output is the result.
+        readout_delay: Time steps before these, in which firing rates settle.
+        total_steps: Instead of these two: the sum of both, of which the best split is chosen.
+        samples: How many of the first samples are used; None: all.
+        percentile: Thresholds are this percentile of each channel's activations above zero; of several, the one whose
+            result agrees best with the model on the samples.
+        dt: Length of a time step in seconds, for which the graph is written.
+        weight_bits: Quantizes the weights to so many bits, so that sums are exact in any order (see `quantize`); the
+            input is then rounded to `snn.input_grid`, which the samples determine. None: float32.
+        report: Whether to measure `snn.report`, which takes 72 steps of all samples.
+
+    Returns:
+        The spiking network, with its report.
+
+    Raises:
+        UnsupportedModuleError: A module has no spiking counterpart.
+        ArgumentError: The data or another argument does not fit.
+
+    Warns with `NeuroCUDAWarning` of channels that never fire, and of a quantized network that is not exact.
+
+    Example:
+        >>> import neurocuda, torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> snn = neurocuda.convert(model, torch.rand(16, 4), report=False)
+        >>> snn(torch.rand(2, 4)).shape
+        torch.Size([2, 3])
     """
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"model: expected a torch.nn.Module, found a {type(model).__name__}")

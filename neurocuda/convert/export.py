@@ -34,18 +34,37 @@ def to_nir(
     reset: str = "loop",
     dense_groups: bool = False,
 ) -> Graph:
-    """Write a network as a NIR file, and return the graph that was written.
+    """Writes a network as a NIR file.
 
-    network: an `SNN`, an `Executor`, or a model of `neurocuda.nn` neurons and layers, which is traced on
-    `example_input` [T, B, *shape]. reset: "loop" writes a soft-reset neuron as integrator, threshold and a way back, in
-    standard NIR, without loss; "if" as `nir.IF`, for tools that reset by subtraction, with a warning of what that
-    assumes. dense_groups: grouped convolutions as dense ones, and kernels as squares, by zeros; the nir package's
-    check of types, which others run when they read, refuses what is not.
+    The metadata hold dt, the discretization, versions and read-out steps, and of a quantized network the bits of its
+    weights and the grid of its input, to which others have to round. The same network gives the same bytes.
 
-    Metadata hold dt, the discretization, versions, the steps of read-out, and of a quantised network the bits of its
-    weights and, of its input, the step, the lowest and the highest value: whoever runs the file has to round to them.
-    The same network gives the same bytes. Raises `ArgumentError`, `UnsupportedModuleError` where the model cannot be
-    traced, `FileError`.
+    Args:
+        network: An `SNN`, an `Executor`, or a model of `neurocuda.nn` neurons and layers.
+        path: The file; an existing one is replaced once all is written.
+        example_input: [T, B, *shape] on which a model is traced; needed for a model alone.
+        reset: "loop" writes a soft-reset neuron as I, Threshold and a Scale back, in standard NIR, without loss; "if"
+        as
+            `nir.IF`, for tools that reset by subtraction, with a warning of what that assumes.
+        dense_groups: Writes grouped convolutions as dense ones, and kernels as squares, by zeros, as the nir package's
+            type check requires.
+
+    Returns:
+        The graph that was written.
+
+    Raises:
+        ArgumentError: An argument does not fit.
+        UnsupportedModuleError: The model cannot be traced.
+        FileError: The file cannot be written.
+
+    Example:
+        >>> import neurocuda, tempfile, torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU())
+        >>> snn = neurocuda.convert(model, torch.rand(16, 4), report=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     graph = neurocuda.to_nir(snn, f"{folder}/model.nir")
+        >>> graph.inputs
+        ('input',)
     """
     if reset not in RESETS:
         raise ArgumentError(f"reset: expected one of {', '.join(map(repr, RESETS))}, found {reset!r}")

@@ -53,10 +53,24 @@ class Synapses:
 
 @dataclass(frozen=True)
 class Report:
-    """How a converted network does on `samples` samples, read out after `readout_delay` steps.
+    """Measurements of a converted network. Its text is three tables.
 
-    `accuracy` is that of the original, None without labels. `percentile` is that of the thresholds, and
-    `candidates` how far the network was from the original with each that was tried. Prints as tables.
+    Args:
+        samples: How many samples were measured.
+        readout_delay: Time steps before the read-out.
+        moments: Error, agreement and accuracy after 1, 2, 4 ... 64 read-out steps.
+        accuracy: Of the original; None without labels.
+        populations: Neurons, firing rate and thresholds of each ReLU.
+        synapses: Synaptic operations of each layer.
+        percentile: Of the thresholds.
+        candidates: The distance from the original by percentile that was tried.
+
+    Example:
+        >>> import neurocuda, torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> report = neurocuda.convert(model, torch.rand(16, 4)).report
+        >>> report.at(32).timesteps
+        32
     """
 
     samples: int
@@ -69,7 +83,17 @@ class Report:
     candidates: Mapping[float, float] | None = None
 
     def at(self, timesteps: int) -> Moment:
-        """The result after so many steps of read-out, one of those that were measured."""
+        """The measurements after so many read-out steps.
+
+        Args:
+            timesteps: 1, 2, 4 ... 64.
+
+        Returns:
+            Error, agreement and accuracy.
+
+        Raises:
+            ArgumentError: This number was not measured.
+        """
         for moment in self.moments:
             if moment.timesteps == timesteps:
                 return moment
@@ -86,9 +110,13 @@ class Report:
         return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw agreement and accuracy over the steps of read-out, as the picture that the name of `path` says.
+        """Draws agreement and accuracy over the read-out steps; the error where the original outputs no classes.
 
-        Where the original gives no classes, the error. Needs matplotlib. Raises `ArgumentError` without it.
+        Args:
+            path: The picture; its ending is the format.
+
+        Raises:
+            ArgumentError: matplotlib is not installed.
         """
         try:
             from matplotlib.figure import Figure

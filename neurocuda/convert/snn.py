@@ -25,17 +25,33 @@ _VALUES = 2**28
 
 
 class SNN(nn.Module):
-    """A converted network: `y = snn(x)`, x [B, *shape] as the original took it, y as it returned it.
+    """A converted network: `y = snn(x)` for x [B, *shape] and y as the original took and returned them.
 
     The input is a constant current over `readout_delay + timesteps` steps; y is the mean of the output over the last
-    `timesteps` of them. `network` is the `Executor` that runs it and `rectified` the network of ReLU nodes
-    that it approximates; `thresholds` holds theta by the name of the ReLU. Where it came from `convert`, `report` tells
-    how well, and `percentile` is that of its thresholds. Both numbers of steps can be set.
-    Under `torch.no_grad()` each of its neurons is one fused operator; with gradients they run step by step.
+    `timesteps` of them. `convert` makes these networks. Under `torch.no_grad()` each population is one fused operator;
+    with gradients its nodes run step by step.
 
-    With `weight_bits` the graph is quantised (`quantized` tells how), with biases that keep the means of channels on
-    `samples` where there are some, and x is rounded to `input_grid` before it runs: whoever runs its file has to do
-    so too.
+    Attributes: `network`, the `Executor`; `rectified`, the graph of ReLU nodes that it approximates; `thresholds`,
+    theta by name of the ReLU; `report` and `percentile`, where it comes from `convert`; `quantized` and `input_grid`,
+    where the weights have few bits: x is rounded to this grid, and whoever runs the file has to do so too.
+
+    Args:
+        rectified: The graph with ReLU nodes.
+        thresholds: Per ReLU, an array that broadcasts against its signal.
+        timesteps: Time steps whose mean is the result; can be set later.
+        readout_delay: Time steps before these; can be set later.
+        dt: Length of a time step in seconds.
+        initial: Initial membrane potential in units of the threshold.
+        weight_bits: Bits of quantized weights, None for float32.
+        input_grid: The grid of the input of a quantized network. Default: the integers 0 .. 255.
+        samples: [N, *shape], on which the biases of a quantized network keep the channel means.
+
+    Example:
+        >>> import neurocuda, torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> snn = neurocuda.convert(model, torch.rand(16, 4), timesteps=8, readout_delay=2, report=False)
+        >>> snn.steps(torch.rand(2, 4), 10).shape
+        torch.Size([10, 2, 3])
     """
 
     def __init__(
@@ -96,11 +112,29 @@ class SNN(nn.Module):
         return self.network.graph
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the original would return for x [B, *shape]. Raises `ArgumentError` for another shape."""
+        """The mean output over the read-out steps.
+
+        Args:
+            x: [B, *shape], as the original takes it.
+
+        Returns:
+            [B, *], as the original returns it.
+
+        Raises:
+            ArgumentError: x has another shape.
+        """
         return self.steps(x, self.readout_delay + self.timesteps)[self.readout_delay :].mean(0)
 
     def steps(self, x: Tensor, number: int) -> Tensor:
-        """The output at each step, [number, B, *], of which a call returns the mean."""
+        """The output at each time step.
+
+        Args:
+            x: [B, *shape].
+            number: How many steps.
+
+        Returns:
+            [number, B, *]; a call returns the mean over the last `timesteps`.
+        """
         signal = self.signal(x, number)
         part = max(1, self._frames // min(self._chunk, number))
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or len(x) <= part:
@@ -113,9 +147,17 @@ class SNN(nn.Module):
         return output
 
     def signal(self, x: Tensor, number: int) -> Tensor:
-        """x, on the input's grid if there is one, as a constant current over so many steps: [number, B, *shape].
+        """x as a constant current, rounded to the input's grid if there is one.
 
-        The steps take no memory of their own.
+        Args:
+            x: [B, *shape].
+            number: How many steps.
+
+        Returns:
+            [number, B, *shape], which shares its memory over the steps.
+
+        Raises:
+            ArgumentError: x has another shape.
         """
         shape = self.graph.nodes[self.graph.inputs[0]].output_shape
         if not isinstance(x, Tensor) or x.ndim == 0 or tuple(x.shape[1:]) != shape:

@@ -13,14 +13,31 @@ from neurocuda.ops.coefficients import Reset, SpikesPerStep, SpikeWhen, Synapse
 
 @dataclass(frozen=True)
 class Discretization:
-    """How the continuous-time neurons of NIR are stepped.
+    """How the continuous-time neurons of NIR are discretized in time.
 
-    dt: length of a step in seconds. integrator: forward Euler, or exact for constant input. spike_when: a
-    neuron fires above its threshold (NIR) or on reaching it. reset: to v_reset (NIR) or by subtracting the
-    threshold. synapse: the membrane sees the current updated in this step, or that of the step before.
-    spikes_per_step: one, or floor(u / threshold). if_gain: what one unit of input adds to IF and I: r*dt
-    (NIR: v' = R I) or r. feedback: which edges of a cycle are delayed by one step: those that leave spiking
-    neurons, or those that enter neurons. output_delay: 1 if spikes leave one step late.
+    The equations are those of the NIR paper (Pedersen et al., Nature Communications 15, 2024) and of docs/semantics.md.
+
+    Args:
+        dt: Length of a time step in seconds.
+        integrator: "euler" (forward Euler), or "exponential" (exact for a constant input).
+        spike_when: A neuron fires "above" its threshold (NIR), or on "reaching" it.
+        reset: "to-value": to v_reset (NIR); "subtract": the threshold is subtracted.
+        synapse: The membrane reads the synaptic current "updated" in this step, or that of the "previous" step.
+        spikes_per_step: At most "one", or "many": floor(u / threshold).
+        if_gain: What one unit of input adds to IF and I: "r*dt" (NIR: v' = R I), or "r".
+        feedback: The edges of a cycle that are delayed by one step: those that leave spiking neurons
+            ("neuron-output"), or those that enter neurons ("weight-output").
+        output_delay: 1 if spikes leave one step late, else 0.
+
+    Raises:
+        ArgumentError: A field has no such value, or "many" comes without "reaching" and "subtract".
+
+    Example:
+        >>> import neurocuda
+        >>> neurocuda.Discretization(dt=1e-3, reset="subtract").reset
+        'subtract'
+        >>> neurocuda.Discretization.norse().spike_when
+        'above'
     """
 
     dt: float = 1e-4
@@ -51,7 +68,19 @@ class Discretization:
 
     @classmethod
     def preset(cls, simulator: str, **changes: Any) -> Discretization:
-        """The discretization of a simulator by name (see `PRESETS`), with fields changed by keyword."""
+        """The discretization of a simulator.
+
+        Args:
+            simulator: A name of `PRESETS`: "norse", "snntorch", "sinabs", "spikingjelly", "rockpool", "spyx", "lava",
+                "nengo".
+            **changes: Fields that replace those of the preset.
+
+        Returns:
+            The preset with these changes.
+
+        Raises:
+            ArgumentError: No preset has this name, or `Discretization` has no such field.
+        """
         if simulator not in PRESETS:
             raise ArgumentError(f"preset: expected one of {', '.join(PRESETS)}, found {simulator!r}")
         unknown = sorted(set(changes) - {field.name for field in fields(cls)})

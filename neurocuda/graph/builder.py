@@ -19,7 +19,21 @@ from neurocuda.graph.shape_inference import Shapes, Typed, declared_mismatch, in
 def from_nir(graph: nir.NIRGraph) -> Graph:
     """The `Graph` of a `nir.NIRGraph` in memory.
 
-    Raises `GraphError` (or its `ShapeError`) with every problem, each naming its node and field.
+    Args:
+        graph: As the nir package or an exporter builds it.
+
+    Returns:
+        The graph: flat, with inferred shapes.
+
+    Raises:
+        ArgumentError: It is no nir.NIRGraph.
+        GraphError: It has problems (`ShapeError`: of shapes); each names its node and field.
+
+    Example:
+        >>> import neurocuda, nir, numpy as np
+        >>> nodes = {"x": nir.Input(np.array([2])), "y": nir.Output(np.array([2]))}
+        >>> neurocuda.from_nir(nir.NIRGraph(nodes, [("x", "y")])).nodes["y"].input_shape
+        (2,)
     """
     if not isinstance(graph, nir.NIRGraph):
         raise ArgumentError(f"graph: expected a nir.NIRGraph, found {type(graph).__name__}")

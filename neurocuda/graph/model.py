@@ -16,11 +16,22 @@ from neurocuda.graph.primitives import PRIMITIVES, SIGNAL_PARAMETERS, TRACED, Pr
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One node of a flat graph.
+    """One node of a flat graph. Shapes are those of one sample at one time step.
 
-    `type` names the NIR primitive, and `primitive` is its record. `parameters` are its fields, in the types of the
-    file; those that belong to elements of the signal (tau, threshold, ...) are collapsed: an axis along which they are
-    constant has size 1, trailing axes of size 1 are left out. Shapes are those of one sample at one step.
+    Args:
+        name: Unique in the graph.
+        type: The NIR primitive; `primitive` is its record.
+        parameters: Its fields, in the dtypes of the file. Those that belong to elements of the signal (tau, threshold,
+        ...)
+            are collapsed: an axis along which they are constant has size 1, trailing axes of size 1 are left out.
+        input_shape: Of the sum of its inputs.
+        output_shape: Of its output.
+        metadata: Of the file.
+
+    Example:
+        >>> import neurocuda
+        >>> neurocuda.read("examples/digits/digits.nir").nodes["lif1"].output_shape
+        (16, 8, 8)
     """
 
     name: str
@@ -44,13 +55,27 @@ class Node:
         return Node, (*parts, dict(self.metadata))
 
     def array(self, name: str) -> np.ndarray:
-        """The parameter `name`, which is an array."""
+        """A parameter that is an array.
+
+        Args:
+            name: The field.
+
+        Returns:
+            Its value.
+        """
         value = self.parameters[name]
         assert isinstance(value, np.ndarray), (self.name, name)
         return value
 
     def numbers(self, name: str) -> tuple[int, ...]:
-        """The parameter `name`, which is integers."""
+        """A parameter that is a tuple of integers.
+
+        Args:
+            name: The field.
+
+        Returns:
+            Its value.
+        """
         value = self.parameters[name]
         assert isinstance(value, tuple), (self.name, name)
         return value
@@ -74,7 +99,14 @@ class Node:
         return {self.primitive.shape_field: np.array(shape[0] if self.primitive.spatial_axes == 1 else shape, np.int64)}
 
     def number(self, name: str) -> int:
-        """The parameter `name`, which is one integer."""
+        """A parameter that is an integer.
+
+        Args:
+            name: The field.
+
+        Returns:
+            Its value.
+        """
         value = self.parameters[name]
         assert isinstance(value, int), (self.name, name)
         return value
@@ -82,10 +114,21 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A NIR graph ready to be scheduled.
+    """A NIR graph: flat, checked, with inferred shapes, independent of the order in the file.
 
-    `nodes` are in ascending order of name (Unicode code points), `edges` ascending, duplicates kept, so that
-    nothing depends on the order in the file. `warnings` lists statements of the file that were overruled.
+    Args:
+        nodes: By name, sorted by Unicode code points.
+        edges: Pairs (source, target), sorted, duplicates kept.
+        metadata: Of the file.
+        warnings: Statements of the file that were overruled.
+        source: The file.
+        version: Of NIR, as the file states it.
+
+    Example:
+        >>> import neurocuda
+        >>> graph = neurocuda.read("examples/digits/digits.nir")
+        >>> graph.inputs, len(graph.nodes)
+        (('input',), 14)
     """
 
     nodes: Mapping[str, Node]

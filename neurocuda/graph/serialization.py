@@ -25,10 +25,22 @@ _UNCHECKED_BYTES = 2**20
 
 
 def read(path: str | os.PathLike[str]) -> Graph:
-    """Read a NIR file.
+    """Reads a NIR file, also where the type check of the nir package refuses it.
 
-    Reads what §2 of the design lists, also where the nir package's own checks refuse it. Raises `FileError`
-    for a file that is not NIR, and `GraphError` with every problem of the graph, each naming node and field.
+    Args:
+        path: The file.
+
+    Returns:
+        The graph: flat, with inferred shapes.
+
+    Raises:
+        FileError: The file is not NIR.
+        GraphError: The graph has problems; each names its node and field.
+
+    Example:
+        >>> import neurocuda
+        >>> neurocuda.read("examples/digits/digits.nir").outputs
+        ('output',)
     """
     graph, problems = check(path)
     raise_problems(problems, os.fspath(path))
@@ -114,11 +126,25 @@ def _plain(value: Any) -> Any:
 
 
 def write(graph: Graph, path: str | os.PathLike[str]) -> None:
-    """Write a graph as a NIR file that the nir package and every importer can read.
+    """Writes a graph as a NIR file that the nir package can read.
 
-    The file is flat. Parameters stand at the full shape of their signal; the Input and Output nodes of inlined
-    graphs are written as `Scale` by one, which changes nothing. The file appears whole or not at all: an
-    existing one is replaced only after everything was written. Raises `FileError`.
+    The file is flat. Parameters have the full shape of their signal; the Input and Output nodes of nested graphs are
+    written as `Scale` by one, which changes no value. An existing file is replaced only after everything was written.
+
+    Args:
+        graph: The graph.
+        path: The file.
+
+    Raises:
+        FileError: The file cannot be written; an existing one is whole.
+
+    Example:
+        >>> import neurocuda, tempfile
+        >>> graph = neurocuda.read("examples/digits/digits.nir")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     neurocuda.write(graph, f"{folder}/copy.nir")
+        ...     neurocuda.read(f"{folder}/copy.nir").edges == graph.edges
+        True
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():

@@ -121,6 +121,15 @@ def quantize(
     Raises:
         ArgumentError: An argument does not fit.
         GraphError: A nir.NIRGraph has no meaning.
+
+    Example:
+        >>> import neurocuda, nir, numpy as np
+        >>> one = np.ones(2, np.float32)
+        >>> nodes = {"x": nir.Input(np.array([2])), "w": nir.Linear(np.array([[0.3, 0.5], [0.2, 0.1]], np.float32)),
+        ...          "n": nir.IF(r=one, v_threshold=one), "y": nir.Output(np.array([2]))}
+        >>> graph = nir.NIRGraph(nodes, [("x", "w"), ("w", "n"), ("n", "y")])
+        >>> neurocuda.quantize(graph, bits=4).certificate.exact
+        True
     """
     checked_bits("bits", bits)
     if not isinstance(graph, Graph | nir.NIRGraph):

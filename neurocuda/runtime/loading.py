@@ -29,24 +29,41 @@ def load(
     ordered: bool = False,
     frozen: bool = False,
 ) -> Executor:
-    """A network from a NIR file, a `Graph` or a `nir.NIRGraph`.
+    """Loads a network.
 
-    `chunk` is the number of steps that run layer by layer at a time: more is faster up to the cache, and takes
-    more memory; None: as many as keep the largest signal within 2 MiB on a CPU, 64 MiB on a GPU, at least 32.
-    `learn` names neuron parameters ("tau", "v_threshold", ...) to be trained. `input_grid` is what the inputs are
-    likely to be, whole numbers 0 .. 255 without: while they are, layers that are proved exact may run as integers,
-    to the same bits (`Executor.certificate`, `Executor.schedule`).
+    Args:
+        source: A NIR file, a `Graph` or a `nir.NIRGraph`.
+        discretization: What a time step means. Default: `Discretization()`.
+        chunk: Time steps that run layer by layer at a time: more are faster up to the cache, and take more memory.
+        None: as
+            many as keep the largest signal within 2 MiB on a CPU, 64 MiB on a GPU, at least 32.
+        surrogate: The derivative of a spike. Default: `Surrogate()`.
+        learn: Neuron parameters to train ("tau", "v_threshold", ...).
+        input_grid: The grid of the inputs, one for all or by name. Default: the integers 0 .. 255. While the inputs are
+        on
+            it, layers that are proved exact may run in integers, to the same bits.
+        ordered: Sums every layer in the defined order, from its spikes where they are few: the same bits on every
+        backend,
+            in every chunk and batch, without a proof. Faster than the vendor library where few neurons fire, slower
+            where many do (docs/exactness.md).
+        frozen: Makes constants of all parameters, for networks that are neither trained nor edited: less memory, and
+        less
+            time, above all for few steps.
 
-    `ordered=True` sums every layer in the defined order, however large, from its spikes where they are few: the same
-    bits on every backend, in every chunk and batch, without a proof. That is also faster than the library where few
-    neurons fire, and slower where many do (docs/exactness.md).
+    Returns:
+        The network.
 
-    `frozen=True` makes constants of all values of the graph, for networks that are run, and neither trained nor edited:
-    there are no parameters that calls would look at, and layers hold their weights only as they compute with them. That
-    takes less memory, and less time, above all where steps are few.
+    Raises:
+        FileError: The file is not NIR.
+        GraphError: The graph has problems; each names its node and field.
+        ArgumentError: Another argument does not fit.
 
-    Raises `FileError`, `GraphError` (`ShapeError`, `AlgebraicLoopError`) or `ArgumentError`; warns with
-    `NeuroCUDAWarning` of what is probably not meant.
+    Warns with `NeuroCUDAWarning` of what is probably not meant.
+
+    Example:
+        >>> import neurocuda
+        >>> neurocuda.load("examples/digits/digits.nir", frozen=True).graph.outputs
+        ('output',)
     """
     if isinstance(source, Graph):
         graph = source

@@ -20,18 +20,10 @@ from neurocuda.errors import ArgumentError
 from neurocuda.graph import Graph
 from neurocuda.ops import Surrogate, native, reference
 from neurocuda.ops.backends import operators, unobserved
-from neurocuda.runtime.arguments import (
-    Signals,
-    ask_finite,
-    check_finite,
-    check_inputs,
-    check_out,
-    check_settings,
-    quantities,
-    requires_grad,
-)
+from neurocuda.runtime import arguments
+from neurocuda.runtime.arguments import Signals
 from neurocuda.runtime.capture.call_cache import CallCache, copied_to, own_memory
-from neurocuda.runtime.guards import Speculation
+from neurocuda.runtime.guards import Guards, Speculation
 from neurocuda.runtime.int8_layers import Int8Layers, Int8Weights
 from neurocuda.runtime.interpreter import Plan, Returns, run_chunk, run_chunks
 from neurocuda.runtime.operands import OperandBuilder, OperandCache, Operands
@@ -52,14 +44,35 @@ _ATTEMPTS = 4
 class Executor(nn.Module):
     """A NIR graph that runs: `y, state = net(x, state=None)`, x and y [T, B, *shape].
 
-    Weights, biases and scales are float32 parameters named `node:field`. Parameters of neurons are float64
-    buffers (parameters where `learn` names them) that `.half()` and `.to(dtype)` leave alone. In these names
-    a dot of a node's name is written '/'. A `frozen` network has none of them, and computes no gradients but those of
-    its inputs and states that ask for some.
+    Weights, biases and scales are float32 parameters named `node:field`, a dot of the node's name written '/'.
+    Parameters of neurons are float64 buffers that `.half()` and `.to(dtype)` leave alone. A frozen network has
+    constants instead.
 
-    On a GPU, without gradients, a second call with inputs of one kind is captured in a CUDA graph, which later calls
-    replay; it keeps memory for a copy of the inputs, the results and all in between. `cuda_graph = False` runs every
-    call operator by operator.
+    Without gradients, a second call with the same shapes, strides and dtypes is captured, as a program on a CPU and as
+    a CUDA graph on a GPU, and later calls replay it. A graph keeps memory for its inputs, its results and all in
+    between; `cuda_graph = False` runs every GPU call operator by operator.
+
+    Args:
+        graph: The graph.
+        discretization: What a time step means. Default: `Discretization()`.
+        chunk: Time steps that run layer by layer at a time; None: see `load`.
+        surrogate: The derivative of a spike. Default: `Surrogate()`.
+        learn: Neuron parameters to train ("tau", "v_threshold", ...): parameters instead of buffers.
+        force: "ordered", "library" or "integer" by layer, instead of the choice made when the network is loaded.
+        input_grid: The grid of the inputs, one for all or by name. Default: the integers 0 .. 255.
+        ordered: Sums every layer in the defined order.
+        frozen: Makes constants of all parameters.
+
+    Raises:
+        ArgumentError: An argument does not fit.
+        AlgebraicLoopError: A cycle has no state.
+
+    Example:
+        >>> import neurocuda, torch
+        >>> net = neurocuda.Executor(neurocuda.read("examples/digits/digits.nir"))
+        >>> y, state = net(torch.zeros(3, 2, 1, 8, 8))
+        >>> y.shape
+        torch.Size([3, 2, 10])
     """
 
     cuda_graph = True
@@ -78,17 +91,12 @@ class Executor(nn.Module):
         frozen: bool = False,
     ) -> None:
         super().__init__()
-        check_settings(chunk, discretization, surrogate)
+        arguments.check_settings(chunk, discretization, surrogate)
         learn = {learn} if isinstance(learn, str) else set(learn)
         if frozen and learn:
             raise ArgumentError(f"learn: expected nothing to learn in a frozen network, found {sorted(learn)}")
-        self._settings = {
-            "force": force,
-            "input_grid": input_grid,
-            "ordered": ordered,
-            "frozen": frozen,
-            "learn": learn,
-        }
+        names = ("force", "input_grid", "ordered", "frozen", "learn")
+        self._settings = dict(zip(names, (force, input_grid, ordered, frozen, learn), strict=True))
         self.graph = graph
         self.discretization = Discretization() if discretization is None else discretization
         self.chunk = chunk
@@ -109,22 +117,34 @@ class Executor(nn.Module):
     def forward(
         self, x: Signals, state: State | None = None, *, out: Signals | None = None
     ) -> tuple[Tensor | dict[str, Tensor], State]:
-        """Run over the T steps of x.
+        """Runs over the T time steps of x.
 
-        x: [T, B, *shape] of the Input, or a dict by name where there are several; float32, or a narrower type
-        that is exact in it. state: what an earlier call returned, None for rest (all zero). Returns the
-        signals of the Output (a dict by name where there are several) and the state after the last step.
-        out: float32 memory for the signals of the Output, without gradients. Raises `ArgumentError` naming the
-        input or the entry of the state that does not fit.
+        Args:
+            x: [T, B, *shape] of the Input, or a dict by name; float32, or a narrower dtype that is exact in it.
+            state: What an earlier call returned; None for rest (all zero).
+            out: float32 memory for the signals of the Output, without gradients.
+
+        Returns:
+            The signals of the Output [T, B, *shape] (a dict by name if there are several), and the state after the
+            steps.
+
+        Raises:
+            ArgumentError: An input or an entry of the state does not fit.
         """
         return self._call(x, state, out, _OUTPUTS_AND_STATE)
 
     def output(
         self, x: Signals, state: State | None = None, *, out: Signals | None = None
     ) -> Tensor | dict[str, Tensor]:
-        """The signals of the Output alone, as a call returns them; no state is kept for steps to come.
+        """Runs as a call does, and returns the outputs alone. It takes less memory: no state is kept.
 
-        Arguments and errors are those of a call. It takes less memory: the state of a node goes when the node has run.
+        Args:
+            x: As of a call.
+            state: As of a call.
+            out: As of a call.
+
+        Returns:
+            The signals of the Output [T, B, *shape] (a dict by name if there are several).
         """
         return self._call(x, state, out, _OUTPUTS)[0]
 
@@ -132,7 +152,7 @@ class Executor(nn.Module):
         self, x: Signals, state: State | None, out: Signals | None, returns: Returns
     ) -> tuple[Tensor | dict[str, Tensor], State]:
         """`forward`; with an empty state where the sequence ends."""
-        if self._store.frozen and torch.is_grad_enabled() and not requires_grad(x, state):
+        if self._store.frozen and torch.is_grad_enabled() and not arguments.requires_grad(x, state):
             with torch.no_grad():
                 return self._call(x, state, out, returns)
         if out is None and isinstance(x, Tensor) and (self.cuda_graph or (x.is_cpu and not self._calls.simulated)):
@@ -152,26 +172,37 @@ class Executor(nn.Module):
         *,
         out: Signals | None = None,
     ) -> RunResult:
-        """Run as a call does, and record quantities of nodes at every step, such as {"lif1": ("spikes", "v")}.
+        """Runs as a call does, and records quantities of nodes at every time step.
 
-        Any node has "input" (its sum) and "output"; IF, LIF, CubaLIF and Threshold have "spikes"; neurons have
-        "v" (after the reset), CubaLI and CubaLIF "i". Recorded is what the node computes at a step, before any
-        delay on its edges. `out` takes the signals of the outputs, [T, B, *shape] float32, without gradients.
+        Args:
+            x: As of a call.
+            state: As of a call.
+            record: By node, such as {"lif1": ("spikes", "v")}. Any node has "input" (its sum) and "output"; IF, LIF,
+            CubaLIF
+                and Threshold have "spikes"; neurons "v" (after the reset), CubaLI and CubaLIF "i". Delays on the edges
+                that leave a node do not count.
+            out: As of a call.
+
+        Returns:
+            Outputs, state and recordings.
+
+        Raises:
+            ArgumentError: As a call, and for a node or quantity that does not exist.
         """
-        if self._store.frozen and torch.is_grad_enabled() and not requires_grad(x, state):
+        if self._store.frozen and torch.is_grad_enabled() and not arguments.requires_grad(x, state):
             with torch.no_grad():
                 return self.run(x, state, record, out=out)
-        return self._run(x, state, out, Returns(quantities(self.graph, {} if record is None else record)))
+        return self._run(x, state, out, Returns(arguments.quantities(self.graph, {} if record is None else record)))
 
     def _run(self, x: Signals, state: State | None, out: Signals | None, returns: Returns) -> RunResult:
         """`run`, with checked recordings."""
         plan = self._plan
-        inputs = check_inputs(self.graph, plan.inputs, x, self._device())
+        inputs = arguments.check_inputs(self.graph, plan.inputs, x, self._device())
         first = inputs[0]
         if state is not None:
             owed = {name: (first.shape[1], *shape) for name, shape in plan.entries.items()}
             check_state(state, owed, first.device)
-        targets = check_out(self.graph, out, first) if out is not None else []
+        targets = arguments.check_out(self.graph, out, first) if out is not None else []
         before = [] if state is None else list(map(state.tensors.__getitem__, plan.entries))
         results = self._execute(returns, [*inputs, *before], targets)
         count = len(plan.outputs) + len(returns.recordings)
@@ -199,7 +230,7 @@ class Executor(nn.Module):
         inputs = dict(zip(plan.inputs, given, strict=False))
         for speculate in (*(True,) * _ATTEMPTS, False):
             cached = unwatched and speculate
-            finite = ask_finite(inputs) if graph or given[0].is_cuda else None
+            finite = arguments.ask_finite(inputs) if graph or given[0].is_cuda else None
             operands = self._operands.speculate(self, device) if cached else None
             int8 = self._int8.speculate(inputs, self._by_field) if cached and plan.has_int8 else None
             values = None if operands is None else operands.value
@@ -239,7 +270,12 @@ class Executor(nn.Module):
     def profile(self, x: Tensor, state: State) -> list[tuple[str, float]]:
         """The operators of a call of one chunk, in order, and the nanoseconds of each.
 
-        [] unless this call was recorded: made twice before, without gradients, on the native operators.
+        Args:
+            x: As of a call that was captured: the third with its shapes, without gradients, on the native operators.
+            state: As of a call.
+
+        Returns:
+            Pairs of a name and a time; [] if there is no captured call.
         """
         inputs = {self._plan.inputs[0]: x}
         weights = self._int8.of_chunk(self._int8.usable(inputs, self._by_field()), inputs)
@@ -270,7 +306,7 @@ class Executor(nn.Module):
         if programs:
             self._calls.refresh(self._sources())
         elif not checked:
-            check_finite(inputs)
+            arguments.check_finite(inputs)
         given = self._with_state(given)
         if steps == 0:
             shapes = plan.shapes_of(returns)
@@ -280,6 +316,13 @@ class Executor(nn.Module):
         usable = self._int8.usable(inputs, self._by_field()) if programs and plan.has_int8 else {}
         length = steps_of_chunk(self.schedule, self.chunk, steps, batch, given[0].device)
         guardable = operands is not None and length >= steps and self._is_guardable(returns)
+
+        def guarded(program: Any, weights: Int8Weights) -> None:
+            assert operands is not None
+            names, promise = self._int8.guards(inputs, self._by_field()) if plan.has_int8 else ((), Guards())
+            if names == tuple(weights):  # otherwise a later call may use more int8 weights
+                guards = [operands.guards, promise]
+                self._calls.guard(returns.ends, program, given, [*plan.entries], self._sources(), guards)
 
         def run(part: list[Tensor], ends: bool) -> list[Tensor]:
             weights, values = int8 or {}, built
@@ -299,34 +342,16 @@ class Executor(nn.Module):
                 finite=len(inputs),
                 state=state,
                 constants=built.derived,
-                guard=partial(self._guard_program, returns, operands, part, weights) if guardable else None,
+                guard=partial(guarded, weights=weights) if guardable else None,
             )
             if made is None:
-                check_finite(inputs)  # raises, and names the element
+                arguments.check_finite(inputs)  # raises, and names the element
             assert made is not None
             return made
 
         if length >= steps:
             return run(given, returns.ends)
         return run_chunks(plan, returns, given, length, run, built.operators)
-
-    def _guard_program(
-        self,
-        returns: Returns,
-        operands: Speculation[Operands] | None,
-        given: list[Tensor],
-        weights: Int8Weights,
-        program: Any,
-    ) -> None:
-        """Makes a program the call that `replay` runs, unless it ran without int8 weights that others may use."""
-        assert operands is not None
-        guards = [operands.guards]
-        if self._plan.has_int8:
-            names, promise = self._int8.guards({self._plan.inputs[0]: given[0]}, self._by_field())
-            if names != tuple(weights):
-                return
-            guards.append(promise)
-        self._calls.guard(returns.ends, program, given, [*self._plan.entries], self._sources(), guards)
 
     def _with_state(self, given: list[Tensor]) -> list[Tensor]:
         """The inputs and the state; rest is one zero for all elements, as nothing is written into a state."""
@@ -340,7 +365,7 @@ class Executor(nn.Module):
         settings = {**self._settings, "chunk": self.chunk, "surrogate": self.surrogate}
         assigned = {key: value for key, value in self.__dict__.items() if key not in _COMPUTED}
         device = self._store.device if self._store.frozen else None
-        return _restored, (type(self), self.graph, self.discretization, settings, device), assigned
+        return _restored, (type(self), (self.graph, self.discretization), settings, device), assigned
 
     def extra_repr(self) -> str:
         frozen = ", frozen" if self._store.frozen else ""
@@ -357,7 +382,15 @@ class Executor(nn.Module):
         return self
 
     def parameter_name(self, node: str, field: str) -> str | None:
-        """The name of the parameter or buffer that holds a field of a node; None if there is none of it."""
+        """The name of a parameter or buffer.
+
+        Args:
+            node: A node.
+            field: One of its fields.
+
+        Returns:
+            The name; None if the field has no parameter, or the network is frozen.
+        """
         return self._store.name(node, field)
 
     def _forget(self) -> None:
@@ -390,13 +423,9 @@ class Executor(nn.Module):
 
 
 def _restored(
-    cls: type[Executor],
-    graph: Graph,
-    discretization: Discretization,
-    settings: dict[str, Any],
-    device: torch.device | None,
+    cls: type[Executor], arguments: tuple[Any, ...], settings: dict[str, Any], device: torch.device | None
 ) -> Executor:
     """A network from `Executor.__reduce__`. device: of the constants of a frozen one."""
     net = cls.__new__(cls)
-    Executor.__init__(net, graph, discretization, **settings)
+    Executor.__init__(net, *arguments, **settings)
     return net if device is None else net.to(device)

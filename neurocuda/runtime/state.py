@@ -14,11 +14,21 @@ from neurocuda.errors import ArgumentError
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """The state of a network after a step. Every tensor has the batch as its first axis.
+    """The state of a network after a time step.
 
-    `tensors` holds, by `node.quantity`: "v" and "i" of neurons, "history" of delays [B, steps, *shape], and
-    "previous", the last output of nodes with a delayed edge. `state[a:b]` is the state of part of a batch;
-    `torch.save` writes it, `torch.load(..., weights_only=True)` reads it back.
+    `state[a:b]` is the state of part of a batch; `torch.save` writes it, `torch.load(..., weights_only=True)` reads it.
+
+    Args:
+        tensors: By `node.quantity`, the batch first: "v" and "i" of neurons, "history" of delays [B, steps, *shape],
+        and
+            "previous", the last output of nodes with a delayed edge.
+
+    Example:
+        >>> import neurocuda, torch
+        >>> net = neurocuda.load("examples/digits/digits.nir")
+        >>> _, state = net(torch.zeros(3, 2, 1, 8, 8))
+        >>> state[0:1].tensors["lif1.v"].shape
+        torch.Size([1, 16, 8, 8])
     """
 
     tensors: dict[str, Tensor]
@@ -29,11 +39,22 @@ class State:
         return self._map(lambda tensor: tensor[batch])
 
     def to(self, device: torch.device | str) -> State:
-        """The state on another device."""
+        """The state on another device.
+
+        Args:
+            device: The device.
+
+        Returns:
+            A new state.
+        """
         return self._map(lambda tensor: tensor.to(device))
 
     def detach(self) -> State:
-        """The state without its history of gradients, as for truncated backpropagation through time."""
+        """The state without its autograd history, for truncated backpropagation through time.
+
+        Returns:
+            A new state that shares the memory.
+        """
         return self._map(lambda tensor: tensor.detach())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> State:
@@ -41,7 +62,17 @@ class State:
 
     @staticmethod
     def cat(parts: Sequence[State]) -> State:
-        """The state of a batch from the states of its parts, in order."""
+        """Concatenates states along the batch.
+
+        Args:
+            parts: States of the parts of a batch, in order.
+
+        Returns:
+            The state of the batch.
+
+        Raises:
+            ArgumentError: There are no parts, or their entries or shapes differ.
+        """
         if not parts:
             raise ArgumentError("state: expected at least one part, found none")
         for part in parts:
@@ -61,7 +92,19 @@ class State:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What `Executor.run` returns: outputs and state as a call does, and recordings[node][quantity] [T, B, *]."""
+    """The result of `Executor.run`.
+
+    Args:
+        output: As a call returns it.
+        state: As a call returns it.
+        recordings: [T, B, *] by node and quantity.
+
+    Example:
+        >>> import neurocuda, torch
+        >>> net = neurocuda.load("examples/digits/digits.nir")
+        >>> net.run(torch.zeros(3, 2, 1, 8, 8), record={"li": "v"}).recordings["li"]["v"].shape
+        torch.Size([3, 2, 10])
+    """
 
     output: Tensor | dict[str, Tensor]
     state: State

@@ -64,24 +64,44 @@ def finetune(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 100,
 ) -> SNN:
-    """A spiking network trained to do in `timesteps` steps, without a read-out delay, what the original does.
+    """Trains a spiking network to compute in `timesteps` steps, without a read-out delay, what the original computes.
 
-    network: an `SNN`, or a model that `convert` takes, which is converted first. data: a loader with a length that can
-    be gone through anew in every epoch, or what `convert` takes, in batches of 64 in random order. epochs: how often
-    to train the spiking network with it; quantized_epochs: how often before that the network of quantised rectifiers.
-    rate: that of Adam, which rises over the first batches and falls to nothing (half a cosine), for each tensor in
-    units of its root mean square: with 1e-2 a batch changes a weight by a hundredth of what weights are, at most.
-    loss: of what the network returns and the labels of a batch; without one it learns the values that the original
-    gives, or its classes and in equal part the labels, where batches have them: whole numbers [B], by which the
-    original was trained.
-    surrogate: the derivative of a spike, of u in units of theta, by which gradients go back through time; without one
-    they are those of rates (`Trainable.rates`), in less than half of the time. dtype: the type that layers of weights
-    run in while they train (torch.bfloat16 is faster where the processor has it; weights stay in float32). samples,
-    report: as `convert` has them.
+    The network passed is not changed. Random numbers come from `seed`; the caller's generators are left alone.
 
-    checkpoint: a file written after every `checkpoint_every` batches; if it is there, training goes on from it, to the
-    same bits as without a stop (the same data, machine and number of threads provided). Random numbers are drawn from
-    `seed`, and those of the caller left alone. The network given is not changed. Raises `ArgumentError`.
+    Args:
+        network: An `SNN`, or a model that `convert` takes, which is converted first.
+        data: A loader with a length that starts again in every epoch, or what `convert` takes, in random batches of 64.
+        epochs: Epochs of the spiking network.
+        timesteps: Time steps of the trained network.
+        quantized_epochs: Epochs before these, of the network with quantized rectifiers.
+        rate: Learning rate of Adam, in units of the root mean square of each tensor; it rises over the first batches
+        and
+            falls to zero (half a cosine).
+        loss: Of the output and the labels of a batch. None: learns the original's values, or its classes and, in equal
+            part, the labels where batches have them (integers [B]).
+        surrogate: Derivative of a spike, of u in units of theta, for gradients through time. None: gradients of firing
+            rates, in less than half the time.
+        dtype: In which layers with weights run while they train; the weights stay float32.
+        seed: Of all random numbers.
+        samples: Samples of the report, as `convert` takes them.
+        report: Whether to measure the report.
+        checkpoint: A file, written every `checkpoint_every` batches. If it exists, training continues from it, to the
+        same
+            bits as without a stop, given the same data, machine and number of threads.
+        checkpoint_every: Batches between checkpoints.
+
+    Returns:
+        The trained network.
+
+    Raises:
+        ArgumentError: An argument does not fit.
+
+    Example:
+        >>> import neurocuda, torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> snn = neurocuda.finetune(model, torch.rand(64, 4), timesteps=4, report=False)
+        >>> snn.timesteps
+        4
     """
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise ArgumentError(f"dtype: expected torch.float32, torch.bfloat16 or torch.float16, found {dtype!r}")
