@@ -8,7 +8,7 @@
 namespace neurocuda::cpu {
 namespace {
 
-// Bytes by which a pass over memory that is read once asks ahead, to be gone from the caches soon after.
+// Prefetch distance in bytes, for memory that is read once.
 constexpr std::int64_t kAhead = 16384;
 
 struct AllFinite {

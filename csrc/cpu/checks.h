@@ -1,4 +1,4 @@
-// Questions about values in memory that is read once.
+// Checks of values in memory that is read once.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,7 @@ bool on_grid(const float* values, std::int64_t count, float step, float low, flo
 // Whether both hold the same bytes.
 bool same_bytes(const void* left, const void* right, std::int64_t bytes);
 
-// Whether every number is its whole number times `step`.
+// Whether every weight is its integer times `step`.
 bool same_integers(const float* values, const std::int8_t* numbers, std::int64_t count, float step);
 
 }  // namespace neurocuda::cpu

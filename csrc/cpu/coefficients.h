@@ -44,7 +44,7 @@ class TileCoefficients {
   // Where the row of a coefficient comes from.
   enum class Source {
     kNone,
-    kRepeated,  // a copy that serves every segment: a scalar, or a whole number of short periods
+    kRepeated,  // a copy that serves every segment: a scalar, or several full short periods
     kDirect,    // its own memory, cut where the period ends
     kExpanded,  // a copy for the tile
   };

@@ -12,7 +12,7 @@
 namespace neurocuda::cpu {
 namespace {
 
-// How often something is given back and taken again before there is room for both.
+// Replacements of memory before the slack has grown by the memory replaced.
 constexpr std::size_t kTimes = 16;
 
 // From the system itself, not from malloc, which may keep what is given back.

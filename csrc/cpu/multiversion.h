@@ -1,6 +1,6 @@
 // One source, several instruction sets: which of them runs is chosen when it is called.
 //
-// The versions give the same bits: they differ in width, and -ffp-contract=off keeps multiplications and
+// The versions compute the same bits: they differ in width, and -ffp-contract=off keeps multiplications and
 // additions apart where FMA exists.
 #pragma once
 
@@ -21,7 +21,7 @@ namespace neurocuda::cpu {
 
 enum class Instructions { kBaseline, kAvx2, kAvx512 };
 
-// The best of this processor; NEUROCUDA_INSTRUCTIONS=baseline|avx2 asks for less, and nothing asks for more.
+// The best of this processor; NEUROCUDA_INSTRUCTIONS=baseline|avx2 chooses less.
 inline Instructions best_instructions() {
 #if NEUROCUDA_VERSIONS
   const char* asked = std::getenv("NEUROCUDA_INSTRUCTIONS");
@@ -42,7 +42,7 @@ inline Instructions best_instructions() {
   return Instructions::kBaseline;
 }
 
-// Chosen when the library is loaded: rows are short, and a look at each would be seen.
+// Chosen when the library is loaded: rows are short, and a check for each would take time.
 inline const Instructions kInstructions = best_instructions();
 
 #if NEUROCUDA_VERSIONS

@@ -37,7 +37,7 @@ NEUROCUDA_INLINE std::uint32_t update(const Row& row, const CoefficientRows& row
   const CoefficientRows own = rows;
   const NeuronCoefficients shared = coefficients_at<synapse, fires, reset>(own, 0);
   std::uint32_t largest = 0;
-#pragma GCC ivdep  // the output may lie in the place of x, never elsewhere among the inputs
+#pragma GCC ivdep  // the output may be x itself; it overlaps no other input
   for (std::int64_t k = 0; k < count; ++k) {
     NeuronState state{v[k], synapse == Synapse::kNone ? 0.0f : i[k]};
     float u;
@@ -105,7 +105,7 @@ std::uint32_t update_row(const NeuronKind& kind, const Row& row, const Segment& 
   return run_version<UpdateRow<Output>>(&kind, &row, &segment);
 }
 
-// The state of a tile: where it lies, or in a copy.
+// The state of a tile: in place, or a copy.
 class TileState {
  public:
   TileState(const Signal& signal, std::int64_t tile) : signal_(signal) {

@@ -159,7 +159,7 @@ void differentiate_row(Surrogate surrogate, Fires fires, const float* u, const f
   run_version<DifferentiateRow>(surrogate, fires, u, threshold, arriving, scale, count, spikes, slope);
 }
 
-// The reverse of update_neuron. Sums stand in the order in which autograd adds them.
+// The gradient of update_neuron. Sums have the order in which autograd adds them.
 template <Synapse synapse, bool fires, Reset reset, bool sums>
 NEUROCUDA_INLINE void retreat(const BackwardRow& row, const CoefficientRows& rows) {
   const BackwardRow r = row;
@@ -248,7 +248,7 @@ void retreat_row(const NeuronKind& kind, bool sums, const BackwardRow& row, cons
   run_version<RetreatRow>(&kind, sums, &row, &rows);
 }
 
-// The gradients of one tile: what the forward pass went through, and the gradients under way.
+// The gradients of one tile: its forward pass, recomputed, and the gradients of the current step.
 class Tile {
  public:
   Tile(const NeuronBackwardParams& params, std::int64_t size)
@@ -370,7 +370,7 @@ class Tile {
     }
   }
 
-  // A gradient that arrives, where it lies or in `copy`; zeros if there is none.
+  // A gradient that arrives, in place or in `copy`; zeros if there is none.
   const float* arrived(const Signal& signal, std::int64_t step, const Segment& segment, float* copy) const {
     static constexpr float kZeros[kBlock] = {};
     if (signal.data == nullptr) return kZeros;

@@ -50,7 +50,7 @@ struct DenseShape {
 };
 
 struct DensePlan : DenseShape {
-  std::vector<std::int64_t> taps;    // where in a channel the terms of output 0 stand, by kernel element
+  std::vector<std::int64_t> taps;    // offsets in a channel of the terms of output 0, by kernel element
   std::vector<std::int64_t> starts;  // where a vector of outputs starts, in a channel
   std::vector<Copy> copies;          // of an input row, one for each remainder of its columns
   std::vector<float> input, sums;

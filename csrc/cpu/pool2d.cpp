@@ -159,27 +159,27 @@ void divide(float* values, std::int64_t count, float by) { run_version<Divide>(v
 // The widest vectors that `count` elements fill.
 std::int64_t width_for(std::int64_t count) { return count >= 16 ? 16 : count >= 8 ? 8 : 4; }
 
-enum class Way { kPixels, kQuarters, kColumns, kWindows };
+enum class Method { kPixels, kQuarters, kColumns, kWindows };
 
-Way way_for(const Pool2d& job) {
+Method method_for(const Pool2d& job) {
   const auto halves = [](const PoolAxis& axis) {
     return axis.kernel == 2 && axis.stride == 2 && axis.pad == 0;
   };
-  if (job.inner > 1) return Way::kPixels;
-  if (halves(job.rows) && halves(job.columns)) return Way::kQuarters;
-  return job.columns.stride <= 2 && job.columns.out >= 4 ? Way::kColumns : Way::kWindows;
+  if (job.inner > 1) return Method::kPixels;
+  if (halves(job.rows) && halves(job.columns)) return Method::kQuarters;
+  return job.columns.stride <= 2 && job.columns.out >= 4 ? Method::kColumns : Method::kWindows;
 }
 
-void pool_band(Way way, const Band& job) {
+void pool_band(Method method, const Band& job) {
   const std::int64_t width = width_for(job.columns.out);
-  switch (way) {
-    case Way::kPixels:
+  switch (method) {
+    case Method::kPixels:
       return run_best<Pixels>(job, width_for(job.inner));
-    case Way::kQuarters:
+    case Method::kQuarters:
       return run_best<Quarters>(job, width);
-    case Way::kColumns:
+    case Method::kColumns:
       return job.columns.stride == 1 ? run_best<Columns<1>>(job, width) : run_best<Columns<2>>(job, width);
-    case Way::kWindows:
+    case Method::kWindows:
       return sum_windows(job);
   }
 }
@@ -202,10 +202,10 @@ void pool2d(const Pool2d& given, std::int64_t first, std::int64_t last) {
     rows.in *= job.planes;  // windows go on from plane to plane as they do within one
     rows.out *= job.planes;
   }
-  const Way way = way_for(job);
+  const Method method = method_for(job);
   const std::int64_t width = job.columns.in * job.inner, out_width = job.columns.out * job.inner;
-  const std::int64_t pad = way == Way::kPixels ? 0 : job.columns.pad, pitch = width + 2 * pad;
-  const bool copied = job.type != Element::kFloat32 || pad > 0 || way == Way::kColumns;
+  const std::int64_t pad = method == Method::kPixels ? 0 : job.columns.pad, pitch = width + 2 * pad;
+  const bool copied = job.type != Element::kFloat32 || pad > 0 || method == Method::kColumns;
   const std::int64_t fitting = (kChunk / std::max<std::int64_t>(1, pitch) - rows.kernel) / rows.stride + 1;
   const std::int64_t most = copied ? std::max<std::int64_t>(1, fitting) : last - first;
   std::vector<float> copy;  // zeros where nothing is copied to
@@ -233,7 +233,7 @@ void pool2d(const Pool2d& given, std::int64_t first, std::int64_t last) {
       band.top -= read.begin;
       band.rows.in = there;
     }
-    pool_band(way, band);
+    pool_band(method, band);
     if (job.area != 1.0f) divide(band.y, count * out_width, job.area);
     first += count;
   }

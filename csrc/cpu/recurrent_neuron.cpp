@@ -17,7 +17,7 @@ namespace neurocuda::cpu {
 
 namespace {
 
-// Rows of a sample, each of `padded` floats; those after the last neuron are of no account.
+// Rows of a sample, each of `padded` floats; those after the last neuron are not used.
 struct Sample {
   std::int64_t neurons, padded;
   const float* weight;

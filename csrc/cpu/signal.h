@@ -19,7 +19,7 @@ void read_row(const Signal& signal, std::int64_t step, std::int64_t first, std::
 void write_row(const Signal& signal, std::int64_t step, std::int64_t first, std::int64_t count,
                const float* from);
 
-// Asks for a row ahead of its use: where few neurons of many are run over time, rows lie too far apart for
+// Prefetches a row: where few neurons of many are run over time, rows are too far apart for
 // the hardware to see them coming.
 inline void prefetch_row(const Signal& signal, std::int64_t step, std::int64_t first, std::int64_t count) {
   if (!signal.dense || signal.time_stride == 0) return;

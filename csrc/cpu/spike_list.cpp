@@ -20,7 +20,7 @@ struct Positions {
   std::uint8_t count[256] = {};
 };
 
-// For each set of 8 flags, the positions of those that stand.
+// For each set of 8 flags, the positions of those that are set.
 constexpr Positions positions_table() {
   Positions table;
   for (int flags = 0; flags < 256; ++flags)

@@ -2,7 +2,7 @@
 //
 // A kernel is a struct with `template <int lanes, int registers> static void run(const Job&)`: `lanes` floats
 // fit in a vector register, of which there are `registers`. The blocking depends on both, so the kernel is
-// compiled once for each instruction set; all versions give the same bits, as -ffp-contract=off keeps
+// compiled once for each instruction set; all versions compute the same bits, as -ffp-contract=off keeps
 // multiplications and additions apart.
 #pragma once
 

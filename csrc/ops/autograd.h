@@ -28,7 +28,7 @@ struct Formula {
   std::vector<bool> (*differentiable)(Boxed arguments) = nullptr;
 };
 
-// The boxed kernel of an operator for the key Autograd. `formula` has one for each name.
+// The boxed kernel of a differentiable operator for the dispatch key Autograd.
 void with_gradient(const c10::OperatorHandle& op, torch::jit::Stack* stack);
 
 }  // namespace neurocuda

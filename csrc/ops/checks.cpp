@@ -22,7 +22,7 @@
 namespace neurocuda {
 namespace {
 
-// Whether its memory holds its numbers and nothing else, where the kernels can look at it.
+// Whether the kernels can read it as one piece of memory: dense, on the CPU or a GPU.
 bool plain(const at::Tensor& tensor) {
   return tensor.has_storage() && (tensor.is_cpu() || tensor.is_cuda()) &&
          tensor.is_non_overlapping_and_dense();
@@ -47,11 +47,11 @@ bool same_on_cpu(const char* left, const char* right, std::int64_t bytes) {
   return same;
 }
 
-// Numbers that GPUs write to and nobody uses, zero: memory of that kind takes long to come by.
+// Unused flags, zero, that GPUs can write to: allocating pinned memory takes long.
 class Flags {
  public:
   static Flags& of(bool pinned) {
-    static auto* const flags = new Flags[2];  // never destroyed: no GPU may be there at the end
+    static auto* const flags = new Flags[2];  // never destroyed: the driver may be gone by then
     return flags[pinned ? 1 : 0];
   }
   at::Tensor take(bool pinned) {
@@ -226,7 +226,8 @@ bool same_integers(const std::vector<at::Tensor>& weights, const std::vector<at:
     begin.push_back(begin.back() + weight.numel());
   }
   std::atomic<bool> yes = true;
-  // All layers at once, so that threads wait for each other once; a channel is looked at where it begins.
+  // All layers at once, so that threads wait for each other once; the thread that has a channel's first
+  // weight checks it.
   at::parallel_for(0, begin.back(), kGrain, [&](std::int64_t first, std::int64_t last) {
     const cpu::KeepSubnormals guard;
     for (std::size_t layer = 0; layer < weights.size(); ++layer) {

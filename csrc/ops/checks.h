@@ -1,4 +1,4 @@
-// Questions about the values of tensors.
+// Checks of the values of tensors.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,8 +13,8 @@
 
 namespace neurocuda {
 
-// Whether all that was asked is so. Of tensors on the CPU that is known at once. A GPU is asked on the
-// current stream, and answers when it has done what was launched before; until then more can be launched.
+// A set of checks, and whether all of them hold. Those of CPU tensors run at once. Those of GPU tensors are
+// queued on the current stream; `wait` waits for them alone, and more can be launched before it.
 class Answer {
  public:
   Answer() = default;
@@ -32,12 +32,12 @@ class Answer {
   // high.
   void ask_on_grid(const at::Tensor& tensor, double step, double low, double high);
 
-  // Whether contiguous float32 weights [out, ...] on the CPU are int8 numbers times a step for each output
+  // Whether contiguous float32 weights [out, ...] on the CPU are int8 numbers times a scale for each output
   // channel.
   void ask_integers(const std::vector<at::Tensor>& weights, const std::vector<at::Tensor>& numbers,
                     const std::vector<at::Tensor>& steps);
 
-  // Waits for the answer.
+  // Waits for the checks, and returns whether all hold.
   bool wait();
 
  private:
@@ -46,7 +46,7 @@ class Answer {
   void asked(const at::Tensor& like);
 
   bool yes_ = true, pinned_ = false;
-  at::Tensor no_;  // one number in memory of the CPU that GPUs write to; undefined where none was asked
+  at::Tensor no_;  // [1] on the CPU, written by GPUs: 1 if a check failed; undefined before the first check
 #if defined(NEUROCUDA_WITH_CUDA)
   std::vector<c10::Event> asked_;  // on each GPU
 #endif

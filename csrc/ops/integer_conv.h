@@ -10,7 +10,7 @@
 namespace neurocuda {
 
 // float32 [frames, out, rows, columns], the channels last in memory: the sums of x [frames, channels, rows,
-// columns] times weight [out, terms], as whole numbers, times the scale of each output channel, and then the
+// columns] times weight [out, terms], as integers, times the scale of each output channel, and then the
 // bias. x is uint8, its channels last in memory and a multiple of 16; weight is int8, its terms by kernel
 // row, kernel column and channel, then zeros up to a multiple of 64, and rows of zeros up to a multiple of
 // `integer_tile(out)`. kernel, stride, padding (before the first) and dilation are of rows and columns, size

@@ -75,7 +75,7 @@ Signal signal_of(const at::Tensor& tensor, bool over_time, const Order& order) {
 Coefficient coefficient_of(const at::Tensor& tensor, std::int64_t axes, const Order& order,
                            at::Tensor& copy) {
   if (tensor.numel() == 1) return {tensor.const_data_ptr<float>(), 1, 1};
-  // The places of the first and the last axis along which it varies: values repeat outside, and stand inside.
+  // The first and the last axis along which it varies: outside of these, values repeat.
   const std::int64_t missing = axes - tensor.dim();
   const auto varies = [&](int place) {
     return order.axis[place] >= missing && tensor.size(order.axis[place] - missing) > 1;
@@ -160,7 +160,7 @@ at::Tensor nothing(const at::TensorOptions& options) {
 
 void copy_state(const at::Tensor& from, const at::Tensor& to) {
   if (from.numel() == 0) return;                        // there may be no memory at all
-  constexpr std::size_t kSmall = std::size_t{1} << 14;  // bytes; the way to a faster copy costs more
+  constexpr std::size_t kSmall = std::size_t{1} << 14;  // bytes; a dispatched copy costs more
   const bool alike = from.is_cpu() && to.is_cpu() && from.scalar_type() == to.scalar_type() &&
                      from.nbytes() <= kSmall && from.is_contiguous() && to.is_contiguous();
   if (alike) {

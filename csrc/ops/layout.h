@@ -50,7 +50,7 @@ Element element_of(at::ScalarType type);
 // Meta tensors too.
 at::Tensor fresh(c10::SymIntArrayRef sizes, c10::SymIntArrayRef strides, const at::TensorOptions& options);
 
-// Stands for a result that there is not.
+// An empty tensor, in place of an absent result.
 at::Tensor nothing(const at::TensorOptions& options);
 
 // `to` holds the values of `from` after it, of the same shape and type.

@@ -16,7 +16,8 @@ namespace {
 
 using at::Tensor;
 
-constexpr std::size_t kPooled = std::size_t{1} << 16;  // bytes; malloc keeps less by itself, and is faster
+constexpr std::size_t kPooled = std::size_t{1}
+                                << 16;  // bytes; below, malloc reuses memory by itself, and is faster
 
 void report(const cpu::Block& block, bool taken) {
   if (!c10::memoryProfilingEnabled()) return;
@@ -56,8 +57,7 @@ class PoolAllocator final : public c10::Allocator {
   }
 };
 
-// Made while the module loads, so that no fork falls into it; storages point at the allocator to the very
-// end.
+// Created while the module loads, before any fork, and never destroyed: storages point at the allocator.
 [[maybe_unused]] const cpu::Pool& pool = cpu::Pool::instance();
 PoolAllocator* const allocator = new PoolAllocator;
 

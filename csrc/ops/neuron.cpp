@@ -165,8 +165,8 @@ void each_signal(Params& params, Function function) {
   }
 }
 
-// How many neurons one sample has where samples lie one after the other, each over all steps, as they are
-// then run; all of them where they do not.
+// The neurons of one sample if the memory has sample after sample, each over all steps: they are run in that
+// order. Otherwise all neurons.
 std::int64_t neurons_of_sample(const NeuronParams& params) {
   std::int64_t found = params.neurons;
   each_signal(params, [&](const Signal& signal) {

@@ -33,7 +33,7 @@ SurrogateSlope SurrogateSlope::of(c10::string_view name, double slope) {
 namespace {
 
 // Sums of neurons, in the order of their memory, reduced to the shape of a coefficient; always in the same
-// order, so that neither threads nor devices blur it.
+// order, so that the bits depend neither on threads nor on the device.
 Tensor reduce(const Tensor& sums, const Tensor& coefficient, const Order& order) {
   const std::int64_t missing = sums.dim() - coefficient.dim();
   const Tensor result = at::empty(coefficient.sizes(), sums.options());

@@ -24,7 +24,7 @@ inline bool computes_on_cuda([[maybe_unused]] const at::Tensor& tensor) {
 #endif
 }
 
-// Computes where the tensor lies: on_cuda(stream) on its device and the current stream of that, or on_cpu().
+// Computes on the tensor's device: on_cuda(stream) on its device and the current stream of that, or on_cpu().
 template <class OnCuda, class OnCpu>
 void on_device([[maybe_unused]] const at::Tensor& tensor, [[maybe_unused]] OnCuda&& on_cuda,
                [[maybe_unused]] OnCpu&& on_cpu) {

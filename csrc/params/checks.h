@@ -1,5 +1,4 @@
-// Questions about values in memory. A kernel that finds the answer to be no says so; others leave it as it
-// is.
+// Checks of values in memory. A kernel whose check fails writes 1 to `no`; others do not write.
 #pragma once
 
 #include <cstdint>

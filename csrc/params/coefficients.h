@@ -1,4 +1,4 @@
-// The coefficients of a population, as the kernels find them.
+// The coefficients of a population, as the kernels read them.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Convolutions of bytes: unsigned signals times signed weights, summed as whole numbers.
+// Convolutions of bytes: unsigned signals times signed weights, summed as integers.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace neurocuda {
 
-constexpr std::int64_t kIntegerChannels = 16;  // channels come in multiples of it
+constexpr std::int64_t kIntegerChannels = 16;  // the number of channels is a multiple
 constexpr std::int64_t kIntegerTerms = 64;     // and the terms of a sum of it
 
 struct IntegerConv {

@@ -9,9 +9,9 @@
 
 namespace neurocuda {
 
-// Where the state before the first step lies: `values` of all neurons side by side, or one for all of them.
+// The memory of the state before the first step: `values` of all neurons, contiguous, or one for all.
 struct StateBefore {
-  const float* values = nullptr;  // null: where the state is updated
+  const float* values = nullptr;  // null: the memory where the state is updated
   bool one = false;
 };
 
@@ -25,7 +25,7 @@ struct NeuronParams {
   StateBefore v_before, i_before;  // for CUDA's kernels alone
   Signal output;  // any element type; where packed, rows of bytes that hold eight neurons each
   bool packed;
-  Signal trace_v, trace_i;  // float32, the state after every step; no data where not wanted
+  Signal trace_v, trace_i;  // float32, the state after every step; no data where not requested
 };
 
 }  // namespace neurocuda

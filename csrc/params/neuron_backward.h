@@ -36,7 +36,7 @@ struct NeuronBackwardParams {
   // Gradients that arrive; no data where there are none.
   Signal of_output, of_v, of_i, of_trace_v, of_trace_i;
 
-  // Gradients that leave, float32; no data where not wanted. One serves all branches. Those of the
+  // Gradients that leave, float32; no data where not requested. One serves all branches. Those of the
   // coefficients are sums over time for each neuron by itself, to be reduced to the shapes of the
   // coefficients.
   Signal to_branches, to_v, to_i;

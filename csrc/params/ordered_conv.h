@@ -42,7 +42,7 @@ struct SpikeBits {
   std::int64_t rows = 0, windows = 0, planes = 0, groups = 0;
   int words = 0;   // of 32 neighbours of a row
   int lines = 0;   // of a chunk: kernel rows of input channels; whole channels, where one fits
-  int chunks = 0;  // none where bits are not worth it
+  int chunks = 0;  // 0: bits are not used
   SpikesFound* found = nullptr;
   std::uint64_t* masks = nullptr;  // [groups, chunks, windows], the first term in the lowest bit
   std::uint32_t* bits = nullptr;   // [planes, rows, words] as far as windows see, the first in the lowest bit
@@ -55,7 +55,7 @@ struct SpikeBits {
   }
 };
 
-// Worth it for many windows of many terms. Padding wider than a window is nobody's habit.
+// Used for many windows of many terms, with padding at most as wide as a window.
 inline SpikeBits spike_bits_of(const OrderedConv& params) {
   const std::int64_t height = params.rows.kernel, width = params.columns.kernel,
                      channels = params.in / params.groups;

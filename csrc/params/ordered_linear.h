@@ -7,11 +7,11 @@
 
 namespace neurocuda {
 
-// How a sum is computed, with the same bits: every term, or only those whose input is not zero.
+// The implementation of a sum; both have the same bits: every term, or only those whose input is not zero.
 enum class Route { kMeasured, kDense, kEvents };
 
 // Output features of a prepacked matrix, [in, padded_features(out)] with zeros at the end: rounded up to
-// whole vectors.
+// full vectors.
 NEUROCUDA_HOST_DEVICE constexpr std::int64_t padded_features(std::int64_t features) {
   if (features <= 8) return features <= 4 ? 4 : 8;
   return (features + 15) / 16 * 16;

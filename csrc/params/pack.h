@@ -7,7 +7,7 @@
 
 namespace neurocuda {
 
-// Rows of `neurons` spikes, and rows of (neurons + 7) / 8 bytes that lie `stride` bytes apart: the first
+// Rows of `neurons` spikes, and rows of (neurons + 7) / 8 bytes, `stride` bytes apart: the first
 // neuron in the lowest bit, zeros after the last.
 struct PackParams {
   std::int64_t steps, neurons, stride;

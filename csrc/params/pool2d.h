@@ -13,7 +13,7 @@ struct PoolAxis {
 
 // Images [planes, rows, columns, inner]: contiguous ones have a plane for each channel, and `inner` is one;
 // of those with channels last `inner` is the number of channels. A window is summed row by row, from zero, in
-// float32; what lies outside of the image adds nothing.
+// float32; elements outside of the image add nothing.
 struct Pool2d {
   const char* x;
   Element type;

@@ -22,7 +22,7 @@ struct RecurrentParams {
   const float* bias;                         // [matrices, neurons] or null
   Signal v, i, previous;                     // updated in place; i only where there is a synapse
   Signal output;                             // any element type
-  Signal trace_v, trace_i, trace_recurrent;  // float32, values of every step; no data where not wanted
+  Signal trace_v, trace_i, trace_recurrent;  // float32, values of every step; no data where not requested
   void* scratch = nullptr;                   // device memory that a CUDA kernel works in
 };
 

@@ -7,7 +7,7 @@
 
 namespace neurocuda {
 
-// In float64, in an order that many threads can keep to, and that is the same on every device: the neurons
+// In float64, in an order that suits many threads and is the same on every device: the neurons
 // that share a value, in the order of their memory, are summed in groups of so many, one after the other from
 // zero, then the sums of the groups likewise, until one is left.
 constexpr std::int64_t kSumGroup = 256;

@@ -15,13 +15,13 @@ constexpr int kMaxBranches = 8;
 struct Signal {
   char* data = nullptr;
   Element type = Element::kFloat32;
-  bool dense = true;  // the neurons of a step lie side by side: `axes` is not needed
+  bool dense = true;  // the neurons of a step are contiguous: `axes` is not needed
   int axes = 0;
   std::int64_t time_stride = 0;
   std::int64_t sizes[kMaxAxes];
   std::int64_t strides[kMaxAxes];
 
-  // Where `count` neurons of a dense float32 signal lie.
+  // The neurons of a step from `first`, of a dense float32 signal.
   float* row(std::int64_t step, std::int64_t first) const {
     return reinterpret_cast<float*>(data + step * time_stride) + first;
   }
