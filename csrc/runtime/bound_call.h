@@ -8,7 +8,7 @@
 namespace neurocuda {
 
 // The call with its arguments in `slots`, as they are before it; what is defined in `constants` never moves.
-// Without `run` where the call is not of an operator of ours, or asks for more than these give.
+// Without `run` where the operator is none of ours, or has options that a bound call does not support.
 BoundCall bound_call(const Call& call, const std::vector<at::Tensor>& slots,
                      const std::vector<at::Tensor>& constants);
 

@@ -35,7 +35,7 @@ class Program {
   std::optional<std::vector<at::Tensor>> run(
       std::vector<at::Tensor> inputs, std::vector<std::pair<std::string, double>>* times = nullptr) const;
 
-  // For calls of few and small tensors, which cost more to look at than to compute: later runs use a ready
+  // For calls of few and small tensors, whose checks cost more than their kernels: later runs use a bound
   // call for each that has one. Runs once with these inputs, and does nothing the next time.
   void make_ready(std::vector<at::Tensor> inputs) const;
 

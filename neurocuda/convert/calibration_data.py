@@ -37,7 +37,7 @@ def take(data: Any, most: int | None = None) -> Samples:
     """The first `most` samples of `data`, all of them for None.
 
     data: a tensor [N, *shape]; a pair (samples, labels) of tensors; a dataset; a loader or any other iterable of
-    batches, each a tensor or a pair. Labels are whole numbers [B]; what else comes with a batch is left alone.
+    batches, each a tensor or a pair. Labels are integers [B]; other items of a batch are ignored.
     Raises `ArgumentError` for data without samples, of differing shapes, or not finite.
     """
     if most is not None:

@@ -79,7 +79,7 @@ def to_nir(
 
 
 def metadata(d: Discretization) -> dict[str, object]:
-    """What a file says of its origin. Of all this `load` looks at dt alone, to warn where another is asked."""
+    """The metadata of a file. `load` reads dt alone of them, to warn where another one is requested."""
     versions = {"neurocuda": __version__, "torch": str(torch.__version__), "nir": str(nir.version)}
     return {"dt": d.dt, "discretization": asdict(d), "versions": versions}
 

@@ -71,23 +71,23 @@ def check_inputs(graph: Graph, names: Sequence[str], x: Signals, device: torch.d
 
 def check_finite(signals: Mapping[str, Tensor]) -> None:
     """Raises `ArgumentError` at the first number that is not finite."""
-    ask_finite(signals)()
+    start_finite_check(signals)()
 
 
-def ask_finite(signals: Mapping[str, Tensor]) -> Callable[[], None]:
-    """Looks at the values of the inputs; what it returns raises `ArgumentError` at the first that is not finite.
+def start_finite_check(signals: Mapping[str, Tensor]) -> Callable[[], None]:
+    """Starts a check of the inputs; the function that it returns raises `ArgumentError` at the first infinite or NaN
+    value.
 
-    The CPU looks at once. A GPU looks when it has done what was launched before, and more can be launched meanwhile:
-    a network asks, launches all that it computes, and then waits for that look. So the host runs at most one call ahead
-    of a GPU, and the GPU need not stand still. Whole numbers are not looked at, and nothing is while a graph is made
-    (torch.compile, a capture), which cannot stop at a value.
+    A CPU checks at once. A GPU checks after the kernels that were launched before: a network starts the check, launches
+    its kernels, and then waits for the result, so that the host runs at most one call ahead and the GPU never idles.
+    Integers are not checked, and nothing is during torch.compile or a capture, which cannot stop at a value.
     """
     floats = {name: signal.detach() for name, signal in signals.items() if signal.is_floating_point()}
     if torch.compiler.is_compiling() or not floats:
-        return _nothing_to_say
+        return _no_check
     device = next(iter(floats.values())).device
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return _nothing_to_say
+        return _no_check
     finite = operators(device).start_finite_check(list(floats.values()))
 
     def check() -> None:
@@ -101,7 +101,7 @@ def ask_finite(signals: Mapping[str, Tensor]) -> Callable[[], None]:
     return check
 
 
-def _nothing_to_say() -> None: ...
+def _no_check() -> None: ...
 
 
 def check_out(graph: Graph, out: Signals, like: Tensor) -> list[Tensor]:

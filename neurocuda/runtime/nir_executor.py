@@ -230,7 +230,7 @@ class Executor(nn.Module):
         inputs = dict(zip(plan.inputs, given, strict=False))
         for speculate in (*(True,) * _ATTEMPTS, False):
             cached = unwatched and speculate
-            finite = arguments.ask_finite(inputs) if graph or given[0].is_cuda else None
+            finite = arguments.start_finite_check(inputs) if graph or given[0].is_cuda else None
             operands = self._operands.speculate(self, device) if cached else None
             int8 = self._int8.speculate(inputs, self._by_field) if cached and plan.has_int8 else None
             values = None if operands is None else operands.value

@@ -36,7 +36,7 @@ class Value:
     """A tensor [*lead, *shape] of the traced model.
 
     `parts` are concatenated along the first axis of their shapes. Their elements are those of `shape` in the same
-    order, though the axes may be others: a view costs nothing until something asks for its axes. `storage` is the
+    order, though the axes may be others: a view costs nothing until its axes are needed. `storage` is the
     same object for tensors that share memory, `view` the name for a Flatten that makes the axes true.
     """
 

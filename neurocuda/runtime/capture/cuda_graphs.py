@@ -74,7 +74,7 @@ class _CudaGraph:
 
 
 class Cuda:
-    """CUDA graphs of the device that the memory lies on."""
+    """CUDA graphs on the device of the memory."""
 
     def capture(self, function: Callable[[], list[Tensor]], memory: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
         device = memory[0].device
