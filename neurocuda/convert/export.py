@@ -44,8 +44,7 @@ def to_nir(
         path: The file; an existing one is replaced once all is written.
         example_input: [T, B, *shape] on which a model is traced; needed for a model alone.
         reset: "loop" writes a soft-reset neuron as I, Threshold and a Scale back, in standard NIR, without loss; "if"
-        as
-            `nir.IF`, for tools that reset by subtraction, with a warning of what that assumes.
+            as `nir.IF`, for tools that reset by subtraction, with a warning of what that assumes.
         dense_groups: Writes grouped convolutions as dense ones, and kernels as squares, by zeros, as the nir package's
             type check requires.
 

@@ -22,8 +22,7 @@ class Node:
         name: Unique in the graph.
         type: The NIR primitive; `primitive` is its record.
         parameters: Its fields, in the dtypes of the file. Those that belong to elements of the signal (tau, threshold,
-        ...)
-            are collapsed: an axis along which they are constant has size 1, trailing axes of size 1 are left out.
+            ...) are collapsed: an axis along which they are constant has size 1, trailing axes of size 1 are left out.
         input_shape: Of the sum of its inputs.
         output_shape: Of its output.
         metadata: Of the file.

@@ -231,13 +231,15 @@ def _in_functorch_transform() -> bool:
 
 
 def unobserved(inputs: Collection[torch.Tensor]) -> bool:
-    """Whether nothing observes the operators on these tensors: no autograd, autocast, tracing, transform, dispatch mode
-    or tensor subclass. Only then may one call be replayed for another.
+    """Whether nothing observes the operators on these tensors: no autograd, autocast, tracing, transform, dispatch
+    mode, tensor subclass, or capture of the current stream. Only then may one call be replayed for another.
     """
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return False
+    devices = {t.device.type for t in inputs}
     return (
-        not torch.compiler.is_compiling()
-        and not torch.is_grad_enabled()
-        and not any(map(torch.is_autocast_enabled, {t.device.type for t in inputs}))
+        not any(map(torch.is_autocast_enabled, devices))
+        and not ("cuda" in devices and torch.cuda.is_current_stream_capturing())
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -20,8 +21,12 @@ Signals = Tensor | Mapping[str, Tensor]
 _EXACT_IN_FLOAT32 = (torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.int8, torch.bool)
 
 
-def check_settings(chunk: int | None, discretization: object, surrogate: object) -> None:
+def check_settings(
+    chunk: int | None, discretization: object, surrogate: object, learn: Collection[str], frozen: bool
+) -> None:
     """Raises `ArgumentError` for arguments of an Executor of another type or range."""
+    if frozen and learn:
+        raise ArgumentError(f"learn: expected nothing to learn in a frozen network, found {sorted(learn)}")
     if chunk is not None:
         check_integer("chunk", chunk, 1)
     for argument, value, expected in (
@@ -40,7 +45,7 @@ def requires_grad(x: Signals, state: State | None) -> bool:
 
 
 def check_inputs(graph: Graph, names: Sequence[str], x: Signals, device: torch.device | None) -> list[Tensor]:
-    """The signals of the inputs `names`, in this order; `check_finite` checks their values.
+    """The signals of the inputs `names`, in this order. `start_finite_check` checks their values.
 
     `device` is that of the network, None if it has none.
     """
@@ -69,9 +74,10 @@ def check_inputs(graph: Graph, names: Sequence[str], x: Signals, device: torch.d
     return [signals[name] for name in names]
 
 
-def check_finite(signals: Mapping[str, Tensor]) -> None:
-    """Raises `ArgumentError` at the first number that is not finite."""
+def refuse_infinite(signals: Mapping[str, Tensor]) -> NoReturn:
+    """Raises `ArgumentError` at the first value that is not finite; there must be one."""
     start_finite_check(signals)()
+    raise AssertionError("all inputs are finite")
 
 
 def start_finite_check(signals: Mapping[str, Tensor]) -> Callable[[], None]:

@@ -1,9 +1,9 @@
-"""The layers that run in integers, as long as the proof that allows it holds."""
+"""The layers that run in integers while the guards of their proofs hold: unchanged parameters, on-grid inputs."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from neurocuda.compiler.certificate import Certificate
 from neurocuda.compiler.lowering import LoweredNode, LoweredSchedule
 from neurocuda.ops import int8, native
-from neurocuda.ops.int8 import IntegerWeight
+from neurocuda.ops.int8 import IntegerWeight, is_fast
 from neurocuda.runtime.guards import Guards, Speculation
 
 Parameters = Mapping[tuple[str, str], Tensor]
@@ -24,7 +24,7 @@ Int8Weights = dict[str, IntegerWeight]
 """By node."""
 
 _Grid = tuple[Tensor, float, float, float]
-"""An input, and the spacing, lowest and highest value of the grid that it must lie on."""
+"""An input, and the spacing, lowest and highest value of the grid that its values must be on."""
 
 
 class Int8Layers:
@@ -41,7 +41,8 @@ class Int8Layers:
         self._grids = certificate.inputs
         self._needed_inputs = frozenset[str]().union(*(_inputs_of(entry) for entry in self._layers.values()))
         checked = parameters if parameters and self._layers else {}
-        self._others = {key: t.detach().cpu().clone() for key, t in checked.items() if not self._is_int8(key)}
+        others = {key: t for key, t in checked.items() if key[0] not in self._layers or key[1] != "weight"}
+        self._others = {key: t.detach().cpu().clone() for key, t in others.items()}
         self._weights: Int8Weights = {}
         self._on_gpu: _OnGpu | None = None
 
@@ -53,33 +54,29 @@ class Int8Layers:
         """Drops the weights; they are made again from the graph, on the device of the next call."""
         self._weights, self._on_gpu = {}, None
 
-    def _is_int8(self, key: tuple[str, str]) -> bool:
-        return key[0] in self._layers and key[1] == "weight"
-
     def usable(self, inputs: Mapping[str, Tensor], parameters: Parameters) -> Int8Weights:
         """The weights of the layers that may run in integers in this call on a CPU."""
-        if not self._layers or not inputs or not _is_fast("cpu") or not self._are_unchanged(parameters):
+        if not self._layers or not inputs or not is_fast("cpu") or not self._are_unchanged(parameters):
             return {}
         return self._weights
 
     def of_chunk(self, weights: Int8Weights, inputs: Mapping[str, Tensor]) -> Int8Weights:
-        """The usable weights for a chunk: all if the inputs lie on their grids, otherwise those that need no input."""
+        """The usable weights for a chunk: all if the inputs are on their grids, else those that need no input."""
         on_grids = not weights or all(int8.on_grid(*grid) for grid in self._grids_of(self._needed_inputs, inputs))
         if on_grids:
             return weights
         return {name: weight for name, weight in weights.items() if not _inputs_of(self._layers[name])}
 
-    def guards(self, inputs: Mapping[str, Tensor], parameters: Parameters) -> tuple[tuple[str, ...], Guards]:
-        """The layers that ran in integers in a CPU call of one chunk just now, and the guards of a cached call."""
-        if not self._weights or not _is_fast("cpu"):
-            return (), Guards()
-        if self.of_chunk(self._weights, inputs) is not self._weights:
-            return (), Guards()
-        grids = _to_check(self._grids_of(self._needed_inputs, inputs))
-        if self._frozen:
-            return tuple(self._weights), Guards(grids=grids)
+    def guards(self, weights: Int8Weights, inputs: Mapping[str, Tensor], parameters: Parameters) -> Guards | None:
+        """The guards of a cached CPU call of one chunk that used these weights; None if a later call may use more."""
+        proved = bool(self._weights) and is_fast("cpu") and self.of_chunk(self._weights, inputs) is self._weights
+        if [*weights] != [*(self._weights if proved else ())]:
+            return None
+        grids = _to_check(self._grids_of(self._needed_inputs, inputs)) if proved else []
+        if self._frozen or not proved:
+            return Guards(grids=grids)
         integers = self._weights.values()
-        guards = Guards(
+        return Guards(
             [parameters[key] for key in self._others],
             [*self._others.values()],
             [parameters[name, "weight"] for name in self._weights],
@@ -87,26 +84,19 @@ class Int8Layers:
             [weight.scales for weight in integers],
             grids,
         )
-        return tuple(self._weights), guards
 
     def _grids_of(self, names: Collection[str], inputs: Mapping[str, Tensor]) -> list[_Grid]:
         found = [(inputs[name], self._grids[name]) for name in sorted(names)]
         return [(x, grid.step, grid.low, grid.high) for x, grid in found]
 
-    def speculate(
-        self, inputs: Mapping[str, Tensor], by_field: Callable[[], Parameters]
-    ) -> Speculation[Int8Weights] | None:
+    def speculate(self, inputs: Mapping[str, Tensor], parameters: Parameters) -> Speculation[Int8Weights]:
         """The weights of the layers that run in integers in a call on a GPU.
 
-        Its guards: no parameter has changed, which otherwise ends int8, and the inputs lie on their grids, which
-        otherwise leaves the layers that need no input. None on a CPU, which checks first (`usable`) and chooses chunk
-        by chunk (`of_chunk`).
+        Guards: if a parameter changed, no layer runs in integers from then on; if an input is off its grid, only the
+        layers that need no input do. A CPU checks before the call instead: see `usable` and `of_chunk`.
         """
-        if not all(x.is_cuda for x in inputs.values()):
-            return None
-        if not self._layers or not inputs or not _is_fast("cuda"):
+        if not self._layers or not inputs or not is_fast("cuda"):
             return Speculation({})
-        parameters = by_field()
         device = next(iter(inputs.values())).device
         if self._on_gpu is None or self._on_gpu.device != device:
             if not self._are_unchanged({key: value.detach().cpu() for key, value in parameters.items()}):
@@ -168,7 +158,7 @@ class Int8Layers:
 
 @dataclass(frozen=True)
 class _OnGpu:
-    """The int8 weights on a GPU, and a snapshot of all parameters while the proof held."""
+    """The int8 weights on a GPU, and a snapshot of all parameters that they were proved for."""
 
     device: torch.device
     weights: Int8Weights
@@ -183,7 +173,3 @@ def _to_check(grids: Collection[_Grid]) -> list[tuple[float, float, float]]:
 def _inputs_of(entry: LoweredNode) -> frozenset[str]:
     """The inputs whose grids the proof of a layer needs."""
     return frozenset() if entry.proof is None else entry.proof.inputs
-
-
-def _is_fast(device: str) -> bool:
-    return int8.is_fast(device)

@@ -17,11 +17,12 @@ from neurocuda.runtime.layers import Chunk, evaluate, signal_of, to_sample_order
 from neurocuda.runtime.memory_layout import cut_steps, join_samples, join_steps
 from neurocuda.runtime.operands import Operands
 from neurocuda.runtime.parameters import Field
+from neurocuda.runtime.state import RunResult, State
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A lowered graph, and the shapes of its state, [B, *shape] by entry."""
+    """A lowered graph, and the shapes of its state, [*shape] of one sample by entry."""
 
     graph: Graph
     lowered: LoweredSchedule
@@ -30,13 +31,34 @@ class Plan:
     outputs: tuple[str, ...]
     has_int8: bool
 
-    def shapes_of(self, returns: Returns) -> list[Shape]:
-        """The shapes of outputs and recordings, for one step of one sample."""
-        nodes = self.graph.nodes
-        shapes = [nodes[name].output_shape for name in self.outputs]
-        for name, quantity in returns.recordings:
-            shapes.append(nodes[name].output_shape if quantity == "output" else nodes[name].input_shape)
-        return shapes
+    def with_state(self, tensors: list[Tensor]) -> list[Tensor]:
+        """The inputs and the state. Rest is one zero, expanded: nothing is written into a state."""
+        if len(tensors) > len(self.inputs) or not self.entries:
+            return tensors
+        zero, batch = torch.zeros((), device=tensors[0].device), tensors[0].shape[1]
+        return [*tensors, *[zero.expand(batch, *shape) for shape in self.entries.values()]]
+
+    def results_of_no_steps(self, returns: Returns, tensors: list[Tensor]) -> list[Tensor]:
+        """Empty outputs and recordings, and the state as it was. tensors: the inputs and the state."""
+        keys = [*((name, "output") for name in self.outputs), *returns.recordings]
+        nodes = [(self.graph.nodes[name], quantity == "output") for name, quantity in keys]
+        shapes = [node.output_shape if is_output else node.input_shape for node, is_output in nodes]
+        empty = [tensors[0].new_empty(0, tensors[0].shape[1], *shape, dtype=torch.float32) for shape in shapes]
+        return empty + ([] if returns.ends else [t.clone() for t in tensors[len(self.inputs) :]])
+
+    def is_guardable(self, returns: Returns) -> bool:
+        """Whether `CallCache.replay` can run such a call: one signal in, one out."""
+        return not returns.recordings and len(self.inputs) == len(self.outputs) == 1
+
+    def result(self, returns: Returns, results: list[Tensor]) -> RunResult:
+        """The results of a call by name: outputs, recordings, state."""
+        first, count = len(self.outputs), len(self.outputs) + len(returns.recordings)
+        outputs = dict(zip(self.outputs, results, strict=False))
+        recordings: dict[str, dict[str, Tensor]] = {}
+        for (name, quantity), values in zip(returns.recordings, results[first:count], strict=True):
+            recordings.setdefault(name, {})[quantity] = values
+        state = {} if returns.ends else dict(zip(self.entries, results[count:], strict=True))
+        return RunResult(outputs if first > 1 else results[0], State(state), recordings)
 
 
 @dataclass(frozen=True)
@@ -48,14 +70,14 @@ class Returns:
 
 
 RunChunk = Callable[[list[Tensor], bool], list[Tensor]]
-"""The inputs of a chunk and the state before it, and whether the sequence ends with it, to signals and the state."""
+"""Runs a chunk: (its inputs and the state before it, whether the sequence ends with it) to its results."""
 
 
 def run_chunks(
-    plan: Plan, returns: Returns, given: list[Tensor], length: int, run: RunChunk, operators: ModuleType
+    plan: Plan, returns: Returns, tensors: list[Tensor], length: int, run: RunChunk, operators: ModuleType
 ) -> list[Tensor]:
     """Runs more than `length` steps, chunk by chunk of that length; returns signals, then the state."""
-    inputs, carry = given[: len(plan.inputs)], given[len(plan.inputs) :]
+    inputs, carry = tensors[: len(plan.inputs)], tensors[len(plan.inputs) :]
     steps, count = len(inputs[0]), len(plan.outputs) + len(returns.recordings)
     chunks = []
     outputs: list[Tensor] = []
@@ -72,12 +94,12 @@ def run_chunks(
     return [*(outputs or [torch.cat(parts) for parts in zip(*chunks, strict=True)]), *carry]
 
 
-def run_chunk(plan: Plan, operands: Operands, returns: Returns, given: list[Tensor]) -> list[Tensor]:
-    """Runs one chunk: outputs, recordings and the state after it, from the inputs and the state before it."""
-    inputs = {name: x.float() for name, x in zip(plan.inputs, given, strict=False)}
-    carry = dict(zip(plan.entries, given[len(plan.inputs) :], strict=True))
-    steps, batch = given[0].shape[:2]
-    chunk = Chunk(steps, batch, carry, {key: [] for key in returns.recordings}, given[0].device, returns.ends)
+def run_chunk(plan: Plan, operands: Operands, returns: Returns, tensors: list[Tensor]) -> list[Tensor]:
+    """Runs one chunk, from its inputs and the state before it, to outputs, recordings and the state after it."""
+    inputs = {name: x.float() for name, x in zip(plan.inputs, tensors, strict=False)}
+    carry = dict(zip(plan.entries, tensors[len(plan.inputs) :], strict=True))
+    steps, batch = tensors[0].shape[:2]
+    chunk = Chunk(steps, batch, carry, {key: [] for key in returns.recordings}, tensors[0].device, returns.ends)
     _run_spans(plan.lowered, operands, inputs, chunk)
     results = [chunk.signals[name].float() for name in plan.outputs]  # float32 under autocast too
     for key in returns.recordings:

@@ -34,21 +34,18 @@ def load(
     Args:
         source: A NIR file, a `Graph` or a `nir.NIRGraph`.
         discretization: What a time step means. Default: `Discretization()`.
-        chunk: Time steps that run layer by layer at a time: more are faster up to the cache, and take more memory.
-        None: as
-            many as keep the largest signal within 2 MiB on a CPU, 64 MiB on a GPU, at least 32.
+        chunk: Time steps that run layer by layer at a time. A longer chunk takes more memory, and is faster while its
+            signals fit the cache. Default: as many steps as keep the largest signal within 2 MiB on a CPU, 64 MiB on a
+            GPU, and at least 32.
         surrogate: The derivative of a spike. Default: `Surrogate()`.
         learn: Neuron parameters to train ("tau", "v_threshold", ...).
         input_grid: The grid of the inputs, one for all or by name. Default: the integers 0 .. 255. While the inputs are
-        on
-            it, layers that are proved exact may run in integers, to the same bits.
+            on it, layers that are proved exact may run in integers, to the same bits.
         ordered: Sums every layer in the defined order, from its spikes where they are few: the same bits on every
-        backend,
-            in every chunk and batch, without a proof. Faster than the vendor library where few neurons fire, slower
-            where many do (docs/exactness.md).
+            backend, in every chunk and batch, without a proof. Faster than the vendor library where few neurons fire,
+            slower where many do (docs/exactness.md).
         frozen: Makes constants of all parameters, for networks that are neither trained nor edited: less memory, and
-        less
-            time, above all for few steps.
+            less time, above all for few steps.
 
     Returns:
         The network.
@@ -58,7 +55,7 @@ def load(
         GraphError: The graph has problems; each names its node and field.
         ArgumentError: Another argument does not fit.
 
-    Warns with `NeuroCUDAWarning` of what is probably not meant.
+    Warns with `NeuroCUDAWarning` where the file or the settings are probably not what was meant.
 
     Example:
         >>> import neurocuda

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
+from operator import call
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from neurocuda.compiler.pipeline import compile_graph
 from neurocuda.compiler.schedule import state_shapes
 from neurocuda.compiler.tiling import steps_of_chunk
 from neurocuda.discretization.settings import Discretization
-from neurocuda.errors import ArgumentError
 from neurocuda.graph import Graph
 from neurocuda.ops import Surrogate, native, reference
 from neurocuda.ops.backends import operators, unobserved
@@ -27,7 +27,7 @@ from neurocuda.runtime.guards import Guards, Speculation
 from neurocuda.runtime.int8_layers import Int8Layers, Int8Weights
 from neurocuda.runtime.interpreter import Plan, Returns, run_chunk, run_chunks
 from neurocuda.runtime.operands import OperandBuilder, OperandCache, Operands
-from neurocuda.runtime.parameters import Field, ParameterStore
+from neurocuda.runtime.parameters import ParameterStore
 from neurocuda.runtime.state import RunResult, State, check_state
 
 _COMPUTED = frozenset(
@@ -49,8 +49,8 @@ class Executor(nn.Module):
     constants instead.
 
     Without gradients, a second call with the same shapes, strides and dtypes is captured, as a program on a CPU and as
-    a CUDA graph on a GPU, and later calls replay it. A graph keeps memory for its inputs, its results and all in
-    between; `cuda_graph = False` runs every GPU call operator by operator.
+    a CUDA graph on a GPU, and later calls replay it. A graph keeps memory for all its tensors; `cuda_graph = False`
+    runs every GPU call operator by operator.
 
     Args:
         graph: The graph.
@@ -91,12 +91,15 @@ class Executor(nn.Module):
         frozen: bool = False,
     ) -> None:
         super().__init__()
-        arguments.check_settings(chunk, discretization, surrogate)
         learn = {learn} if isinstance(learn, str) else set(learn)
-        if frozen and learn:
-            raise ArgumentError(f"learn: expected nothing to learn in a frozen network, found {sorted(learn)}")
-        names = ("force", "input_grid", "ordered", "frozen", "learn")
-        self._settings = dict(zip(names, (force, input_grid, ordered, frozen, learn), strict=True))
+        arguments.check_settings(chunk, discretization, surrogate, learn, frozen)
+        self._settings = {
+            "force": force,
+            "input_grid": input_grid,
+            "ordered": ordered,
+            "frozen": frozen,
+            "learn": learn,
+        }
         self.graph = graph
         self.discretization = Discretization() if discretization is None else discretization
         self.chunk = chunk
@@ -106,9 +109,8 @@ class Executor(nn.Module):
         lazy = self.schedule.of_library if frozen else None
         self._store = ParameterStore(self, graph, self.discretization, learn, lazy)
         entries = state_shapes(graph, self.schedule.schedule, self._store.delay_counts)
-        self._plan = Plan(
-            graph, self.schedule, entries, graph.inputs, graph.outputs, bool(self.schedule.integer_layers)
-        )
+        has_int8 = bool(self.schedule.integer_layers)
+        self._plan = Plan(graph, self.schedule, entries, graph.inputs, graph.outputs, has_int8)
         self._int8 = Int8Layers(self.schedule, self.certificate, None if frozen else self._store.by_field(self))
         self._builder = OperandBuilder(self._store, self.schedule, self.discretization, self.surrogate)
         self._forget()
@@ -136,7 +138,7 @@ class Executor(nn.Module):
     def output(
         self, x: Signals, state: State | None = None, *, out: Signals | None = None
     ) -> Tensor | dict[str, Tensor]:
-        """Runs as a call does, and returns the outputs alone. It takes less memory: no state is kept.
+        """Runs as a call does, but returns no state, which takes less memory.
 
         Args:
             x: As of a call.
@@ -151,13 +153,13 @@ class Executor(nn.Module):
     def _call(
         self, x: Signals, state: State | None, out: Signals | None, returns: Returns
     ) -> tuple[Tensor | dict[str, Tensor], State]:
-        """`forward`; with an empty state where the sequence ends."""
+        """A call that returns what `returns` says: replayed if its guards hold, else run. The state may be empty."""
         if self._store.frozen and torch.is_grad_enabled() and not arguments.requires_grad(x, state):
             with torch.no_grad():
                 return self._call(x, state, out, returns)
-        if out is None and isinstance(x, Tensor) and (self.cuda_graph or (x.is_cpu and not self._calls.simulated)):
-            before = state.tensors if type(state) is State else None
-            if state is None or before is not None:
+        if out is None and isinstance(x, Tensor) and (state is None or type(state) is State):
+            before = None if state is None else state.tensors
+            if self.cuda_graph or (x.is_cpu and not self._calls.simulated):
                 replayed = self._calls.replay(returns.ends, x, before, self)
                 if replayed is not None:
                     return replayed[0], State(replayed[1])
@@ -177,10 +179,9 @@ class Executor(nn.Module):
         Args:
             x: As of a call.
             state: As of a call.
-            record: By node, such as {"lif1": ("spikes", "v")}. Any node has "input" (its sum) and "output"; IF, LIF,
-            CubaLIF
-                and Threshold have "spikes"; neurons "v" (after the reset), CubaLI and CubaLIF "i". Delays on the edges
-                that leave a node do not count.
+            record: Quantities by node, such as {"lif1": ("spikes", "v")}. Any node has "input" (the sum of its inputs)
+                and "output"; IF, LIF, CubaLIF and Threshold have "spikes"; neurons have "v" (after the reset), CubaLI
+                and CubaLIF also "i". A recorded output is that before the delay of an edge.
             out: As of a call.
 
         Returns:
@@ -194,171 +195,141 @@ class Executor(nn.Module):
                 return self.run(x, state, record, out=out)
         return self._run(x, state, out, Returns(arguments.quantities(self.graph, {} if record is None else record)))
 
+    def profile(self, x: Tensor, state: State) -> list[tuple[str, float]]:
+        """Times the operators of a captured call of one chunk on a CPU.
+
+        Args:
+            x: As of a call that was captured: the third with its shapes, without gradients, on the native operators.
+            state: As of that call.
+
+        Returns:
+            The name and the nanoseconds of each operator, in order; [] if there is no captured call.
+        """
+        inputs = {self._plan.inputs[0]: x}
+        weights = self._int8.of_chunk(self._int8.usable(inputs, self._store.by_field(self)), inputs)
+        key = Returns(), self._operands.operands, *weights
+        return self._calls.profile(key, [x, *(state.tensors[name] for name in self._plan.entries)])
+
     def _run(self, x: Signals, state: State | None, out: Signals | None, returns: Returns) -> RunResult:
         """`run`, with checked recordings."""
         plan = self._plan
         inputs = arguments.check_inputs(self.graph, plan.inputs, x, self._device())
         first = inputs[0]
         if state is not None:
-            owed = {name: (first.shape[1], *shape) for name, shape in plan.entries.items()}
-            check_state(state, owed, first.device)
+            shapes = {name: (first.shape[1], *shape) for name, shape in plan.entries.items()}
+            check_state(state, shapes, first.device)
+            inputs += map(state.tensors.__getitem__, plan.entries)
         targets = arguments.check_out(self.graph, out, first) if out is not None else []
-        before = [] if state is None else list(map(state.tensors.__getitem__, plan.entries))
-        results = self._execute(returns, [*inputs, *before], targets)
-        count = len(plan.outputs) + len(returns.recordings)
-        outputs = dict(zip(plan.outputs, results, strict=False))
-        recordings: dict[str, dict[str, Tensor]] = {}
-        for (name, quantity), values in zip(returns.recordings, results[len(outputs) : count], strict=True):
-            recordings.setdefault(name, {})[quantity] = values
-        output = outputs if len(outputs) > 1 else next(iter(outputs.values()))
-        after = {} if returns.ends else dict(zip(plan.entries, results[count:], strict=True))
-        return RunResult(output, State(after), recordings)
+        return plan.result(returns, self._execute(returns, inputs, targets))
 
-    def _execute(self, returns: Returns, given: list[Tensor], out: list[Tensor]) -> list[Tensor]:
-        """Outputs, recordings and the state after all steps, from the inputs and, unless from rest, the state before.
+    def _execute(self, returns: Returns, tensors: list[Tensor], out: list[Tensor]) -> list[Tensor]:
+        """Outputs, recordings and the state after all steps.
 
-        Where nothing observes the operators, operands and int8 weights are cached and used speculatively; calls are
-        captured chunk by chunk as programs on a CPU, and whole as a CUDA graph on a GPU.
-        """
-        plan, device, calls = self._plan, given[0].device, self._calls
-        ops = operators(device)
-        graph = self.cuda_graph and ops is not reference
-        graph = graph and (given[0].is_cuda or calls.simulated) and calls.can_capture(given)
-        unwatched = (
-            ops is native and unobserved(given) and not (given[0].is_cuda and torch.cuda.is_current_stream_capturing())
-        )
-        inputs = dict(zip(plan.inputs, given, strict=False))
-        for speculate in (*(True,) * _ATTEMPTS, False):
-            cached = unwatched and speculate
-            finite = arguments.start_finite_check(inputs) if graph or given[0].is_cuda else None
-            operands = self._operands.speculate(self, device) if cached else None
-            int8 = self._int8.speculate(inputs, self._by_field) if cached and plan.has_int8 else None
-            values = None if operands is None else operands.value
-            weights = None if int8 is None else int8.value
-            function = partial(self._whole, returns, operands, weights, cached and not graph, finite is not None)
-            # A single operator needs no graph, and so no copies, unless its operands are computed beside it.
-            single = graph and cached and not self.schedule.layered
-            key = (returns, values, *(weights or ()))
-            if values is not None and single and not weights:
-                calls.refresh(self._sources())
-                state = 0 if returns.ends else len(plan.entries)
-                made = calls.run_program(key, function, given, state=state, constants=values.derived)
-                results = copied_to(out, made or [])
-            elif graph and not single:
-                results = calls.run_graph(key, function, given, self._sources(), out)
-            else:
-                results = copied_to(out, function(given))
-            if finite is not None:
-                finite()
-            valid = [one.validate() for one in (operands, int8) if one is not None and one.validate is not None]
-            if all(valid):
-                break
-        if graph and ops is native and self._is_guardable(returns):
-            # The int8 kernel is no operator of torch: a program cannot record it.
-            run = function if single and weights else calls.captured(key, given)
-            if run is not None:
-                guards = [one.guards for one in (operands, int8) if one is not None]
-                calls.guard(
-                    returns.ends, run, given, [*plan.entries], self._sources(), guards, self.schedule.by_library
-                )
-        return results
-
-    def _is_guardable(self, returns: Returns) -> bool:
-        """Whether `CallCache.replay` can run such a call: one signal in, one out."""
-        return not returns.recordings and len(self._plan.inputs) == len(self._plan.outputs) == 1
-
-    def profile(self, x: Tensor, state: State) -> list[tuple[str, float]]:
-        """The operators of a call of one chunk, in order, and the nanoseconds of each.
+        A GPU runs all steps as one CUDA graph (a single operator as a program), a CPU runs each chunk as a program.
+        Operands and int8 weights are cached and speculative, unless something observes the operators.
 
         Args:
-            x: As of a call that was captured: the third with its shapes, without gradients, on the native operators.
-            state: As of a call.
-
-        Returns:
-            Pairs of a name and a time; [] if there is no captured call.
+            tensors: The inputs, and the state unless the call starts from rest.
+            out: Memory for the first results.
         """
-        inputs = {self._plan.inputs[0]: x}
-        weights = self._int8.of_chunk(self._int8.usable(inputs, self._by_field()), inputs)
-        key = (Returns(), self._operands.operands, *weights)
-        return self._calls.profile(key, [x, *(state.tensors[name] for name in self._plan.entries)])
+        plan, device, calls = self._plan, tensors[0].device, self._calls
+        ops, on_gpu = operators(device), tensors[0].is_cuda
+        graph = self.cuda_graph and ops is not reference and (on_gpu or calls.simulated) and calls.can_capture(tensors)
+        can_cache = ops is native and unobserved(tensors)
+        inputs = dict(zip(plan.inputs, tensors, strict=False))
+        for speculate in (*(True,) * _ATTEMPTS, False):
+            cached = can_cache and speculate
+            finite = arguments.start_finite_check(inputs) if graph or on_gpu else None
+            operands = self._operands.speculate(self, device) if cached else None
+            has_int8 = cached and on_gpu and plan.has_int8
+            int8 = self._int8.speculate(inputs, self._store.by_field(self)) if has_int8 else None
+            weights = None if int8 is None else int8.value
+            speculations = [one for one in (operands, int8) if one is not None]
+            checks = [one.validate for one in speculations if one.validate is not None]
+            function = partial(self._run_steps, returns, operands, weights, finite is not None)
+            # A single operator needs no graph, and so no copies, unless its operands are computed beside it.
+            single = graph and operands is not None and not self.schedule.layered
+            key = (returns, operands and operands.value, *(weights or ()))
+            if single and operands is not None and not weights:
+                calls.refresh(self._sources())
+                state = 0 if returns.ends else len(plan.entries)
+                made = calls.run_program(key, function, tensors, 0, state, operands.value.derived)
+                results = copied_to(out, made or [])
+            elif graph and not single:
+                results = calls.run_graph(key, function, tensors, self._sources(), out)
+            else:
+                results = copied_to(out, function(tensors))
+            if finite is not None:
+                finite()
+            valid = [*map(call, checks)]  # each waits, also after one that failed
+            if all(valid):
+                break
+        if graph and ops is native and plan.is_guardable(returns):
+            # The int8 kernel is no operator of torch: a program cannot record it.
+            run = function if single and weights else calls.captured(key, tensors)
+            if run is not None:
+                guards, by_library = [one.guards for one in speculations], self.schedule.by_library
+                calls.guard(returns.ends, run, tensors, [*plan.entries], self._sources(), guards, by_library)
+        return results
 
-    def _whole(
+    def _run_steps(
         self,
         returns: Returns,
         operands: Speculation[Operands] | None,
         int8: Int8Weights | None,
-        programs: bool,
         checked: bool,
-        given: list[Tensor],
+        tensors: list[Tensor],
     ) -> list[Tensor]:
-        """Runs all steps, chunk by chunk.
+        """Runs all steps, chunk by chunk. On a CPU with cached operands, chunks are captured as programs.
 
         Args:
-            operands: None to build them from the parameters.
-            int8: weights of the layers that run in integers; None to choose them for each chunk on a CPU.
-            programs: whether chunks are captured as programs, with cached operands.
-            checked: whether the inputs are known to be finite, or a guard checks it.
+            operands: Cached operands; None to build them from the parameters.
+            int8: The weights of the int8 layers; None to choose them for each chunk on a CPU.
+            checked: Whether a check of finite inputs was started already: on a GPU, and for a CUDA graph.
+            tensors: As of `_execute`.
         """
-        plan = self._plan
-        inputs = dict(zip(plan.inputs, given, strict=False))
-        steps, batch = given[0].shape[:2]
-        programs = programs and given[0].is_cpu
+        plan, calls = self._plan, self._calls
+        inputs = dict(zip(plan.inputs, tensors, strict=False))
+        (steps, batch), device = tensors[0].shape[:2], tensors[0].device
+        programs = operands is not None and not checked
         if programs:
-            self._calls.refresh(self._sources())
+            calls.refresh(self._sources())
         elif not checked:
-            arguments.check_finite(inputs)
-        given = self._with_state(given)
+            arguments.start_finite_check(inputs)()
+        tensors = plan.with_state(tensors)
         if steps == 0:
-            shapes = plan.shapes_of(returns)
-            nothing = [given[0].new_empty(0, batch, *shape, dtype=torch.float32) for shape in shapes]
-            return nothing + ([] if returns.ends else [t.clone() for t in given[len(inputs) :]])
-        built = self._builder.build(self, given[0].device) if operands is None else operands.value
-        usable = self._int8.usable(inputs, self._by_field()) if programs and plan.has_int8 else {}
-        length = steps_of_chunk(self.schedule, self.chunk, steps, batch, given[0].device)
-        guardable = operands is not None and length >= steps and self._is_guardable(returns)
+            return plan.results_of_no_steps(returns, tensors)
+        guardable = operands is not None and plan.is_guardable(returns)
+        built = self._builder.build(self, device) if operands is None else operands.value
+        usable = self._int8.usable(inputs, self._store.by_field(self)) if programs and plan.has_int8 else {}
+        length = steps_of_chunk(self.schedule, self.chunk, steps, batch, device)
 
-        def guarded(program: Any, weights: Int8Weights) -> None:
+        def guard(weights: Int8Weights, program: Any) -> None:
             assert operands is not None
-            names, promise = self._int8.guards(inputs, self._by_field()) if plan.has_int8 else ((), Guards())
-            if names == tuple(weights):  # otherwise a later call may use more int8 weights
-                guards = [operands.guards, promise]
-                self._calls.guard(returns.ends, program, given, [*plan.entries], self._sources(), guards)
+            of_int8 = self._int8.guards(weights, inputs, self._store.by_field(self)) if plan.has_int8 else Guards()
+            if of_int8 is not None:
+                guards = [operands.guards, of_int8]
+                calls.guard(returns.ends, program, tensors, [*plan.entries], self._sources(), guards)
 
         def run(part: list[Tensor], ends: bool) -> list[Tensor]:
-            weights, values = int8 or {}, built
+            weights = int8 or {}
             if usable and int8 is None:
                 weights = self._int8.of_chunk(usable, dict(zip(inputs, part, strict=False)))
-            if weights:
-                values = replace(built, int8=weights, bytes=self.schedule.bytes)
+            values = replace(built, int8=weights, bytes=self.schedule.bytes) if weights else built
             chunk = Returns(returns.recordings, ends)
             function = partial(run_chunk, plan, values, chunk)
             state = 0 if ends else len(plan.entries)
             if not programs:
                 return own_memory(function(part), part, state)
-            made = self._calls.run_program(
-                (chunk, built, *weights),
-                function,
-                part,
-                finite=len(inputs),
-                state=state,
-                constants=built.derived,
-                guard=partial(guarded, weights=weights) if guardable else None,
+            if_captured = partial(guard, weights) if guardable and length >= steps else None
+            results = calls.run_program(
+                (chunk, built, *weights), function, part, len(inputs), state, built.derived, if_captured
             )
-            if made is None:
-                arguments.check_finite(inputs)  # raises, and names the element
-            assert made is not None
-            return made
+            return results or arguments.refuse_infinite(inputs)
 
         if length >= steps:
-            return run(given, returns.ends)
-        return run_chunks(plan, returns, given, length, run, built.operators)
-
-    def _with_state(self, given: list[Tensor]) -> list[Tensor]:
-        """The inputs and the state; rest is one zero for all elements, as nothing is written into a state."""
-        if len(given) > len(self._plan.inputs) or not self._plan.entries:
-            return given
-        zero, batch = torch.zeros((), device=given[0].device), given[0].shape[1]
-        return [*given, *[zero.expand(batch, *shape) for shape in self._plan.entries.values()]]
+            return run(tensors, returns.ends)
+        return run_chunks(plan, returns, tensors, length, run, built.operators)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Graph, settings, parameters and what a user assigned. All else is computed: no file names its classes."""
@@ -401,16 +372,12 @@ class Executor(nn.Module):
         """Builds the operands of a CPU, and prepacks a frozen network's weights by a step of silence."""
         silence = [torch.zeros(1, 1, *self.graph.nodes[name].output_shape, device="cpu") for name in self._plan.inputs]
         with torch.no_grad():
-            if operators(torch.device("cpu")) is not native or not unobserved(silence):
-                return
-            if self._store.frozen:
-                self._run(dict(zip(self._plan.inputs, silence, strict=True)), None, None, Returns())
+            can_cache = operators(torch.device("cpu")) is native and unobserved(silence)
+            if can_cache and self._store.frozen:
+                self._execute(Returns(), silence, [])
                 self._calls = CallCache(constant=True)
-            else:
+            elif can_cache:
                 self._operands.speculate(self, torch.device("cpu"))
-
-    def _by_field(self) -> dict[Field, Tensor]:
-        return self._store.by_field(self)
 
     def _sources(self) -> list[Tensor]:
         return [t for t in (*self._parameters.values(), *self._buffers.values()) if t is not None]

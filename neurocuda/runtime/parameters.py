@@ -170,11 +170,6 @@ def weight_of(node: Node, entry: str) -> Tensor:
     return torch.from_numpy(array.astype(np.float32))
 
 
-def tensors_of(module: nn.Module) -> list[Tensor]:
-    """All parameters and buffers of a module without submodules."""
-    return [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
-
-
 def keep_types(module: nn.Module, names: Collection[str], move: Callable[[], object]) -> None:
     """Calls `move`, which may convert all of a module; the named tensors and their gradients keep their dtypes."""
     tensors = {name: getattr(module, name) for name in names}

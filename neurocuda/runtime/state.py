@@ -1,4 +1,4 @@
-"""What a network carries from one call to the next."""
+"""`State`, which a network carries from one call to the next, and `RunResult`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ class State:
     `state[a:b]` is the state of part of a batch; `torch.save` writes it, `torch.load(..., weights_only=True)` reads it.
 
     Args:
-        tensors: By `node.quantity`, the batch first: "v" and "i" of neurons, "history" of delays [B, steps, *shape],
-        and
-            "previous", the last output of nodes with a delayed edge.
+        tensors: float32, by `node.quantity`, the batch first: "v" and "i" of neurons [B, *shape], "history" of delays
+            [B, steps, *shape], and "previous", the last output of nodes with a delayed edge.
 
     Example:
         >>> import neurocuda, torch
@@ -95,9 +94,9 @@ class RunResult:
     """The result of `Executor.run`.
 
     Args:
-        output: As a call returns it.
-        state: As a call returns it.
-        recordings: [T, B, *] by node and quantity.
+        output: The signals of the Output, float32 [T, B, *shape]; a dict by name if there are several.
+        state: The state after the last step.
+        recordings: float32 [T, B, *shape], by node and quantity.
 
     Example:
         >>> import neurocuda, torch
@@ -111,20 +110,20 @@ class RunResult:
     recordings: dict[str, dict[str, Tensor]]
 
 
-# The name in files, those of version 0.1 and those to come: `torch.load` looks for the class there.
+# Files name the class by its path in version 0.1; `torch.load` imports it from there.
 State.__module__ = "neurocuda.state"
 sys.modules[State.__module__] = sys.modules[__name__]
 torch.serialization.add_safe_globals([State])
 
 
-def check_state(state: State, owed: Mapping[str, tuple[int, ...]], device: torch.device) -> None:
-    """Refuses a state that is not one of this network for this batch; `owed`: the shapes by name."""
+def check_state(state: State, shapes: Mapping[str, tuple[int, ...]], device: torch.device) -> None:
+    """Raises `ArgumentError` unless the state has exactly these entries; shapes: of the batch, [B, *shape]."""
     if not isinstance(state, State):
         raise ArgumentError(f"state: expected the State that a call returned, found {type(state).__name__}")
-    if state.tensors.keys() != owed.keys():
-        strange = sorted(set(state.tensors) ^ set(owed))
-        raise ArgumentError(f"state: expected entries {sorted(owed)}, found a difference in {strange}")
-    for name, shape in owed.items():
+    if state.tensors.keys() != shapes.keys():
+        strange = sorted(set(state.tensors) ^ set(shapes))
+        raise ArgumentError(f"state: expected entries {sorted(shapes)}, found a difference in {strange}")
+    for name, shape in shapes.items():
         tensor = state.tensors[name]
         if tensor.shape != shape or tensor.dtype != torch.float32 or tensor.device != device:
             found = f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,6 @@ from torch import Tensor
 from neurocuda import Executor
 from neurocuda.ops import backends
 from neurocuda.runtime import int8_layers
-from neurocuda.runtime.guards import Speculation
 
 pytestmark = pytest.mark.emulated
 
@@ -183,11 +183,11 @@ class OnGpu(Tensor):
 @pytest.mark.skipif(C is None, reason="neurocuda._C is not there")
 def test_what_is_supposed_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU plays the GPU: what is asked, and what follows from each answer."""
-    monkeypatch.setattr(int8_layers, "_is_fast", lambda device: True)
+    monkeypatch.setattr(int8_layers, "is_fast", lambda device: True)
     x = whole_signal()
 
     def supposed(net: Executor, x: Tensor) -> tuple[set[str], bool]:
-        found = net._int8.speculate({"input": OnGpu(x)}, net._by_field)
+        found = net._int8.speculate({"input": OnGpu(x)}, net._store.by_field(net))
         assert found.value is not None
         return set(found.value), found.validate is None or found.validate()
 
@@ -211,11 +211,11 @@ def test_what_is_supposed_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(C is None, reason="neurocuda._C is not there")
 def test_a_frozen_network_supposes_nothing_but_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int8_layers, "_is_fast", lambda device: True)
+    monkeypatch.setattr(int8_layers, "is_fast", lambda device: True)
     net, x = two_layers(frozen=True), whole_signal()
     net._int8.forget()  # as where it was moved
     for signal, names, so in ((x, {"a", "b"}, True), (x + 0.5, {"a", "b"}, False), (x + 0.5, {"b"}, True)):
-        found = net._int8.speculate({"input": OnGpu(signal)}, net._by_field)
+        found = net._int8.speculate({"input": OnGpu(signal)}, net._store.by_field(net))
         assert found.value is not None
         assert (set(found.value), found.validate is None or found.validate()) == (names, so)
         assert not [*found.guards.current, *found.guards.snapshot]
@@ -225,15 +225,19 @@ def test_a_frozen_network_supposes_nothing_but_its_inputs(monkeypatch: pytest.Mo
 def test_a_call_is_made_again_where_what_it_supposed_was_not_so(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = two_layers(), whole_signal()
     answers = iter([False, True])
-    whole, made = net._whole, []
+    whole, made = net._run_steps, []
 
     def noted(*given: Any, **how: Any) -> list[Tensor]:
         made.append(whole(*given, **how))
         return made[-1]
 
-    monkeypatch.setattr(net, "_whole", noted)
-    ever = Speculation({}, lambda: next(answers))
-    monkeypatch.setattr(net._int8, "speculate", lambda inputs, by_field: ever)
+    monkeypatch.setattr(net, "_run_steps", noted)
+    speculate = net._operands.speculate
+
+    def speculative(*given: Any) -> Any:
+        return replace(speculate(*given), validate=lambda: next(answers))
+
+    monkeypatch.setattr(net._operands, "speculate", speculative)
     with torch.no_grad():
         y, state = net(x)
         owed, owed_state = two_layers()(x)

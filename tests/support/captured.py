@@ -108,4 +108,4 @@ def on_meta(net: Executor, steps: int, batch: int) -> list[Tensor]:
             tensors[key] = torch.nn.Parameter(moved) if isinstance(t, torch.nn.Parameter) else moved
     shapes = [net.graph.nodes[name].output_shape for name in net.graph.inputs]
     inputs = [torch.empty(steps, batch, *shape, device="meta") for shape in shapes]
-    return net._with_state(inputs)
+    return net._plan.with_state(inputs)

@@ -75,8 +75,7 @@ def finetune(
         timesteps: Time steps of the trained network.
         quantized_epochs: Epochs before these, of the network with quantized rectifiers.
         rate: Learning rate of Adam, in units of the root mean square of each tensor; it rises over the first batches
-        and
-            falls to zero (half a cosine).
+            and falls to zero (half a cosine).
         loss: Of the output and the labels of a batch. None: learns the original's values, or its classes and, in equal
             part, the labels where batches have them (integers [B]).
         surrogate: Derivative of a spike, of u in units of theta, for gradients through time. None: gradients of firing
@@ -86,8 +85,7 @@ def finetune(
         samples: Samples of the report, as `convert` takes them.
         report: Whether to measure the report.
         checkpoint: A file, written every `checkpoint_every` batches. If it exists, training continues from it, to the
-        same
-            bits as without a stop, given the same data, machine and number of threads.
+            same bits as without a stop, given the same data, machine and number of threads.
         checkpoint_every: Batches between checkpoints.
 
     Returns:

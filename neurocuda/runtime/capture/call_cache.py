@@ -90,7 +90,6 @@ class CallCache:
         key: Hashable,
         function: Function,
         inputs: list[Tensor],
-        *,
         finite: int = 0,
         state: int = 0,
         constants: Collection[Tensor] = (),
@@ -159,9 +158,7 @@ class CallCache:
 
     def can_capture(self, inputs: Sequence[Tensor]) -> bool:
         """Whether a CUDA graph may run a call with these inputs."""
-        if self.simulated:
-            return unobserved(inputs)
-        return inputs[0].is_cuda and capturable(inputs)
+        return unobserved(inputs) if self.simulated else capturable(inputs)
 
     def _is_first(self, key: Hashable) -> bool:
         if key in self._seen:

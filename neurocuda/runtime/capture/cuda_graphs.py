@@ -151,13 +151,7 @@ class CapturedGraph:
 
 def capturable(inputs: Collection[Tensor]) -> bool:
     """Whether a graph may replace the operators on these tensors: on a GPU, and nothing observes them."""
-    first = next(iter(inputs))
-    return (
-        first.is_cuda
-        and unobserved(inputs)
-        and not torch.cuda.is_current_stream_capturing()
-        and _NO_POOLS not in os.environ
-    )
+    return next(iter(inputs)).is_cuda and unobserved(inputs) and _NO_POOLS not in os.environ
 
 
 def settings() -> Hashable:

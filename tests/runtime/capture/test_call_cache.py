@@ -148,8 +148,8 @@ def test_one_operator_is_made_again_without_python(monkeypatch: pytest.MonkeyPat
     net = network(alone())
     device = captured(net, monkeypatch, cached=True)
     called: list[int] = []
-    whole = net._whole
-    monkeypatch.setattr(net, "_whole", lambda *a, **how: (called.append(1), whole(*a, **how))[1])
+    whole = net._run_steps
+    monkeypatch.setattr(net, "_run_steps", lambda *a, **how: (called.append(1), whole(*a, **how))[1])
     for given, first in ((None, 0), (network(alone())(drive(seed=3))[1], 10)):
         for call in range(6):
             x = drive(seed=first + call)
