@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -57,25 +56,14 @@ def read_inputs(name: str, graph: Graph) -> dict[str, Tensor]:
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays as an .npz file: a complete file, or none. Raises `FileError`."""
-    target = check_target(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with open(temporary, "xb") as file:
-            # not numpy.savez, which cannot hold an array named "file"
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                for name, array in arrays.items():
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        if target.exists():
-            shutil.copymode(target, temporary)
-        os.replace(temporary, target)
-    except (OSError, ValueError) as error:
-        raise FileError(f"{target}: expected to write {len(arrays)} arrays, found {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Writes arrays as an .npz file: a complete file, or none. Raises `FileError`."""
+    from neurocuda.graph.serialization import new_file
+
+    temporary = new_file(check_target(path), f"{len(arrays)} arrays")
+    with temporary as file, zipfile.ZipFile(file, "w") as archive:  # numpy.savez cannot write an array named "file"
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:

@@ -2,15 +2,7 @@
 
 from neurocuda.graph.builder import build, from_nir
 from neurocuda.graph.fields import Shape
-from neurocuda.graph.model import (
-    Graph,
-    Node,
-    align,
-    expand,
-    parameters_text,
-    shape_text,
-    table,
-)
+from neurocuda.graph.model import Graph, Node, align, expand, parameters_text, shape_text, table
 from neurocuda.graph.patterns import SoftReset, soft_resets
 from neurocuda.graph.primitives import PRIMITIVES, Primitive, complete
 

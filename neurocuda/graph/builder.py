@@ -1,4 +1,4 @@
-"""From the fields of a file, or a `nir.NIRGraph`, to a `Graph`: inline, check every field, infer every shape."""
+"""Builds a `Graph` from the fields of a file or a `nir.NIRGraph`: flattens, checks every field, infers every shape."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def from_nir(graph: nir.NIRGraph) -> Graph:
     """The `Graph` of a `nir.NIRGraph` in memory.
 
     Args:
-        graph: As the nir package or an exporter builds it.
+        graph: A graph of the nir package or of an exporter; it may be nested.
 
     Returns:
         The graph: flat, with inferred shapes.
 
     Raises:
-        ArgumentError: It is no nir.NIRGraph.
-        GraphError: It has problems (`ShapeError`: of shapes); each names its node and field.
+        ArgumentError: The argument is no nir.NIRGraph.
+        GraphError: The graph has problems (`ShapeError` if they are of shapes); each names its node and field.
 
     Example:
         >>> import neurocuda, nir, numpy as np
@@ -44,7 +44,7 @@ def from_nir(graph: nir.NIRGraph) -> Graph:
 
 
 def build(raw: Raw, source: str, version: str | None) -> tuple[Graph | None, tuple[Problem, ...]]:
-    """The graph of `raw`, the fields of a NIRGraph as they stand in a file, or None; and all that is wrong."""
+    """The graph of `raw`, the fields of a NIRGraph in a file, or None and all its problems."""
     flat = inline(raw)
     problems = list(flat.problems)
     typed: dict[str, Typed] = {}
@@ -80,12 +80,12 @@ def _check_node(node: FlatNode) -> tuple[dict[str, Value], Shape | None, list[Pr
 
 
 def _node(node: Typed, shapes: Shapes, fields: Raw) -> Node:
-    taken, given = shapes.inputs[node.name], shapes.outputs[node.name]
+    shape = shapes.inputs[node.name]
     parameters = {
-        name: collapse(value, len(taken)) if name in SIGNAL_PARAMETERS and isinstance(value, np.ndarray) else value
+        name: collapse(value, len(shape)) if name in SIGNAL_PARAMETERS and isinstance(value, np.ndarray) else value
         for name, value in node.parameters.items()
     }
-    return Node(node.name, node.type, parameters, taken, given, _metadata(fields))
+    return Node(node.name, node.type, parameters, shape, shapes.outputs[node.name], _metadata(fields))
 
 
 def _metadata(fields: Raw) -> Mapping[str, Any]:

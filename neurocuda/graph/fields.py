@@ -1,12 +1,14 @@
-"""The fields of a primitive: what a value in a file must be, and the checks of it."""
+"""The fields of a primitive, and the checks of their values in a file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 Shape = tuple[int, ...]
 
@@ -14,7 +16,14 @@ Value = np.ndarray | tuple[int, ...] | int | str
 """A checked field: a real array, integers, or the word 'same' or 'valid'."""
 
 SHAPE_DECLARATIONS = frozenset({"shape", "input_shape", "input_type", "output_type"})
-"""Fields that state a shape. Shapes are inferred; of these only an Input's shape is taken on trust."""
+"""Fields that state a shape. Shapes are inferred; only the shape of an Input is read from its field."""
+
+
+def parameter(parameters: Mapping[str, Value], name: str, type: type[T]) -> T:
+    """A parameter of the type that its primitive's record ensures."""
+    value = parameters[name]
+    assert isinstance(value, type), name
+    return value
 
 
 class Unfit(Exception):
@@ -40,7 +49,7 @@ class Field:
 
 
 def describe(value: object) -> str:
-    """A few words on a value, short enough for a message."""
+    """A short description of a value, for a message."""
     if isinstance(value, bytes | str):
         return repr(value) if len(value) <= 40 else f"{value[:37]!r}..."
     if isinstance(value, Mapping):
@@ -89,10 +98,10 @@ def not_negative(value: Any) -> np.ndarray:
 
 
 def float32(value: Any) -> np.ndarray:
-    """Numbers that are rounded to float32 when the graph is run."""
+    """Checks for numbers in the range of float32, to which a run rounds them."""
     array = real(value)
     with np.errstate(over="ignore"):
-        _require(array, np.isfinite(array.astype(np.float32)), "numbers that float32 holds")
+        _require(array, np.isfinite(array.astype(np.float32)), "numbers in the range of float32")
     return array
 
 
@@ -107,12 +116,12 @@ def weight(ranks: range, axes: str) -> Callable[[Any], np.ndarray]:
 
 
 def _are_integers(array: np.ndarray) -> bool:
-    """Whether all numbers are whole, and of a size that sizes and axes can have."""
+    """Whether all numbers are integers within the range of sizes and axes."""
     return bool((np.isfinite(array) & (array == np.trunc(array)) & (np.abs(array.astype(np.float64)) < 2**53)).all())
 
 
 def integers(low: int | None, counts: tuple[int, ...]) -> Callable[[Any], tuple[int, ...]]:
-    """Integers, at least `low`; as many as the last of `counts`: a single one stands for all."""
+    """Checks for integers >= `low`, as many as one of `counts`; a single one is repeated to the last of `counts`."""
     bound = "" if low is None else f" >= {low}"
     noun = "an integer" if counts == (1,) else f"{' or '.join(str(n) for n in counts)} integers"
 
@@ -146,10 +155,9 @@ def padding(counts: tuple[int, ...]) -> Callable[[Any], Value]:
 
 
 def declared_shape(value: Any) -> Shape:
-    """A shape as files state it: integers >= 1, possibly none (a scalar signal)."""
+    """Checks for a shape: integers >= 1, or none for a scalar signal."""
     array = _as_array(value)
-    if array is None or (array.size and array.dtype.kind not in "iuf") or array.ndim > 1:
-        raise Unfit("a shape (integers >= 1)", describe(value))
-    if array.size and not (_are_integers(array) and (array >= 1).all()):
+    fits = array is not None and array.ndim <= 1 and (array.size == 0 or array.dtype.kind in "iuf")
+    if array is None or not fits or (array.size and not (_are_integers(array) and (array >= 1).all())):
         raise Unfit("a shape (integers >= 1)", describe(value))
     return tuple(int(n) for n in array.reshape(-1))

@@ -1,4 +1,4 @@
-"""Nested NIR graphs made flat: nodes named `outer.inner`, edges resolved, missing Inputs and Outputs invented."""
+"""Flattens nested NIR graphs: nodes named `outer.inner`, edges resolved, missing Inputs and Outputs added."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from neurocuda.graph.fields import describe
 from neurocuda.graph.primitives import PRIMITIVES
 
 Raw = Mapping[str, Any]
-"""A node as it stands in a file: its fields by name, `type` among them."""
+"""A node of a file: its fields by name, `type` among them."""
 
 _DEEPEST = 64
 _TERMINAL = {"source": "Output", "target": "Input"}
@@ -31,9 +31,9 @@ class FlatNode:
 
 @dataclass
 class FlatGraph:
-    """The flat graph: nodes by flat name, edges in flat names, and everything that is wrong.
+    """The flat graph, nodes and edges by flat name, and its problems.
 
-    `severed` names the nodes that lost an edge to a problem, so that nothing is concluded from its absence.
+    severed: nodes that lost an edge to a problem; nothing is inferred from its absence.
     """
 
     nodes: dict[str, FlatNode] = field(default_factory=dict)
@@ -47,9 +47,10 @@ class FlatGraph:
 
 @dataclass(frozen=True)
 class _Level:
-    """One graph of the nest: its nodes by local name, the nested graphs among them, its edges.
+    """One of the nested graphs: its nodes by local name, the graphs among them, its edges.
 
-    `broken` names the nodes that could not be read and were reported; edges to them are passed over in silence.
+    broken: nodes that could not be read and were reported; edges to them are ignored. invented: Inputs and Outputs
+    that the file does not have.
     """
 
     prefix: str
@@ -63,15 +64,15 @@ class _Level:
     def title(self) -> str:
         return f"graph {self.prefix[:-1]!r}" if self.prefix else "the graph"
 
-    def terminals(self, kind: str) -> list[str]:
-        return sorted(name for name, raw in self.leaves.items() if raw["type"] == kind)
+    def terminals(self, type: str) -> list[str]:
+        return sorted(name for name, raw in self.leaves.items() if raw["type"] == type)
 
     def names(self) -> list[str]:
         return [*self.leaves, *self.graphs, *self.broken]
 
 
 def inline(raw: Raw) -> FlatGraph:
-    """Flatten `raw`, the fields of a NIRGraph as they stand in a file."""
+    """Flattens `raw`, the fields of a NIRGraph in a file."""
     flat = FlatGraph()
     top = _read_level(raw, "", 0, flat)
     if top is not None:
@@ -93,19 +94,19 @@ def _read_level(raw: Raw, prefix: str, depth: int, flat: FlatGraph) -> _Level | 
             found = "a group without" if isinstance(node, Mapping) else describe(node)
             flat.report(where, "type", "a group with a field 'type'", found)
             continue
-        kind = node["type"].decode("utf-8", "replace") if isinstance(node["type"], bytes) else node["type"]
-        if kind == "NIRGraph" and depth < _DEEPEST:
+        type = _text(node["type"])
+        if type == "NIRGraph" and depth < _DEEPEST:
             inner = _read_level(node, f"{prefix}{name}.", depth + 1, flat)
             if inner is not None:
                 level.graphs[name] = inner
                 level.broken.remove(name)
-        elif kind == "NIRGraph":
+        elif type == "NIRGraph":
             flat.report(where, None, f"at most {_DEEPEST} graphs inside each other", "one more")
-        elif not isinstance(kind, str) or kind not in PRIMITIVES or kind == "Identity":
+        elif not isinstance(type, str) or type not in PRIMITIVES or type == "Identity":
             known = ", ".join(sorted(set(PRIMITIVES) - {"Identity"}))
-            flat.report(where, "type", f"a NIR primitive ({known})", describe(kind))
+            flat.report(where, "type", f"a NIR primitive ({known})", describe(type))
         else:
-            level.leaves[name] = {**node, "type": kind}
+            level.leaves[name] = {**node, "type": type}
             level.broken.remove(name)
     level.edges.extend(_read_edges(raw, level, flat))
     return level
@@ -121,30 +122,35 @@ def _read_edges(raw: Raw, level: _Level, flat: FlatGraph) -> Iterator[tuple[str,
         return
     for edge in edges:
         ends = list(edge) if isinstance(edge, tuple | list | np.ndarray) and np.ndim(edge) == 1 else []
-        pair = [end.decode("utf-8", "replace") if isinstance(end, bytes) else end for end in ends]
+        pair = [_text(end) for end in ends]
         if len(pair) != 2 or not all(isinstance(end, str) for end in pair):
             flat.report(level.title, "edges", "pairs of names", describe(edge))
             return
         yield pair[0], pair[1]
 
 
+def _text(value: Any) -> Any:
+    """Bytes as str, another value as it is."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
 def _invent_terminals(level: _Level, flat: FlatGraph) -> None:
-    """Give every graph that has no Input (no Output) one for each node without incoming (outgoing) edges."""
+    """Adds to each graph without an Input (Output) one for each node without incoming (outgoing) edges."""
     for graph in level.graphs.values():
         _invent_terminals(graph, flat)
-    for kind, stem, end in (("Input", "input", 1), ("Output", "output", 0)):
-        if level.terminals(kind) or level.broken:  # what is missing may be what is broken
+    for type, stem, end, direction in (("Input", "input", 1, "incoming"), ("Output", "output", 0, "outgoing")):
+        if level.terminals(type) or level.broken:  # a broken node may be the missing one
             continue
         touched = {_local(level, edge[end]) for edge in level.edges}
         loose = sorted(set(level.names()) - touched)
         for name in loose:
             invented = unused(f"{stem}_{name}", level.names())
-            level.leaves[invented] = {"type": kind}
+            level.leaves[invented] = {"type": type}
             level.invented.add(invented)
-            level.edges.append((invented, name) if kind == "Input" else (name, invented))
+            level.edges.append((invented, name) if type == "Input" else (name, invented))
         if not loose and not level.prefix:
-            way = "incoming" if kind == "Input" else "outgoing"
-            flat.report(level.title, None, f"an {kind} node, or a node without {way} edges to give one", "neither")
+            expected = f"an {type} node, or a node without {direction} edges that one is added to"
+            flat.report(level.title, None, expected, "neither")
 
 
 def unused(stem: str, names: list[str]) -> str:
@@ -166,8 +172,11 @@ def _local(level: _Level, end: str) -> str:
 def _collect(level: _Level, flat: FlatGraph) -> None:
     for name, raw in level.leaves.items():
         inner = level.prefix and raw["type"] in ("Input", "Output")
-        kind = "Identity" if inner else raw["type"]
-        _add(flat, FlatNode(level.prefix + name, kind, raw, name in level.invented))
+        primitive = "Identity" if inner else raw["type"]
+        flat_name = level.prefix + name
+        if flat_name in flat.nodes:
+            flat.report(f"node {flat_name!r}", None, "one node of this flat name", "two (nested and dotted names)")
+        flat.nodes[flat_name] = FlatNode(flat_name, primitive, raw, name in level.invented)
     for graph in level.graphs.values():
         _collect(graph, flat)
     for source, target in sorted(level.edges):
@@ -182,12 +191,6 @@ def _collect(level: _Level, flat: FlatGraph) -> None:
         flat.edges.append((ends[0], ends[1]))
 
 
-def _add(flat: FlatGraph, node: FlatNode) -> None:
-    if node.name in flat.nodes:
-        flat.report(f"node {node.name!r}", None, "one node of this flat name", "two (nested and dotted names)")
-    flat.nodes[node.name] = node
-
-
 def _resolve(level: _Level, end: str, role: str, shown: str, flat: FlatGraph) -> str | None:
     """The flat name of the node that an edge end means, or None with a problem reported."""
     if end in level.leaves:
@@ -195,14 +198,14 @@ def _resolve(level: _Level, end: str, role: str, shown: str, flat: FlatGraph) ->
     if _local(level, end) in level.broken:
         return None
     if end in level.graphs:
-        kind, inner = _TERMINAL[role], level.graphs[end]
-        terminals = inner.terminals(kind)
+        type, inner = _TERMINAL[role], level.graphs[end]
+        terminals = inner.terminals(type)
         if len(terminals) == 1:
             return inner.prefix + terminals[0]
         if inner.broken:
             return None
         names = ", ".join(repr(f"{end}.{name}") for name in terminals) or "none"
-        flat.report(shown, None, f"graph {end!r} to have exactly one {kind}, or the edge to name one", names)
+        flat.report(shown, None, f"graph {end!r} to have exactly one {type}, or the edge to name one", names)
         return None
     for name, graph in sorted(level.graphs.items(), key=lambda item: -len(item[0])):
         if end.startswith(f"{name}."):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from neurocuda.graph.fields import Shape, Value
+from neurocuda.graph.fields import Shape, Value, parameter
 from neurocuda.graph.primitives import PRIMITIVES, SIGNAL_PARAMETERS, TRACED, Primitive
 
 
@@ -62,9 +62,7 @@ class Node:
         Returns:
             Its value.
         """
-        value = self.parameters[name]
-        assert isinstance(value, np.ndarray), (self.name, name)
-        return value
+        return parameter(self.parameters, name, np.ndarray)
 
     def numbers(self, name: str) -> tuple[int, ...]:
         """A parameter that is a tuple of integers.
@@ -75,13 +73,11 @@ class Node:
         Returns:
             Its value.
         """
-        value = self.parameters[name]
-        assert isinstance(value, tuple), (self.name, name)
-        return value
+        return parameter(self.parameters, name, tuple)
 
     @property
     def groups(self) -> int | None:
-        """Of a convolution."""
+        """The groups of a convolution, None for another node."""
         return self.number("groups") if "groups" in self.parameters else None
 
     @property
@@ -91,7 +87,7 @@ class Node:
 
     @property
     def shape_fields(self) -> dict[str, Any]:
-        """The field of a NIR file in which this type of node states its input shape, if it does."""
+        """The input shape by the field of a NIR file that states it; {} where this type of node states none."""
         if self.primitive.shape_field is None:
             return {}
         shape = self.input_shape[1:] if self.primitive.is_convolution else self.input_shape
@@ -106,9 +102,7 @@ class Node:
         Returns:
             Its value.
         """
-        value = self.parameters[name]
-        assert isinstance(value, int), (self.name, name)
-        return value
+        return parameter(self.parameters, name, int)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +111,7 @@ class Graph:
 
     Args:
         nodes: By name, sorted by Unicode code points.
-        edges: Pairs (source, target), sorted, duplicates kept.
+        edges: Pairs (source, target), sorted. A duplicate counts twice.
         metadata: Of the file.
         warnings: Statements of the file that were overruled.
         source: The file.
@@ -159,12 +153,12 @@ class Graph:
     @cached_property
     def sources(self) -> Mapping[str, tuple[str, ...]]:
         """For each node, the sources of the edges into it, ascending."""
-        return _neighbours(self.nodes, ((b, a) for a, b in self.edges))
+        return neighbours(self.nodes, ((b, a) for a, b in self.edges))
 
     @cached_property
     def targets(self) -> Mapping[str, tuple[str, ...]]:
         """For each node, the targets of the edges out of it, ascending."""
-        return _neighbours(self.nodes, self.edges)
+        return neighbours(self.nodes, self.edges)
 
     def __str__(self) -> str:
         rows = [("node", "type", "input", "output", "parameters")]
@@ -177,7 +171,8 @@ class Graph:
         return "\n".join(lines)
 
 
-def _neighbours(nodes: Iterable[str], pairs: Iterable[tuple[str, str]]) -> Mapping[str, tuple[str, ...]]:
+def neighbours(nodes: Iterable[str], pairs: Iterable[tuple[str, str]]) -> Mapping[str, tuple[str, ...]]:
+    """For each node, the second of each pair that it is the first of, in order."""
     found: dict[str, list[str]] = {name: [] for name in nodes}
     for name, other in pairs:
         found[name].append(other)
@@ -191,7 +186,7 @@ def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def shape_text(shape: Shape) -> str:
-    """A shape as people write it: 2x34x34, or 'scalar'."""
+    """A shape in text: 2x34x34, or 'scalar'."""
     return "x".join(str(size) for size in shape) or "scalar"
 
 
@@ -229,7 +224,7 @@ def collapse(array: np.ndarray, rank: int) -> np.ndarray:
 
 
 def expand(node: Node, name: str) -> np.ndarray:
-    """A parameter at the full shape of the node's signal, as the nir package wants it in a file."""
+    """A parameter at the full shape of the node's signal, as the nir package requires it in a file."""
     array = node.array(name)
     if name not in SIGNAL_PARAMETERS:
         return array

@@ -1,4 +1,4 @@
-"""Reset by subtraction as standard NIR writes it: I -> Threshold, and a Scale from the threshold back to the I."""
+"""Finds soft resets as standard NIR writes them: I -> Threshold, and a Scale from the threshold back to the I."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from neurocuda.graph.model import Graph, Node
 
 @dataclass(frozen=True)
 class SoftReset:
-    """The nodes of such a cycle: the threshold alone listens to the integrator, and it alone to the scale."""
+    """The nodes of a soft reset. The threshold is the integrator's only target, the integrator the scale's only one."""
 
     integrator: str
     threshold: str
@@ -18,7 +18,7 @@ class SoftReset:
 
 
 def soft_resets(graph: Graph) -> tuple[SoftReset, ...]:
-    """The cycles of a graph that are a soft reset, one for each integrator, in order of name."""
+    """The soft resets of a graph, at most one for each integrator, in order of name."""
     into, out_of = graph.sources, graph.targets
     found = []
     for name, node in graph.nodes.items():

@@ -1,10 +1,11 @@
-"""NIR files in and out. Broken or hostile files are refused by name; a failed write leaves the old file whole."""
+"""Reads and writes NIR files. Broken or hostile files raise `FileError`; a failed write leaves the old file intact."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def check(path: str | os.PathLike[str]) -> tuple[Graph | None, tuple[Problem, ..
         found = {FileNotFoundError: "no such file", IsADirectoryError: "a folder"}.get(type(error), str(error.strerror))
         raise FileError(f"{name}: expected a NIR file, found {found}") from error
     if not hdf5:
-        raise FileError(f"{name}: expected an HDF5 file (NIR), found another kind of file")
+        raise FileError(f"{name}: expected an HDF5 file (NIR), found another type of file")
     try:
         with h5py.File(path, "r") as file:
             raw, version = _read_root(file, name)
@@ -92,7 +93,7 @@ def _read_group(group: h5py.Group, name: str, path: str, depth: int, seen: set[i
         item = group[key]
         address = h5py.h5o.get_info(item.id).addr
         if address in seen:
-            raise FileError(f"{name}: expected data at {here!r}, found a link to what stands elsewhere in the file")
+            raise FileError(f"{name}: expected data at {here!r}, found a link to data elsewhere in the file")
         seen.add(address)
         if isinstance(item, h5py.Group):
             content[key] = _read_group(item, name, here, depth + 1, seen)
@@ -117,7 +118,7 @@ def _read_dataset(dataset: h5py.Dataset, name: str, path: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """HDF5 strings as str, everything else as numpy has it."""
+    """HDF5 strings as str, all else as numpy has it."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, np.ndarray) and value.dtype.kind in "OS":
@@ -136,7 +137,7 @@ def write(graph: Graph, path: str | os.PathLike[str]) -> None:
         path: The file.
 
     Raises:
-        FileError: The file cannot be written; an existing one is whole.
+        FileError: The file cannot be written; an existing one is unchanged.
 
     Example:
         >>> import neurocuda, tempfile
@@ -145,6 +146,17 @@ def write(graph: Graph, path: str | os.PathLike[str]) -> None:
         ...     neurocuda.write(graph, f"{folder}/copy.nir")
         ...     neurocuda.read(f"{folder}/copy.nir").edges == graph.edges
         True
+    """
+    with new_file(path, repr(graph.source)) as temporary, h5py.File(temporary, "w") as file:
+        file.create_dataset("version", data=nir.version, dtype=h5py.string_dtype())
+        _write_fields(file.create_group("node"), _graph_fields(graph))
+
+
+@contextmanager
+def new_file(path: str | os.PathLike[str], content: str) -> Iterator[str]:
+    """A context with the path of a temporary file, which replaces `path` if no error is raised.
+
+    content: what is written, for the message. Raises `FileError`; an existing file is unchanged.
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
@@ -155,15 +167,13 @@ def write(graph: Graph, path: str | os.PathLike[str]) -> None:
         raise FileError(f"{target}: expected a folder that can be written, found {error.strerror or error}") from error
     try:
         os.close(handle)
-        with h5py.File(temporary, "w") as file:
-            file.create_dataset("version", data=nir.version, dtype=h5py.string_dtype())
-            _write_fields(file.create_group("node"), _graph_fields(graph))
+        yield temporary
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
         os.chmod(temporary, target.stat().st_mode if target.exists() else 0o666 & ~_umask())
         os.replace(temporary, target)
     except (OSError, TypeError, ValueError) as error:
-        raise FileError(f"{target}: expected to write {graph.source!r}, found {error}") from error
+        raise FileError(f"{target}: expected to write {content}, found {error}") from error
     finally:
         Path(temporary).unlink(missing_ok=True)
 
@@ -200,7 +210,7 @@ def _stored(value: Value) -> Any:
 def _write_fields(group: h5py.Group, fields: Mapping[str, Any]) -> None:
     for key, value in fields.items():
         if not isinstance(key, str) or not key or key == "." or "/" in key or "\0" in key:
-            raise ValueError(f"the name {key!r} in {group.name!r}; HDF5 holds names that are not empty, without '/'")
+            raise ValueError(f"the name {key!r} in {group.name!r}; HDF5 needs names that are not empty, without '/'")
         if isinstance(value, Mapping):
             if value or key != "metadata":
                 _write_fields(group.create_group(key), value)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
 from neurocuda.errors import Problem, ShapeError
-from neurocuda.graph.fields import Shape, Value
-from neurocuda.graph.model import shape_text
+from neurocuda.graph.fields import Shape, Value, parameter
+from neurocuda.graph.model import neighbours, shape_text
 from neurocuda.graph.primitives import PRIMITIVES, SIGNAL_PARAMETERS, Primitive
 from neurocuda.graph.shape_rules import Misfit
 
@@ -39,17 +40,13 @@ class Shapes:
 
 
 def infer(nodes: Mapping[str, Typed], edges: list[tuple[str, str]], broken: frozenset[str]) -> Shapes:
-    """Propagate shapes along the edges, from the Inputs and from the weights.
+    """Propagates shapes along the edges, from the Inputs and from the weights.
 
     A node that no shape reaches has the shape of its own parameters. Nothing is guessed as long as there are nodes
     with problems of their own (`broken`), so that one mistake is reported once.
     """
-    sources: dict[str, list[str]] = {name: [] for name in nodes}
-    targets: dict[str, list[str]] = {name: [] for name in nodes}
-    for source, target in sorted(edges):
-        sources[target].append(source)
-        targets[source].append(target)
-
+    sources = neighbours(nodes, ((target, source) for source, target in sorted(edges)))
+    targets = neighbours(nodes, sorted(edges))
     shapes = Shapes({}, {}, [])
     guesses: dict[str, Shape] = {}
     stuck = set(broken)
@@ -83,7 +80,7 @@ def infer(nodes: Mapping[str, Typed], edges: list[tuple[str, str]], broken: froz
     return shapes
 
 
-def _input_shape(node: Typed, sources: list[str], targets: list[Typed], shapes: Shapes) -> Shape | None:
+def _input_shape(node: Typed, sources: Sequence[str], targets: list[Typed], shapes: Shapes) -> Shape | None:
     if node.primitive.is_matrix:
         return own_shape(node)
     if sources:
@@ -99,15 +96,11 @@ def own_shape(node: Typed) -> Shape | None:
     if node.primitive.is_matrix and isinstance(weight, np.ndarray):
         return (*weight.shape[:-2], weight.shape[-1])
     if node.primitive.is_convolution and isinstance(weight, np.ndarray) and node.declared is not None:
-        groups = node.parameters["groups"]
-        return (weight.shape[1] * groups, *node.declared) if isinstance(groups, int) else None
-    arrays = [node.parameters[name] for name in sorted(SIGNAL_PARAMETERS & set(node.parameters))]
-    if arrays:
-        ranks = [array.shape for array in arrays if isinstance(array, np.ndarray)]
-        longest = max(len(shape) for shape in ranks)
-        padded = [shape + (1,) * (longest - len(shape)) for shape in ranks]
-        return tuple(max(sizes) for sizes in zip(*padded, strict=True))
-    return node.declared
+        return weight.shape[1] * parameter(node.parameters, "groups", int), *node.declared
+    names = SIGNAL_PARAMETERS & set(node.parameters)
+    shapes = [parameter(node.parameters, name, np.ndarray).shape for name in names]
+    # Parameters align with the leading axes of the signal.
+    return tuple(map(max, zip_longest(*shapes, fillvalue=1))) if shapes else node.declared
 
 
 def _guess(nodes: Mapping[str, Typed], shapes: Shapes) -> tuple[str, Shape] | None:
@@ -127,13 +120,11 @@ def _report_unknown(nodes: Mapping[str, Typed], shapes: Shapes) -> None:
 
 def _check_edges(nodes: Mapping[str, Typed], edges: list[tuple[str, str]], shapes: Shapes) -> None:
     for source, target in sorted(set(edges)):
-        gives, takes = shapes.outputs.get(source), shapes.inputs.get(target)
-        if gives is None or takes is None or gives == takes:
-            continue
-        expected = f"shape {takes}, which {nodes[target].type} {target!r} takes"
-        found = f"shape {gives}, which {nodes[source].type} {source!r} gives"
-        where = f"edge {source!r} -> {target!r}"
-        shapes.problems.append(Problem(where, None, expected, found, ShapeError))
+        output, input_ = shapes.outputs.get(source), shapes.inputs.get(target)
+        if output is not None and input_ is not None and output != input_:
+            expected = f"shape {input_}, the input of {nodes[target].type} {target!r}"
+            found = f"shape {output}, the output of {nodes[source].type} {source!r}"
+            shapes.problems.append(Problem(f"edge {source!r} -> {target!r}", None, expected, found, ShapeError))
 
 
 def declared_mismatch(node: Typed, shapes: Shapes) -> str | None:

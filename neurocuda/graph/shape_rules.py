@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from neurocuda.graph.fields import Shape, Value
+from neurocuda.graph.fields import Shape, Value, parameter
 
 Parameters = Mapping[str, Value]
 ShapeRule = Callable[[Parameters, Shape], Shape]
@@ -23,7 +23,7 @@ class Misfit(Exception):
 
 
 def same(parameters: Parameters, shape: Shape) -> Shape:
-    """The shape of the input, which every parameter that is an array has to fit."""
+    """The shape of the input; every array among the parameters must align with it."""
     for name in sorted(parameters):
         array = parameters[name]
         if isinstance(array, np.ndarray) and not fits(array, shape):
@@ -41,15 +41,14 @@ def fits(array: np.ndarray, shape: Shape) -> bool:
 
 
 def matrix(parameters: Parameters, shape: Shape) -> Shape:
-    weight = _array(parameters, "weight")
+    weight = parameter(parameters, "weight", np.ndarray)
     result = (*weight.shape[:-2], weight.shape[-2])
     _check_bias(parameters, result)
     return result
 
 
 def convolution(parameters: Parameters, shape: Shape) -> Shape:
-    weight, groups = _array(parameters, "weight"), parameters["groups"]
-    assert isinstance(groups, int)
+    weight, groups = parameter(parameters, "weight", np.ndarray), parameter(parameters, "groups", int)
     _require_axes(shape, "(channels, length)" if weight.ndim == 3 else "(channels, height, width)")
     channels = weight.shape[1] * groups
     if shape[0] != channels:
@@ -58,7 +57,8 @@ def convolution(parameters: Parameters, shape: Shape) -> Shape:
     if weight.shape[0] % groups:
         raise Misfit("groups", f"a divisor of {weight.shape[0]} output channels", str(groups))
     _check_bias(parameters, (weight.shape[0],))
-    stride, dilation, padding = _tuple(parameters, "stride"), _tuple(parameters, "dilation"), parameters["padding"]
+    stride, dilation = (parameter(parameters, name, tuple) for name in ("stride", "dilation"))
+    padding = parameters["padding"]
     if padding == "same":
         if set(stride) != {1}:
             raise Misfit("padding", "stride 1 with 'same'", f"stride {stride}")
@@ -69,7 +69,7 @@ def convolution(parameters: Parameters, shape: Shape) -> Shape:
 
 def pool(parameters: Parameters, shape: Shape) -> Shape:
     _require_axes(shape, "(channels, height, width)")
-    kernel, stride, padding = (_tuple(parameters, name) for name in ("kernel_size", "stride", "padding"))
+    kernel, stride, padding = (parameter(parameters, name, tuple) for name in ("kernel_size", "stride", "padding"))
     return (shape[0], *_windows(shape[1:], kernel, stride, padding, (1, 1), "kernel_size"))
 
 
@@ -77,8 +77,7 @@ def flatten(parameters: Parameters, shape: Shape) -> Shape:
     rank = len(shape)
     ends = []
     for name in ("start_dim", "end_dim"):
-        axis = parameters[name]
-        assert isinstance(axis, int)
+        axis = parameter(parameters, name, int)
         if not -max(rank, 1) <= axis < max(rank, 1):
             raise Misfit(name, f"an axis of the signal {shape}, batch not counted", str(axis))
         ends.append(axis % max(rank, 1))
@@ -108,15 +107,3 @@ def _check_bias(parameters: Parameters, shape: Shape) -> None:
     bias = parameters.get("bias")
     if isinstance(bias, np.ndarray) and bias.size != 1 and bias.shape != shape:
         raise Misfit("bias", f"shape {shape} or a single value", f"shape {bias.shape}")
-
-
-def _array(parameters: Parameters, name: str) -> np.ndarray:
-    value = parameters[name]
-    assert isinstance(value, np.ndarray), name
-    return value
-
-
-def _tuple(parameters: Parameters, name: str) -> tuple[int, ...]:
-    value = parameters[name]
-    assert isinstance(value, tuple), name
-    return value

@@ -211,8 +211,8 @@ BROKEN = {
                 (
                     "edge 'input' -> 'fc'",
                     None,
-                    "shape (3,), which Linear 'fc' takes",
-                    "shape (2,), which Input 'input' gives",
+                    "shape (3,), the input of Linear 'fc'",
+                    "shape (2,), the output of Input 'input'",
                     "ShapeError",
                 )
             ],
@@ -324,7 +324,7 @@ def test_check_of_a_file_that_is_not_nir(tmp_path: Path) -> None:
     path.write_text("not HDF5")
     out, err = command("check", path, code=2)
     assert out == ""
-    assert err.startswith(f"error: {path}: expected an HDF5 file (NIR), found another kind of file")
+    assert err.startswith(f"error: {path}: expected an HDF5 file (NIR), found another type of file")
     found = json.loads(command("check", path, "--json", code=2)[0])
     assert (found["ok"], found["problems"][0]["kind"]) == (False, "FileError")
     assert "expected an HDF5 file" in found["problems"][0]["found"]
