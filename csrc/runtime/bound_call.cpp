@@ -34,12 +34,12 @@ struct Arguments {
   const c10::IValue& value(const char* name) const { return at(name).value; }
   bool flag(const char* name) const { return value(name).toBool(); }
 
-  // Whether tensors are constants of the program, or not there.
+  // Whether these tensors are constants of the program or absent.
   bool constant(std::initializer_list<const char*> names) const {
     return std::all_of(names.begin(), names.end(),
                        [&](const char* name) { return !given(name) || constants[slot(name)].defined(); });
   }
-  // Whether the output is float32 alone.
+  // Whether the output is float32, and none of the flags `extras` is set.
   bool simple(std::initializer_list<const char*> extras) const {
     const auto type = value("dtype").toOptional<at::ScalarType>();
     return type == at::kFloat &&
@@ -51,7 +51,7 @@ bool constant_coefficients(const Arguments& a) {
   return a.constant({"decay_v", "gain_v", "bias_v", "decay_i", "gain_i", "threshold", "v_reset"});
 }
 
-// A copy of a state, or its own memory where that is spare.
+// The memory for a new state with the values of the old one: that of the old one if it is spare, or a copy.
 Tensor own(const Call& call, const Argument& argument, const Slots& slots) {
   Tensor mine = spare(call, argument, slots);
   if (mine.defined()) return mine;

@@ -1,4 +1,4 @@
-// From a recorded call to one that is ready.
+// Binds a recorded call to fixed sizes.
 #pragma once
 
 #include <vector>
@@ -7,8 +7,8 @@
 
 namespace neurocuda {
 
-// The call with its arguments in `slots`, as they are before it; what is defined in `constants` never moves.
-// Without `run` where the operator is none of ours, or has options that a bound call does not support.
+// Binds a call. `slots`: the tensors before the call; `constants`: those of the program, which never move.
+// `run` is empty if the operator is not a native one, or has options that a bound call does not support.
 BoundCall bound_call(const Call& call, const std::vector<at::Tensor>& slots,
                      const std::vector<at::Tensor>& constants);
 

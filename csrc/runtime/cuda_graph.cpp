@@ -20,7 +20,7 @@ class Lock {
   const py::object& lock_;
 };
 
-// The part of a tensor that takes memory: axes of stride 0 once.
+// The part of a tensor that is stored: one element of each axis of stride 0.
 at::Tensor written(at::Tensor tensor) {
   for (std::int64_t axis = 0; axis < tensor.dim(); ++axis) {
     if (tensor.stride(axis) == 0 && tensor.size(axis) > 1) tensor = tensor.narrow(axis, 0, 1);

@@ -1,4 +1,4 @@
-// A CUDA graph that is replayed without Python code, but for the calls of torch that do it.
+// A CUDA graph that is replayed without Python code, except torch's own functions.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -8,23 +8,23 @@
 
 namespace neurocuda {
 
-// What replays a graph on a stream: functions written in C.
+// Functions of torch, written in C, that replay a graph on a stream.
 struct Launch {
-  pybind11::function current;  // the current stream, a number
-  std::int64_t stream;         // on which the graph was replayed last
+  pybind11::function current;  // returns the current stream
+  std::int64_t stream;         // of the last replay
   pybind11::function replay;
-  pybind11::function done;  // marks the end of the replay on that stream
-  pybind11::object lock;    // held by whoever replays the graph
+  pybind11::function done;  // marks the end of the replay on the stream
+  pybind11::object lock;    // acquired for a replay
 };
 
 class CudaGraph {
  public:
-  // The graph reads `inputs` and leaves `results`.
+  // The graph reads `inputs` and writes `results`.
   CudaGraph(std::vector<at::Tensor> inputs, std::vector<at::Tensor> results, Launch launch)
       : inputs_(std::move(inputs)), results_(std::move(results)), launch_(std::move(launch)) {}
 
-  // The results for inputs of the same kinds, in memory of their own; none where another stream is current
-  // now.
+  // The results for inputs of the same metadata, in new memory; empty if another stream than that of the last
+  // replay is current.
   std::vector<at::Tensor> operator()(const std::vector<at::Tensor>& given) const;
 
  private:

@@ -13,7 +13,7 @@ namespace py = pybind11;
 namespace neurocuda {
 namespace {
 
-// Moves `at` past the tensors of a dictionary, if they are the expected ones.
+// Whether the tensors of a dictionary are the next expected objects; advances `at` past them.
 bool same_objects(const py::dict& found, const std::vector<py::object>& expected, std::size_t& at) {
   PyObject *key, *value;
   for (Py_ssize_t place = 0; PyDict_Next(found.ptr(), &place, &key, &value);) {

@@ -1,5 +1,5 @@
-// A cached call of a network: one call from Python, as long as its guards hold. On a CPU it runs a program,
-// on a GPU a program or a CUDA graph.
+// A cached call of a network: one call from Python, valid while its guards hold. It runs a program on a CPU,
+// a program or a CUDA graph on a GPU.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -27,7 +27,7 @@ struct Metadata {
 
 class GuardedCall {
  public:
-  // The outputs for the inputs: of the network, then its state; none where an input is refused.
+  // Computes outputs, then the state, from the inputs; nothing if an input is refused.
   struct Run {
     std::shared_ptr<const Program> program;  // runs without the GIL, or null:
     std::function<std::vector<at::Tensor>(std::vector<at::Tensor>&&)> function;
@@ -39,8 +39,8 @@ class GuardedCall {
   GuardedCall(Run run, const std::vector<at::Tensor>& inputs, std::vector<pybind11::str> names,
               std::vector<pybind11::object> sources, Guards guards, bool finite);
 
-  // (output, state), or None where a guard fails: another shape, stride, dtype or device of an input, another
-  // parameter, autograd or a mode that would see the operators, values that changed. `state` is a dictionary
+  // (output, state), or None if a guard fails: another shape, stride, dtype or device of an input, another
+  // parameter, autograd or a mode that observes the operators, changed values. `state` is a dictionary
   // with the names in their order, or None for rest.
   pybind11::object operator()(pybind11::handle signal, pybind11::handle state,
                               const pybind11::dict& parameters, const pybind11::dict& buffers) const;

@@ -1,4 +1,4 @@
-// What a cached call checks before its results count.
+// The conditions that a cached call relies on.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -10,8 +10,8 @@
 namespace neurocuda {
 
 // Pairs of tensors that must have the same bits, weights on the CPU that must be int8 numbers times a scale
-// for each output channel, and grids that the input must lie on. Of tensors on a GPU the device checks them
-// while it computes (`Answer`).
+// for each output channel, and grids that the input must be on. A GPU checks them while it computes
+// (`Answer`).
 struct Guards {
   struct Grid {
     double spacing, low, high;

@@ -1,4 +1,4 @@
-// One recorded call of an operator, and the same bound to memory of fixed sizes.
+// One recorded call of an operator, and the same call bound to fixed sizes.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -23,24 +23,24 @@ struct Call {
   c10::OperatorHandle op;
   std::vector<Argument> arguments;
   std::vector<int> outputs;  // a slot for each tensor it returns
-  std::vector<int> spent;    // slots that nothing reads after it
+  std::vector<int> spent;    // slots that no later call reads
   enum class Way {
     kDispatcher,
-    kView,    // aten::view of a slot, of `sizes`: not worth a way through the dispatcher
-    kNeuron,  // neurocuda::neuron, which may write what is spent
+    kView,    // aten::view of a slot to `sizes`, without the dispatcher
+    kNeuron,  // neurocuda::neuron, which may write into spent slots
   } way = Way::kDispatcher;
   std::vector<std::int64_t> sizes;
-  bool checks = false;  // a kNeuron finds out whether its only branch is finite
+  bool checks = false;  // a kNeuron also checks that its only branch is finite
 };
 
-// A call of one of our operators whose sizes do not change: no argument is looked at again. Runs where the
-// tensors in `contiguous` are so, as they were.
+// A call of a native operator with fixed sizes, whose arguments were checked before. It requires the tensors
+// in the slots `contiguous` to be contiguous, as they were.
 struct BoundCall {
   std::vector<int> contiguous;
   std::function<void(std::vector<at::Tensor>& slots, std::atomic<bool>& finite)> run;
 };
 
-// A tensor that the call is the last to read and that only its slot holds, or none.
+// A tensor that only its slot references and that no later call reads; undefined if there is none.
 at::Tensor spare(const Call& call, const Argument& argument, const std::vector<at::Tensor>& slots);
 
 // Replaces the stack by the arguments of the call.

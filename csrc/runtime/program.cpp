@@ -15,7 +15,7 @@
 namespace neurocuda {
 namespace {
 
-// The only call that reads a slot; the end if there is none, or another.
+// The only call that reads a slot; the end if none or several do.
 std::vector<Call>::iterator only_reader(int slot, std::vector<Call>& calls) {
   auto found = calls.end();
   for (auto call = calls.begin(); call != calls.end(); ++call) {
@@ -80,7 +80,7 @@ void Program::finish(std::vector<int> results, int finite) {
   for (auto call = calls_.rbegin(); call != calls_.rend(); ++call) {
     const auto last_use = [&](int slot) {
       if (kept[slot]) return;
-      kept[slot] = true;  // earlier calls are not its last
+      kept[slot] = true;  // it was a later call that read it last
       call->spent.push_back(slot);
     };
     for (const Argument& argument : call->arguments) {
@@ -158,7 +158,7 @@ void Program::make_ready(std::vector<at::Tensor> inputs) const {
     std::vector<at::Tensor> slots = filled(std::move(inputs));
     std::vector<c10::IValue> stack;
     std::atomic<bool> finite = true;
-    std::vector<BoundCall> ready;  // of an attempt that fails nothing is kept
+    std::vector<BoundCall> ready;  // a failed attempt changes nothing
     for (const Call& call : calls_) {
       ready.push_back(bound_call(call, slots, constants_));
       step(call, slots, stack, finite);

@@ -1,4 +1,4 @@
-// Operator calls, recorded once and run again without Python between them.
+// Operator calls, recorded once and run again without Python in between.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,8 +16,8 @@
 
 namespace neurocuda {
 
-// Slots 0 .. inputs - 1 hold what `run` is given. Every other slot holds a constant, or what one call leaves
-// there until the last call that reads it: memory goes back as early as it can.
+// Slots 0 .. inputs - 1 are the inputs of `run`. Every other slot is a constant, or an output of one call
+// until the last call that reads it, so that memory is freed early.
 class Program {
  public:
   explicit Program(int inputs) : constants_(inputs) {}
@@ -25,18 +25,17 @@ class Program {
   int new_slot();
   int constant(at::Tensor tensor);
   void add(Call call);
-  // Says which slots `run` returns, and that the first `finite` inputs must be so. Nothing can be added
-  // after.
+  // Ends the recording. `results`: the slots that `run` returns. The first `finite` inputs must be finite.
   void finish(std::vector<int> results, int finite);
   std::size_t size() const { return calls_.size(); }
 
-  // Runs below autograd; nothing if an input is not finite that must be. May be called by several threads at
-  // once. `times`, unless null, takes the operators by name, and the nanoseconds of each.
+  // Runs below autograd; nullopt if an input that must be finite is not. Thread-safe. `times`, unless null,
+  // receives the name and the nanoseconds of each operator.
   std::optional<std::vector<at::Tensor>> run(
       std::vector<at::Tensor> inputs, std::vector<std::pair<std::string, double>>* times = nullptr) const;
 
-  // For calls of few and small tensors, whose checks cost more than their kernels: later runs use a bound
-  // call for each that has one. Runs once with these inputs, and does nothing the next time.
+  // For calls of small tensors, where checks take longer than kernels: runs once with these inputs, and binds
+  // each call that can be bound, for later runs. Does nothing the second time.
   void make_ready(std::vector<at::Tensor> inputs) const;
 
  private:
@@ -47,10 +46,10 @@ class Program {
   mutable std::once_flag made_ready_;
   mutable std::vector<BoundCall> ready_;
   mutable std::atomic<bool> is_ready_ = false;
-  std::vector<at::Tensor> constants_;  // by slot; undefined where a slot is no constant
+  std::vector<at::Tensor> constants_;  // by slot; undefined if the slot is no constant
   std::vector<Call> calls_;
   std::vector<int> results_;
-  std::vector<int> finite_;  // inputs that are looked at before the first call
+  std::vector<int> finite_;  // inputs that are checked before the first call
   std::size_t inputs_ = constants_.size();
 };
 

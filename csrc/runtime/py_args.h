@@ -1,4 +1,4 @@
-// What calls from Python that are made again have in common.
+// Reads the Python arguments of cached calls.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -8,14 +8,13 @@
 
 namespace neurocuda {
 
-// Whether nothing watches the operators on such a device: neither autograd nor autocast, a mode or a
-// transform of functions.
+// Whether nothing observes the operators on such a device: no autograd, autocast, mode or function transform.
 bool alone(at::DeviceType device);
 
-// Appends a plain tensor; false for anything else: subclasses may have an operator of their own.
+// Appends a plain tensor; false for anything else, as subclasses may override operators.
 bool take(PyObject* object, std::vector<at::Tensor>& to);
 
-// Appends the values of a dictionary that has exactly these keys, in this order, and plain tensors.
+// Appends the values of a dictionary with exactly these keys, in this order, and plain tensors; else false.
 bool take(PyObject* dictionary, const std::vector<pybind11::str>& keys, std::vector<at::Tensor>& to);
 
 // (output, state by name) of results in this order; an empty state where there is none.

@@ -25,7 +25,7 @@ from neurocuda.runtime.operands import Delays, Operands
 
 
 def run_cycle(lowered: LoweredSchedule, stage: LoweredStage, operands: Operands, chunk: Chunk) -> None:
-    """Step through a cycle; a Delay that breaks it speaks before it listens."""
+    """Runs a cycle step by step. A Delay that breaks it outputs first and reads its input after the other nodes."""
     edges = lowered.schedule.edges
     members = {entry.node.name for entry in stage.nodes}
     outer = {
@@ -78,7 +78,7 @@ def run_cycle(lowered: LoweredSchedule, stage: LoweredStage, operands: Operands,
 
 
 def _past_value(past: list[Tensor], delays: Delays, depth: int, step: int) -> Tensor:
-    """The values some steps ago, element by element; past[depth + step] would be the present."""
+    """The output of a Delay, element by element from its past inputs; past[depth + step] is the current one."""
     value: Tensor = past[depth + step - delays.counts[0]]
     for count in delays.counts[1:]:
         value = torch.where(delays.steps == count, past[depth + step - count], value)
@@ -88,6 +88,7 @@ def _past_value(past: list[Tensor], delays: Delays, depth: int, step: int) -> Te
 def run_recurrence(
     lowered: LoweredSchedule, stage: LoweredStage, pair: tuple[str, str], operands: Operands, chunk: Chunk
 ) -> None:
+    """Runs a neuron and its recurrent weight as one operator. pair: the names of both."""
     neuron, weight = pair
     node = next(entry.node for entry in stage.nodes if entry.node.name == neuron)
     edges = lowered.schedule.edges[neuron]
@@ -96,7 +97,7 @@ def run_recurrence(
     branches = branches or [silence(chunk, node.input_shape, chunk.steps)]
     previous = chunk.carry[f"{neuron}.previous"]
     read = bool(chunk.quantities(weight)) or "input" in chunk.quantities(neuron)
-    wanted = [*(chunk.quantities(neuron) & TRACED), *(["recurrent"] if read else [])]
+    traced = [*(chunk.quantities(neuron) & TRACED), *(["recurrent"] if read else [])]
     output, state, last, traces = operands.operators.recurrent_neuron(
         branches,
         place,
@@ -106,7 +107,7 @@ def run_recurrence(
         neuron_state(neuron, chunk),
         previous,
         operands.surrogate,
-        wanted,
+        traced,
         **({"prepacked": operands.prepacked[weight]} if weight in operands.prepacked else {}),
     )
     current = traces.pop("recurrent", None)
@@ -125,7 +126,7 @@ def run_recurrence(
 
 
 def is_enough(loop: SoftReset, chunk: Chunk) -> bool:
-    """Whether the spikes and the potential are all that is to be recorded of a soft reset."""
+    """Whether only spikes and the membrane potential of a soft reset are recorded; the fused operator has no more."""
     integrator, level, scale = loop.integrator, loop.threshold, loop.scale
     more = chunk.quantities(scale) or chunk.quantities(level) - {"spikes", "output"}
     return not (more or chunk.quantities(integrator) - {"v", "output"})
@@ -137,14 +138,14 @@ def fuses(lowered: LoweredSchedule, loop: SoftReset, operands: Operands, chunk: 
         return is_enough(loop, chunk)
     integrator, level, scale = loop.integrator, loop.threshold, loop.scale
     c = operands.coefficients[integrator]
-    given = [chunk.signals[edge.source] for edge in lowered.schedule.edges[integrator] if edge.source != scale]
-    given += [c.decay_v, c.gain_v, c.bias_v, operands.weights[level, "threshold"], operands.weights[scale, "scale"]]
-    given += [chunk.carry[f"{integrator}.v"], chunk.carry[f"{level}.previous"]]
-    return not any(t.requires_grad for t in given)
+    tensors = [chunk.signals[edge.source] for edge in lowered.schedule.edges[integrator] if edge.source != scale]
+    tensors += [c.decay_v, c.gain_v, c.bias_v, operands.weights[level, "threshold"], operands.weights[scale, "scale"]]
+    tensors += [chunk.carry[f"{integrator}.v"], chunk.carry[f"{level}.previous"]]
+    return not any(t.requires_grad for t in tensors)
 
 
 def run_soft_reset(lowered: LoweredSchedule, loop: SoftReset, operands: Operands, chunk: Chunk) -> None:
-    """An I whose Threshold takes spikes off it through a Scale: the arithmetic of the three, in one pass."""
+    """Runs the three nodes of a soft reset as one neuron operator with the same arithmetic."""
     integrator, level, scale = loop.integrator, loop.threshold, loop.scale
     branches = [signal_of(edge, chunk) for edge in lowered.schedule.edges[integrator] if edge.source != scale]
     previous = chunk.carry[f"{level}.previous"]
@@ -161,20 +162,20 @@ def run_soft_reset(lowered: LoweredSchedule, loop: SoftReset, operands: Operands
         synapse="updated",
         spikes_per_step="one",
     )
-    asked = chunk.quantities(integrator)
+    recorded = chunk.quantities(integrator)
     spikes, state, traces = operands.operators.neuron(
         branches,
         population,
         NeuronState(chunk.carry[f"{integrator}.v"], previous),
         operands.surrogate,
-        {"v"} if asked else (),
+        {"v"} if recorded else (),
         **spike_type(level, operands),
     )
-    for quantity in asked:
+    for quantity in recorded:
         chunk.record(integrator, quantity, traces["v"])
     for quantity in chunk.quantities(level):
         chunk.record(level, quantity, spikes)
     assert state.i is not None
     chunk.carry[f"{integrator}.v"] = state.v
-    chunk.carry[f"{level}.previous"] = chunk.previous[f"{level}.previous"] = state.i  # nothing else reads it late
+    chunk.carry[f"{level}.previous"] = chunk.previous[f"{level}.previous"] = state.i  # no other delayed edge reads it
     chunk.signals[level] = spikes

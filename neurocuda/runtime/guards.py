@@ -1,4 +1,4 @@
-"""Guards: what a cached call or a speculative value relies on, and checks."""
+"""Guards: the conditions that a cached call or a speculative value relies on."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Guards:
-    """Conditions on parameters and inputs, checked in one go by `neurocuda._C`: at once on a CPU, on a GPU while it
-    computes.
+    """Conditions on parameters and inputs, which `neurocuda._C` checks together: on a GPU while it computes.
 
-    current, snapshot: tensors that must have the same bits, pair by pair. weights [out, ...] must equal the int8
-    `numbers` times the scale of each output channel, `scales`. The input must lie on each of `grids`: (spacing, lowest,
-    highest).
+    current, snapshot: tensors that must have the same bits, pair by pair. weights, numbers, scales: float32 weights
+    [out, ...] that must equal the int8 numbers times the scale of their output channel. grids: (spacing, lowest,
+    highest) of each grid that the input must be on.
     """
 
     current: Sequence[Tensor] = field(default_factory=list)
@@ -28,7 +27,7 @@ class Guards:
 
 
 def merged(guards: Sequence[Guards]) -> tuple[list[Any], ...]:
-    """All of these, field by field, as `neurocuda._C.GuardedCall` takes them."""
+    """The guards, concatenated field by field for `neurocuda._C.GuardedCall`."""
     fields = ("current", "snapshot", "weights", "numbers", "scales", "grids")
     return tuple([value for one in guards for value in getattr(one, name)] for name in fields)
 
@@ -41,7 +40,7 @@ class Speculation(Generic[Value]):
     """A value used speculatively.
 
     `validate()` waits for the device-side guards; if it returns False, discard the results and run again. None: the
-    value is valid. guards: what a later call that reuses the value has to check.
+    value is valid. guards: for later calls that use the same value.
     """
 
     value: Value

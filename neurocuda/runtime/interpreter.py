@@ -185,7 +185,7 @@ def _run_tiles(
 
 
 def _cut_samples(chunk: Chunk, part: slice) -> Chunk:
-    """Samples of a chunk that leaves nothing but signals."""
+    """Some samples of a chunk that returns neither state nor recordings."""
     signals = {name: signal[:, part] for name, signal in chunk.signals.items()}
     carry = {name: tensor[part] for name, tensor in chunk.carry.items()}
     return replace(chunk, batch=part.stop - part.start, signals=signals, carry=carry)
@@ -230,7 +230,7 @@ def _run_stages(
         for entry in stage.nodes:
             name = entry.node.name
             if chunk.ends:
-                for quantity in ("v", "i", "history"):  # nothing reads them any more
+                for quantity in ("v", "i", "history"):  # not read again
                     chunk.carry.pop(f"{name}.{quantity}", None)
             elif f"{name}.previous" in chunk.carry and f"{name}.previous" not in chunk.previous:
                 chunk.previous[f"{name}.previous"] = chunk.signals[name][-1].float()  # autocast makes it narrower

@@ -19,12 +19,11 @@ TRACED = {"v", "i"}
 
 @dataclass
 class Chunk:
-    """A chunk of `steps` steps under way.
+    """A chunk of time steps while it is computed.
 
-    `carry` is the state, rebound as nodes advance; `previous` collects the last outputs that delayed edges carry into
-    the next chunk; `records` the recorded quantities, a list of tiles in time. `ends`: no chunk follows, and no state
-    is left. `done` are stages that have run, by number. `by_sample`: signals are stored sample by sample
-    (`is_by_sample`).
+    carry: the state, rebound as nodes advance. previous: the last outputs of nodes with a delayed edge, for the next
+    chunk. records: recorded quantities, each a list of tiles in time. ends: no chunk follows, and no state is returned.
+    done: numbers of the stages that have run. by_sample: signals are stored sample by sample (`is_by_sample`).
     """
 
     steps: int
@@ -55,7 +54,7 @@ def signal_of(edge: Edge, chunk: Chunk) -> Tensor:
 
 
 def spike_type(name: str, operands: Operands) -> dict[str, torch.dtype]:
-    """The dtype of a population's spikes, where int8 layers read them."""
+    """The dtype of a population's spikes: uint8 where int8 layers read them."""
     return {"dtype": torch.uint8} if name in operands.bytes else {}
 
 
@@ -233,7 +232,7 @@ class Evaluation:
 
 EVALUATIONS: Mapping[str, Evaluation | None] = complete(
     {
-        "Input": None,  # the interpreter brings its signal
+        "Input": None,  # the interpreter sets its signal
         "Output": Evaluation(_identity),
         "Identity": Evaluation(_identity),
         "Scale": Evaluation(_scale),

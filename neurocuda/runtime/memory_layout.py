@@ -17,14 +17,14 @@ def join_steps(tiles: Sequence[Tensor]) -> Tensor:
 
 
 def join_samples(tiles: Sequence[Tensor], by_sample: bool) -> Tensor:
-    """Joins tiles of samples of a signal [T, B, *shape], stored by sample or not."""
+    """Joins tiles of samples to a signal [T, B, *shape]. by_sample: stored sample by sample."""
     frame, _ = _memory_order(tiles[0][0, 0])
     axes = [*((1, 0) if by_sample else (0, 1)), *(axis + 2 for axis in frame)]
     return torch.cat([tile.permute(axes) for tile in tiles], axes.index(1)).permute(_inverse(axes))
 
 
 def cut_steps(x: Tensor, steps: slice) -> Tensor:
-    """Some steps of x, without gaps in memory where it is stored by sample."""
+    """Some time steps of x; a contiguous copy if x is stored by sample."""
     part = x[steps]
     if not is_by_sample(x):
         return part

@@ -29,7 +29,7 @@ VendorWeight = Callable[[Node, Sequence[int]], Tensor]
 
 @dataclass(frozen=True)
 class Delays:
-    """The delay of each element in steps, and the numbers in it, ascending, known without asking the device."""
+    """steps: the delay of each element in time steps. counts: the distinct delays, ascending, known on the host."""
 
     steps: Tensor
     counts: tuple[int, ...]
@@ -37,13 +37,12 @@ class Delays:
 
 @dataclass(frozen=True, eq=False)
 class Operands:
-    """What the operators of a network take besides signals and state, on one device.
+    """What the operators of a network read besides signals and state, on one device.
 
     weights: float32, by node and field. bound: operators of neurons, ordered layers and pools with their operands
-    (`ops.bound`), by node. prepacked: weights for the native operators. int8: the weights of the layers that run in
-    integers, none where only floats will do. bytes: the populations whose spikes are uint8 for these. vendor_weight:
-    where weights are kept prepacked for the vendor library. derived: tensors computed from parameters, in a fixed
-    order.
+    (`ops.bound`), by node. prepacked: weights for the native operators. int8: weights of the layers that run in
+    integers. bytes: populations whose spikes are uint8, for int8 layers. vendor_weight: returns cached weights that are
+    prepacked for the vendor library. derived: tensors computed from parameters, in a fixed order.
     """
 
     operators: ModuleType
@@ -64,8 +63,8 @@ class Operands:
 class OperandBuilder:
     """Builds operands for one network; cached between calls that nothing observes.
 
-    A cached build is a speculation: its guards compare the parameters with a snapshot. Where they differ, the derived
-    tensors are computed again, in the same memory, which programs and CUDA graphs read.
+    Cached operands are speculative: their guards compare the parameters with a snapshot. If one differs, the derived
+    tensors are computed again in the same memory, which programs and CUDA graphs read.
     """
 
     store: ParameterStore
@@ -74,7 +73,7 @@ class OperandBuilder:
     surrogate: Surrogate
 
     def build(self, network: nn.Module, device: torch.device, cached: bool = False) -> Operands:
-        """From the parameters as they are, with their gradients."""
+        """Operands of the current parameters, differentiable. cached: for later calls as well."""
         ops, store = operators(device), self.store
         neurons = store.neurons(network)
         if device.type == "cpu":
@@ -133,7 +132,7 @@ class OperandBuilder:
         return bound.convolution(ops, weight, bias, stride, convolution_pads(node), dilation, node.groups, packed)
 
     def sources(self, network: nn.Module) -> list[Tensor]:
-        """The parameters that derived tensors are computed from: all but float32 weights that are read as they are."""
+        """The parameters that derived tensors are computed from: all but float32 weights that operators read."""
         store, ordered = self.store, {(name, "weight") for name in self.lowered.packed_layers}
         by_field = store.by_field(network).items()
         return [t for key, t in by_field if key in store.exact or key in ordered or t.dtype != torch.float32]
@@ -192,7 +191,7 @@ class OperandCache:
 
 
 def _synchronize(device: torch.device) -> None:
-    """For the next call, on whatever stream."""
+    """Waits for the current stream, as the next call may run on another."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
 

@@ -1,4 +1,4 @@
-"""The parameters of a network: registered on its module, or constants that no module shows where it is frozen."""
+"""The parameters of a network: registered on its module, or constants of a frozen network, which are not."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ class ParameterStore:
     A parameter is named `node:field`, a dot of the node's name written '/'. Fields of neurons and thresholds are
     float64 buffers (parameters where `learn` names them), weights, biases and scales float32 parameters, delays int64
     buffers of steps. A frozen network registers nothing: `constants` is a module of its own, and the weights of the
-    layers that the vendor library computes are read from the graph when they are needed.
+    layers that the vendor library computes are built from the graph when they are first read.
     """
 
     def __init__(
         self, network: nn.Module, graph: Graph, d: Discretization, learn: Collection[str], lazy: Collection[str] | None
     ) -> None:
         """Args:
-        network: takes the parameters, unless frozen.
-        learn: fields of neurons to register as parameters.
-        lazy: the layers whose weights are made when needed, of a frozen network; None for one that is not frozen.
+        network: Registers the parameters, unless frozen.
+        learn: Fields of neurons to register as parameters.
+        lazy: Layers of a frozen network whose weights are built when first read; None: not frozen.
 
         Raises:
-            ArgumentError: no neuron has a field to learn.
+            ArgumentError: No neuron has a field to learn.
         """
         self.graph = graph
         self.exact: dict[Field, str] = {}
@@ -83,7 +83,7 @@ class ParameterStore:
                 module.register_parameter(key, nn.Parameter(weight_of(node, entry)))
 
     def name(self, node: str, field: str) -> str | None:
-        """The name of the parameter or buffer of a field, None where there is none."""
+        """The name of the parameter or buffer of a field, None if there is none."""
         return None if self.frozen else self.weights.get((node, field), self.exact.get((node, field)))
 
     def by_field(self, network: nn.Module) -> dict[Field, Tensor]:
@@ -123,7 +123,7 @@ class ParameterStore:
         return weights
 
     def steps_of_delay(self, network: nn.Module, node: str) -> Tensor:
-        """The delay of each element in steps, int64."""
+        """The delay of each element in time steps, int64."""
         steps: Tensor = getattr(self._module(network), self.delays[node])
         return steps
 
@@ -131,7 +131,7 @@ class ParameterStore:
         """A frozen network's weights of a convolution, prepacked for the vendor library on CPUs."""
         prepacked = self._prepacked.get(node.name)
         if prepacked is None:
-            with _disable_current_modes():  # no part of what a tape records
+            with _disable_current_modes():  # a tape must not record it
                 stride, dilation, groups = node.numbers("stride"), node.numbers("dilation"), node.number("groups")
                 weight = weight_of(node, "weight")
                 prepacked = vendor.prepack(weight, node.input_shape, stride, padding, dilation, groups)
@@ -139,8 +139,9 @@ class ParameterStore:
         return prepacked
 
     def move(self, network: nn.Module, fn: Callable[[Tensor], Tensor], apply: Callable[[], object]) -> None:
-        """Moves the parameters by `apply`, the module's own way, which calls `fn` for each; dtypes of float64 and int64
-        ones stay. The constants of a frozen network follow `fn` to a device and never change.
+        """Moves the parameters with `apply`, the module's method, which calls `fn` for each.
+
+        float64 and int64 ones keep their dtype. The constants of a frozen network only follow `fn` to a device.
         """
         if self.constants is None:
             keep_types(network, [*self.exact.values(), *self.delays.values()], apply)
@@ -171,7 +172,7 @@ def weight_of(node: Node, entry: str) -> Tensor:
 
 
 def keep_types(module: nn.Module, names: Collection[str], move: Callable[[], object]) -> None:
-    """Calls `move`, which may convert all of a module; the named tensors and their gradients keep their dtypes."""
+    """Calls `move`, which may convert a module; the named tensors and their gradients keep their dtypes."""
     tensors = {name: getattr(module, name) for name in names}
     before = {
         name: (tensor.detach().clone(), None if tensor.grad is None else tensor.grad.clone())
@@ -187,7 +188,7 @@ def keep_types(module: nn.Module, names: Collection[str], move: Callable[[], obj
 
 
 def _make_all(store: ParameterStore) -> bool:
-    """Makes all lazy weights: while torch.compile traces, arrays cannot be read."""
+    """Builds all lazy weights, as torch.compile cannot read arrays while it traces."""
     assert store.constants is not None
     for key, name in store.weights.items():
         if name not in store.constants._parameters:

@@ -20,40 +20,38 @@ from torch import Tensor, nn
 
 from neurocuda.errors import NeuroCUDAWarning
 from neurocuda.ops.backends import requested_backend, unobserved
-from neurocuda.runtime.capture.cuda_graphs import Capture, CapturedGraph, Cuda, capturable, settings
+from neurocuda.runtime.capture.cuda_graphs import CapturedGraph, Cuda, capturable, settings
 from neurocuda.runtime.capture.tape import Function, Watched, record
 from neurocuda.runtime.guards import Guards, merged
 
 PROGRAMS, GRAPHS = 16, 8
-"""How many captured calls are kept, least recently used first to go; a graph keeps memory for its inputs, its results
-and all in between.
-"""
+"""How many captured calls are cached; the least recently used goes first. A graph keeps memory for all its tensors."""
 
 _SEEN = 256
-"""How many call keys are remembered from a first call; then all are forgotten."""
+"""How many keys of first calls are remembered, until all are forgotten."""
 
 
 class CallCache:
-    """Captured calls by key. constant: no tensor that the functions read besides their inputs ever changes."""
+    """Captured calls by key. constant: the functions read no tensor that changes, besides their inputs."""
 
-    def __init__(self, constant: bool = False, device: Capture | None = None) -> None:
+    def __init__(self, constant: bool = False, device: Cuda | None = None) -> None:
         self._constant = constant
-        self.simulated = device is not None  # on a CPU, by tests
-        self._device: Capture = Cuda() if device is None else device
-        self._captured: OrderedDict[Hashable, Any] = OrderedDict()  # None: cannot be captured
+        self.simulated = device is not None  # by tests, on a CPU
+        self._device = Cuda() if device is None else device
+        self._captured: OrderedDict[Hashable, Any] = OrderedDict()  # None: it cannot be captured
         self._seen: set[Hashable] = set()
         self._sources: list[Tensor] = []
         self._places: list[Hashable] = []
-        self._live: Watched = {}  # read where they are stored: they may not move
-        self._folded: Watched = {}  # computed from: they may not change
-        self._guarded: dict[bool, tuple[Any, str, Hashable]] = {}  # the device; settings(), None if they do not matter
+        self._live: Watched = {}  # read where they are stored
+        self._folded: Watched = {}  # read once: programs have constants computed from them
+        self._guarded: dict[bool, tuple[Any, str, Hashable]] = {}  # the call, its device, settings() or None
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[CallCache], tuple[bool]]:
         return CallCache, (self._constant,)  # a copy captures anew
 
     def replay(self, ends: bool, x: Tensor, state: Mapping[str, Tensor] | None, network: nn.Module) -> Any:
-        """(output, state by name) of the last guarded call for `ends`, None where its guards fail.
+        """Replays the last guarded call for `ends`: (output, state by name), None if a guard fails.
 
         state: None for rest.
         """
@@ -68,11 +66,11 @@ class CallCache:
         return call(x, state, network._parameters, network._buffers)
 
     def forget_guarded(self) -> None:
-        """Forgets the calls for `replay`: they hold the parameters of before."""
+        """Forgets the calls for `replay`, which keep the parameters alive that are about to be replaced."""
         self._guarded.clear()
 
     def refresh(self, sources: Sequence[Tensor]) -> None:
-        """Forgets everything unless the captured programs still hold. sources: the tensors that functions read."""
+        """Forgets all captured calls if a guard of the programs fails. sources: the tensors that functions read."""
         same = len(sources) == len(self._sources) and all(map(is_, sources, self._sources))
         watched = [*self._live.values(), *self._folded.values()]
         if same and watched:
@@ -97,9 +95,12 @@ class CallCache:
     ) -> list[Tensor] | None:
         """`function(inputs)`, captured as a program; None if one of the first `finite` inputs is not finite.
 
-        The results share no memory with anything; the last `state` of them keep their order of axes. `key`: what else
-        they depend on. constants: tensors that the function reads and that change in place alone. guard: takes the
-        program, once it is captured and has run, to `guard` it.
+        The results share no memory with other tensors; the last `state` of them keep their order of axes.
+
+        Args:
+            key: All that the results depend on besides the inputs.
+            constants: Tensors that the function reads, whose values only change in place.
+            guard: Called with the program after it was captured, and after each run.
         """
         key = call_key(key, inputs)
         program = self._captured.get(key)
@@ -125,7 +126,7 @@ class CallCache:
             self._folded.update(tape.folded)
             if guard is not None:
                 guard(program)
-        # Blocks that fit the calls so far, which did not write in place, would not fit those from now on.
+        # Free the pooled blocks: their sizes fit calls that do not write in place, a program does.
         made = [t.clone() for t in made]
         del tape
         importlib.import_module("neurocuda._C").release_memory()
@@ -139,7 +140,7 @@ class CallCache:
         sources: Collection[Tensor],
         out: Sequence[Tensor] = (),
     ) -> list[Tensor]:
-        """`function(inputs)`, captured as a CUDA graph; the first results in `out`. `key` and sources as above."""
+        """`function(inputs)`, captured as a CUDA graph; the first results in `out`. key, sources: as above."""
         with self._lock:
             places = [(t.data_ptr(), *metadata(t)) for t in sources]
             if places != self._places:
@@ -190,12 +191,12 @@ class CallCache:
         guards: Sequence[Guards],
         libraries: bool = False,
     ) -> None:
-        """Makes a captured call the one that `replay` runs; a function takes its place where nothing was captured.
+        """Makes a call the one that `replay` runs.
 
         Args:
-            run: what `captured` returned, or a function.
-            inputs: the signal, then the state by `names` unless the call starts from rest by itself.
-            libraries: vendor libraries compute layers of it, whose settings it keeps.
+            run: What `captured` returned, or the function itself.
+            inputs: The signal, then the state by `names` unless the call starts from rest.
+            libraries: Whether vendor libraries compute layers, so that their settings must be the same.
         """
         self._guarded.pop(ends, None)
         module = importlib.import_module("neurocuda._C")
@@ -209,7 +210,7 @@ class CallCache:
         self._guarded[ends] = guarded, inputs[0].device.type, settings() if libraries else None
 
     def captured(self, key: Hashable, inputs: list[Tensor]) -> Any:
-        """The captured call for such inputs, to `guard`; None where there is none."""
+        """The captured call for such inputs, to `guard`; None if there is none."""
         program = self._captured.get(call_key(key, inputs))
         if program is not None or not (inputs[0].is_cuda or self.simulated):
             return program
@@ -217,14 +218,14 @@ class CallCache:
         return None if graph is None else graph.without_python(self._lock)
 
     def profile(self, key: Hashable, inputs: list[Tensor]) -> list[tuple[str, float]]:
-        """The operators of a program, without views, and the nanoseconds of each in a run; [] if there is none."""
+        """Runs a program. Returns its operators, without views, and the nanoseconds of each; [] if there is none."""
         program = self._captured.get(call_key(key, inputs))
         times: list[tuple[str, float]] = program.profile(inputs) if program is not None else []
         return [(name, time) for name, time in times if name != "aten::view"]
 
 
 def call_key(key: Hashable, inputs: Sequence[Tensor]) -> Hashable:
-    """What a call depends on, and the metadata of its inputs."""
+    """A call key: `key` and the metadata of the inputs."""
     return (key, *map(metadata, inputs))
 
 
@@ -233,10 +234,8 @@ def metadata(t: Tensor) -> tuple[Hashable, ...]:
 
 
 def own_memory(results: Sequence[Tensor], inputs: Sequence[Tensor], state: int = 0) -> list[Tensor]:
-    """Results of a function, cloned where they share memory with an input or another result, or are part of a larger
-    tensor.
-
-    Also where they are not contiguous, but for the last `state`, which may have another order of axes.
+    """The results, cloned where they share memory with an input or another result, are part of a larger tensor, or are
+    not contiguous. The last `state` of them may have channels_last strides.
     """
     if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
         return [t.clone() for t in results]  # there is no memory to compare

@@ -1,11 +1,8 @@
-"""CUDA graphs: what a function does with tensors of a GPU, captured once and replayed without Python in between.
+"""CUDA graphs: the kernels of a function, captured once and replayed without Python in between.
 
-For functions whose operations depend on shapes, strides, dtypes and devices of their inputs and never on values. The
-graph holds everything, also what is computed from parameters: it reads them where they are stored, so that edits in
-place are seen. Whoever keeps a graph drops it when a parameter is stored elsewhere.
-
-Without a GPU the tests replace `Cuda`, which alone talks to the device, by one that does the same on the CPU. If a
-capture fails there, torch's allocator keeps a trace of it.
+For functions whose operations depend on shapes, strides, dtypes and devices of their inputs, never on values. The graph
+reads parameters where they are stored, so that edits in place are seen; it is invalid once a parameter is stored
+elsewhere. Only `Cuda` calls the device; tests without a GPU replace it.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ import os
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,38 +22,14 @@ from neurocuda.ops.vendor import tf32
 from neurocuda.runtime.capture.tape import Function
 
 _NO_POOLS = "PYTORCH_NO_CUDA_MEMORY_CACHING"
-"""The environment variable under which torch has no memory of its own for a graph, as it is set for compute-sanitizer.
-"""
+"""The environment variable that turns torch's memory pools off, as for compute-sanitizer. A graph needs a pool."""
 
 
-class Capture(Protocol):
-    """What a device does with graphs."""
+class Launch(NamedTuple):
+    """Functions written in C that replay a graph: Python code that was not run for a while is slow.
 
-    def capture(self, function: Callable[[], list[Tensor]], memory: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
-        """A graph of what `function` does, and its results, which hold nothing before the first replay.
-
-        The function was called before, so that all that is done once is done. `memory` are the tensors that it reads
-        and that are copied to before each replay; it has at least one. Raises RuntimeError where there can be none.
-        """
-        ...
-
-    def replay(self, graph: Any, before: Callable[[], object], after: Callable[[], object]) -> None:
-        """Queue what `before` does, the graph, and what `after` does on the current stream, and return.
-
-        Nothing of it starts before the last replay of the same graph has ended, on whatever stream.
-        """
-        ...
-
-    def launch(self, graph: Any) -> Launch:
-        """What `replay` does between `before` and `after`, and then, on the stream of the last replay."""
-        ...
-
-
-@dataclass(frozen=True)
-class Launch:
-    """Functions written in C that replay a graph, without code of Python: their cold code is what takes the time.
-
-    current: the current stream of the device, a number; `stream`: that of the last replay. done: marks the end there.
+    current: returns the current stream of the device. stream: that of the last replay. done: marks the end of a replay
+    on it.
     """
 
     current: Callable[[], int]
@@ -74,27 +47,33 @@ class _CudaGraph:
 
 
 class Cuda:
-    """CUDA graphs on the device of the memory."""
+    """Captures and replays CUDA graphs on the device of the memory."""
 
     def capture(self, function: Callable[[], list[Tensor]], memory: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
+        """A graph of `function`, and its results, which have no values before the first replay.
+
+        Calls the function once before, for what is done once. memory: the tensors that it reads and that are copied to
+        before each replay, at least one. Raises RuntimeError if nothing can be captured.
+        """
         device = memory[0].device
         with torch.cuda.device(device):
             before = torch.cuda.current_stream()
-            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # of this device, which torch's own stream for captures may not be
+            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's own stream for captures may be of another device
             aside.wait_stream(before)
             graph = torch.cuda.CUDAGraph()
             try:
                 with torch.cuda.stream(aside):
-                    function()  # once where it will be captured: libraries have memory for each stream
+                    function()  # on the stream of the capture: vendor libraries have memory for each stream
                 with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
                     results = function()
             finally:
-                torch.cuda.set_stream(before)  # a capture that fails leaves the other
+                torch.cuda.set_stream(before)  # a failed capture leaves the other stream current
             before.wait_stream(aside)
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             return _CudaGraph(graph, memory, before.cuda_stream, done), results
 
-    def replay(self, graph: _CudaGraph, before: Callable[[], object], after: Callable[[], object]) -> None:
+    def replay(self, graph: Any, before: Callable[[], object], after: Callable[[], object]) -> None:
+        """Launches `before`, the graph and `after` on the current stream, once its last replay on any stream ended."""
         with torch.cuda.device(graph.memory[0].device):
             stream = torch.cuda.current_stream()
             if stream.cuda_stream != graph.stream:
@@ -107,7 +86,8 @@ class Cuda:
             after()
             graph.done.record(stream)
 
-    def launch(self, graph: _CudaGraph) -> Launch:
+    def launch(self, graph: Any) -> Launch:
+        """What replays the graph on the stream of the last replay, without `before` and `after`."""
         device = graph.memory[0].device
         return Launch(
             partial(torch._C._cuda_getCurrentRawStream, device.index),
@@ -118,10 +98,10 @@ class Cuda:
 
 
 class CapturedGraph:
-    """A CUDA graph of a function, with the memory that it reads its inputs from and leaves its results in."""
+    """A CUDA graph of a function, with the memory of its inputs and its results."""
 
-    def __init__(self, device: Capture, function: Function, inputs: list[Tensor]) -> None:
-        """Captures `function(inputs)`. Raises RuntimeError where there can be no graph."""
+    def __init__(self, device: Cuda, function: Function, inputs: list[Tensor]) -> None:
+        """Captures `function(inputs)`. Raises RuntimeError if it cannot be captured."""
         self._device = device
         with torch.inference_mode(False), torch.no_grad():
             fixed = [torch.empty_like(_stored(t).detach()).expand(t.shape) for t in inputs]
@@ -130,7 +110,7 @@ class CapturedGraph:
             self._graph, self._results = device.capture(lambda: function(fixed), self._inputs)
 
     def run(self, inputs: list[Tensor], out: Sequence[Tensor]) -> list[Tensor]:
-        """The results in memory of their own, the first of them in `out`."""
+        """Replays the graph. Returns the results in new memory, the first of them in `out`."""
         new = [torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in self._results[len(out) :]]
         results = [*out, *new]
         self._device.replay(
@@ -141,12 +121,12 @@ class CapturedGraph:
         return results
 
     def without_python(self, lock: object) -> Any:
-        """A `neurocuda._C.CudaGraph` that replays this graph on the current stream. It checks the stream, and nothing
-        else about its inputs. lock: held during a replay.
+        """A `neurocuda._C.CudaGraph` that replays this graph on the stream of the last replay.
+
+        It checks that this stream is current, and nothing of its inputs. lock: acquired for a replay.
         """
         launch = self._device.launch(self._graph)
-        functions = (launch.current, launch.stream, launch.replay, launch.done, lock)
-        return importlib.import_module("neurocuda._C").CudaGraph(self._inputs, self._results, *functions)
+        return importlib.import_module("neurocuda._C").CudaGraph(self._inputs, self._results, *launch, lock)
 
 
 def capturable(inputs: Collection[Tensor]) -> bool:
@@ -155,7 +135,7 @@ def capturable(inputs: Collection[Tensor]) -> bool:
 
 
 def settings() -> Hashable:
-    """What libraries are asked for, which a graph keeps as it was."""
+    """The settings of vendor libraries, which a graph keeps from its capture."""
     cudnn = torch.backends.cudnn
     return (
         torch.are_deterministic_algorithms_enabled(),

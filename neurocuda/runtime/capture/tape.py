@@ -1,7 +1,7 @@
 """A tape records the operators that a function runs; its program runs them again without Python in between.
 
-For functions whose operations depend on shapes, strides and dtypes of their inputs and never on values. What does not
-depend on the inputs is computed when the tape is recorded and kept, for as long as the tensors that it was computed
+For functions whose operations depend on shapes, strides and dtypes of their inputs, never on values. What does not
+depend on the inputs is computed once, while the tape is recorded; it is valid while the tensors that it was computed
 from have the same bits.
 """
 
@@ -20,18 +20,20 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 Function = Callable[[list[Tensor]], list[Tensor]]
 Watched = dict[int, tuple[Tensor, Tensor]]
-"""By id: a tensor, and what it was."""
+"""By id: a tensor, and a view or copy of it from the recording."""
 
 
 def record(
     function: Function, inputs: list[Tensor], finite: int = 0, constants: Collection[Tensor] | None = ()
 ) -> tuple[Any, list[Tensor], Tape]:
-    """Runs a function and records its operators; returns the program (None where there can be none), the results, and
-    the tape, which names the tensors that the program relies on.
+    """Runs a function and records its operators.
 
     Args:
-        inputs: the first `finite` of them are refused by the program where they are not finite.
-        constants: tensors that never change; None: all that are not inputs.
+        finite: The program refuses the first `finite` inputs if they are not finite.
+        constants: Tensors that never change; None: all that are not inputs.
+
+    Returns:
+        The program (None if the function cannot be recorded), the results, and the tape with the tensors to guard.
     """
     inputs = [t.detach() for t in inputs]  # one tensor may be two inputs
     tape = Tape(inputs, constants)
@@ -54,12 +56,12 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.program, self.slot_type = module.Program(len(inputs)), module.Slot
         self.all_constant = constants is None
         self.fixed = {id(t) for t in constants or ()}
-        self.slots = {id(t): self.slot_type(n) for n, t in enumerate(inputs)}  # what depends on the inputs
+        self.slots = {id(t): self.slot_type(n) for n, t in enumerate(inputs)}  # of tensors that depend on the inputs
         self.constants: dict[int, Any] = {}
-        self.origins: dict[int, tuple[Tensor, ...]] = {}  # of what was computed from constants: what it is a view of
+        self.origins: dict[int, tuple[Tensor, ...]] = {}  # of tensors computed from constants: the base of a view
         self.live: Watched = {}
         self.folded: Watched = {}
-        self.seen: dict[int, Any] = {}  # references that do not keep a tensor, but know when its id is free
+        self.seen: dict[int, Any] = {}  # weak references, whose callbacks free an id
         self.possible = True
 
     @classmethod
@@ -86,12 +88,12 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _forget(self, number: int, _: object) -> None:
-        """Another tensor may be given the id of one that is gone."""
+        """A new tensor may have the id of one that is gone."""
         for known in (self.slots, self.constants, self.origins, self.seen):
             known.pop(number, None)
 
     def finish(self, results: list[Tensor], finite: int) -> tuple[Any, list[Tensor]]:
-        """The program, None if there can be none, and the results. A result that depends on no input is cloned."""
+        """The program, None if it cannot be recorded, and the results. A result that depends on no input is cloned."""
         slots = []
         for place, t in enumerate(results):
             slot = self._argument(t)
@@ -101,7 +103,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 slot, results[place] = copy, t.clone(memory_format=torch.contiguous_format)
             slots.append(slot.number)
         self.program.finish(slots, finite)
-        self.seen.clear()  # its callbacks are bound to this object: nothing should keep it
+        self.seen.clear()  # its callbacks keep this object alive
         return self.program if self.possible else None, results
 
     def _add(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], results: list[Tensor]) -> None:
@@ -114,7 +116,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.program.add(func._schema.name, func._schema.overload_name, args, kwargs, outputs)
 
     def _argument(self, t: Tensor) -> Any:
-        """The slot of a tensor; a constant may change with what it is a view of, and so may that, but not move."""
+        """The slot of a tensor. A constant is read where it is stored: its values may change, its memory may not."""
         if id(t) in self.slots:
             return self.slots[id(t)]
         if id(t) not in self.constants:
@@ -125,7 +127,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self.constants[id(t)]
 
     def _fold(self, func: Any, given: list[Tensor], results: list[Any]) -> None:
-        """What is computed from constants is one, and holds while they have the same bits; a view of one, always."""
+        """Notes a constant: a copy is valid while its sources have the same bits, a view always."""
         origins = [origin for t in given for origin in self.origins.get(id(t), (t,))]
         if not func.is_view:
             self.folded.update({id(t): (t, t.detach().clone()) for t in origins if self._can_change(t)})
@@ -135,11 +137,11 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.origins.setdefault(id(t), tuple(origins))
 
     def _can_change(self, t: Tensor) -> bool:
-        """Prepacked weights of the vendor library cannot be written or read."""
+        """Whether values may change. Prepacked weights of the vendor library cannot be written."""
         return not self.all_constant and id(t) not in self.fixed and t.layout == torch.strided
 
     def _writes_a_constant(self, func: Any, args: tuple[Any, ...]) -> bool:
         return any(
-            wanted.alias_info is not None and wanted.alias_info.is_write and id(given) not in self.slots
-            for wanted, given in zip(func._schema.arguments, args, strict=False)
+            argument.alias_info is not None and argument.alias_info.is_write and id(value) not in self.slots
+            for argument, value in zip(func._schema.arguments, args, strict=False)
         )
