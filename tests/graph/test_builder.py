@@ -32,7 +32,7 @@ def built(raw: Raw) -> Graph:
 
 
 def shape_or_refusal(kind: str, shape: tuple[int, ...], **fields: Any) -> tuple[int, ...] | None:
-    """The shape that a node gives for an Input of `shape`; None where the graph is refused for its shapes."""
+    """The output shape of a node for an Input of `shape`; None where the graph is refused for its shapes."""
     raw = chain({"n": node(kind, **fields)}, shape)
     result, problems = build(raw, "graph", None)
     assert all(problem.error is ShapeError and problem.where == "node 'n'" for problem in problems), problems
@@ -142,7 +142,7 @@ INVENTED: dict[str, Invention] = {
 
 
 @pytest.mark.parametrize("name", INVENTED)
-def test_ends_are_invented_only_where_there_are_none(name: str) -> None:
+def test_inputs_and_outputs_are_added_only_where_there_are_none(name: str) -> None:
     nodes, edges, expected = INVENTED[name]
     result = built(graph(nodes, edges))
     invented = {name: value for name, value in result.nodes.items() if name not in nodes}
@@ -155,7 +155,7 @@ def test_ends_are_invented_only_where_there_are_none(name: str) -> None:
         assert any(name in edge for edge in result.edges)
 
 
-def test_ends_of_nested_graphs_are_invented_too() -> None:
+def test_inputs_and_outputs_of_nested_graphs_are_added() -> None:
     raw = chain({"net": graph({"a": node("LI"), "b": node("LI")}, [("a", "b")])})
     result = built(raw)
     assert list(result.nodes) == ["in", "net.a", "net.b", "net.input_a", "net.output_b", "out"]
@@ -200,7 +200,7 @@ def test_a_node_with_a_dotted_name_goes_before_a_nested_one() -> None:
     assert ("a.b", "out") in built(raw).edges
 
 
-def test_order_is_of_names_alone() -> None:
+def test_the_order_of_a_file_does_not_matter() -> None:
     names = ["10", "9", "a", "B", "_", "~", "é", "層", "𝛼", "Ａ", "z", "Z"]
     nodes = {name: node("LI") for name in names}
     edges = [("in", name) for name in names] + [(name, "out") for name in names] + [("a", "B"), ("a", "B"), ("in", "a")]
@@ -329,7 +329,7 @@ ODDITIES: dict[str, tuple[Raw, tuple[int, ...], list[str]]] = {
 
 
 @pytest.mark.parametrize("name", ODDITIES)
-def test_real_oddities_are_read(name: str, tmp_path: Path) -> None:
+def test_unusual_files_of_exporters_are_read(name: str, tmp_path: Path) -> None:
     raw, shape, warned = ODDITIES[name]
     raw["metadata"] = {"who": "a tool"}
     if name != "Output":

@@ -40,7 +40,7 @@ def test_each_mistake_is_refused_by_name(raw: Raw, kind: type[GraphError], words
 
 
 @pytest.mark.parametrize(("raw", "kind", "words"), CASES)
-def test_each_mistake_is_told_once(raw: Raw, kind: type[GraphError], words: str, tmp_path: Path) -> None:
+def test_each_mistake_is_reported_once(raw: Raw, kind: type[GraphError], words: str, tmp_path: Path) -> None:
     """Nodes before and after a broken one are not blamed for it."""
     problems = refusal(raw, tmp_path / "wrong.nir").problems
     assert len(problems) == 1, "\n".join(map(str, problems))
@@ -76,7 +76,7 @@ def test_an_empty_graph_lacks_both_ends(tmp_path: Path) -> None:
     assert "an Output node" in text
 
 
-def test_what_no_shape_reaches_is_named(tmp_path: Path) -> None:
+def test_nodes_without_a_shape_are_named(tmp_path: Path) -> None:
     unshaped = graph({"f": node("Flatten"), "out": terminal("Output", VECTOR)}, [("f", "out")])
     error = refusal(unshaped, tmp_path / "unshaped.nir")
     assert type(error) is ShapeError
@@ -99,7 +99,7 @@ FIVE = {
 }
 
 
-def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_together(tmp_path: Path) -> None:
     path = tmp_path / "five.nir"
     write_raw(five_mistakes(), path)
     found, problems = check(path)
@@ -111,7 +111,7 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
     assert str(error).splitlines() == [f"{path}: {problem}" for problem in problems]
 
 
-def test_problems_stand_in_an_order_of_their_own(tmp_path: Path) -> None:
+def test_problems_are_sorted(tmp_path: Path) -> None:
     """Whatever the order of nodes and edges in the file."""
     raw = five_mistakes()
     raw["edges"] += [("nope", "a"), ("a", "nope"), ("zzz", "a"), ("in", "missing"), ("d", "in")]

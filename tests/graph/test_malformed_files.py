@@ -66,7 +66,7 @@ def damaged_chunk(path: Path) -> None:
 
 
 def linked(levels: int) -> Change:
-    """Groups that each hold the next one twice: 2^levels ways through a file of some kB."""
+    """Groups that each hold the next one twice: 2^levels paths through a file of some kB."""
 
     def change(file: h5py.File) -> None:
         group = file["node"].create_group("metadata")
@@ -235,7 +235,7 @@ def test_no_two_files_have_the_same_message(tmp_path: Path) -> None:
         told[body] = name
 
 
-def test_links_that_multiply_are_not_followed_for_ever(tmp_path: Path) -> None:
+def test_links_that_multiply_are_refused(tmp_path: Path) -> None:
     """20 levels would be a million groups; either answer is right, but it comes at once."""
     path = tmp_path / "links.nir"
     linked(20)(path)

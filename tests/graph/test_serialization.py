@@ -71,7 +71,7 @@ ROUND_TRIPS: dict[str, Raw] = {
 
 
 @pytest.mark.parametrize("name", ROUND_TRIPS)
-def test_what_is_written_is_read_back(name: str, tmp_path: Path) -> None:
+def test_a_written_graph_is_read_back(name: str, tmp_path: Path) -> None:
     original = read(ROUND_TRIPS[name], tmp_path / "a.nir")
     neurocuda.write(original, tmp_path / "b.nir")
     again = neurocuda.read(tmp_path / "b.nir")
@@ -144,7 +144,7 @@ def test_the_nir_package_reads_what_we_write(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["everything", *FIELDS])
-def test_what_the_nir_package_writes_is_read(name: str, tmp_path: Path) -> None:
+def test_files_of_the_nir_package_are_read(name: str, tmp_path: Path) -> None:
     ours = read(STRICT[name], tmp_path / "a.nir")
     neurocuda.write(ours, tmp_path / "b.nir")
     theirs = nir.read(tmp_path / "b.nir")

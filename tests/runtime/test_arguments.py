@@ -84,7 +84,7 @@ def test_a_wrong_signal_is_refused(name: str, tmp_path: Path) -> None:
     assert_refused(lambda: net({"in": x}), f"input 'in'|{words}")
 
 
-def test_the_shape_of_an_image_is_named_whole(tmp_path: Path) -> None:
+def test_the_message_names_the_shape_of_an_image(tmp_path: Path) -> None:
     net = network(single("Conv2d"), tmp_path)
     assert_refused(lambda: net(torch.zeros(4, 2, 2, 6, 4)), "input 'in'|[T, B, 2, 6, 5]|(4, 2, 2, 6, 4)")
     assert_refused(lambda: net(torch.zeros(4, *IMAGE)), "input 'in'|[T, B, 2, 6, 5]|x.unsqueeze(1)")
@@ -111,7 +111,7 @@ WRONG_SIGNALS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("kind", ["neuron alone", "strided", "float16", "layers", "chunks"])
-def test_numbers_that_are_not_finite_are_refused_by_what_was_recorded_too(kind: str, tmp_path: Path) -> None:
+def test_a_replayed_call_refuses_values_that_are_not_finite(kind: str, tmp_path: Path) -> None:
     """At their index in the whole signal; and the call after is as if nothing had been."""
     layers = {"w": node("Linear", weight=ramp(3, 3))} if kind in ("layers", "chunks") else {}
     net = network(chain({**layers, "lif": node("LIF", tau=2e-4, v_threshold=0.5)}), tmp_path, chunk=3)
@@ -267,7 +267,7 @@ def test_a_wrong_field_is_refused(field: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("rest", [{}, {"spike_when": "reaching"}, {"reset": "subtract"}])
-def test_many_spikes_a_step_need_reaching_and_subtract(rest: dict[str, Any]) -> None:
+def test_many_spikes_per_step_need_reaching_and_subtract(rest: dict[str, Any]) -> None:
     assert_refused(
         lambda: Discretization(spikes_per_step="many", **rest), "'spikes_per_step'|'reaching'|'subtract'|'many'"
     )
@@ -336,7 +336,7 @@ UNFIT: dict[str, tuple[Raw, Discretization, str]] = {
 
 
 @pytest.mark.parametrize("name", UNFIT)
-def test_what_float32_or_the_step_cannot_hold_is_refused(name: str, tmp_path: Path) -> None:
+def test_values_out_of_range_of_float32_or_the_step_are_refused(name: str, tmp_path: Path) -> None:
     raw, discretization, words = UNFIT[name]
     path = tmp_path / "unfit.nir"
     write_raw(raw, path)
@@ -348,7 +348,7 @@ def test_what_float32_or_the_step_cannot_hold_is_refused(name: str, tmp_path: Pa
     assert all(problem.where.startswith("node 'n'") for problem in caught.value.problems)
 
 
-def test_thresholds_of_zero_are_a_matter_of_many_only(tmp_path: Path) -> None:
+def test_thresholds_of_zero_are_accepted_unless_neurons_count(tmp_path: Path) -> None:
     net = network(chain({"n": node("IF", v_threshold=0.0), "t": node("Threshold", threshold=0.0)}), tmp_path)
     assert net(torch.ones(2, 1, 3))[0].eq(1).all()
     with_threshold = network(single("Threshold", threshold=-1.0), tmp_path, discretization=MANY)
@@ -358,7 +358,7 @@ def test_thresholds_of_zero_are_a_matter_of_many_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dt", ["fast", np.array([1e-4, 2e-4]), NAN, {"value": 1e-4}, 1j, -1.0])
-def test_odd_metadata_is_no_obstacle(dt: Any, tmp_path: Path) -> None:
+def test_unusual_metadata_is_ignored(dt: Any, tmp_path: Path) -> None:
     write_raw({**single("LIF"), "metadata": {"dt": dt}}, tmp_path / "net.nir")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NeuroCUDAWarning)
@@ -366,7 +366,7 @@ def test_odd_metadata_is_no_obstacle(dt: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("dt", "warned"), [(1e-4, 0), (np.float32(1e-4), 0), (1e-3, 1), (np.float32(2e-4), 1)])
-def test_another_dt_than_that_of_the_file_is_told_once(dt: Any, warned: int, tmp_path: Path) -> None:
+def test_a_dt_that_differs_from_the_file_warns_once(dt: Any, warned: int, tmp_path: Path) -> None:
     write_raw({**single("LIF"), "metadata": {"dt": dt}}, tmp_path / "net.nir")
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -376,10 +376,10 @@ def test_another_dt_than_that_of_the_file_is_told_once(dt: Any, warned: int, tmp
 
 
 @pytest.mark.parametrize("source", [42, None, b"net.nir", nir.Threshold(np.ones(3))])
-def test_what_is_no_source_is_refused(source: Any) -> None:
+def test_other_sources_are_refused(source: Any) -> None:
     assert_refused(lambda: neurocuda.load(source), f"source|path|Graph|{type(source).__name__}")
 
 
-def test_a_history_that_no_memory_holds_is_refused(tmp_path: Path) -> None:
+def test_a_delay_too_long_for_memory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GraphError, match=r"node 'n', field 'delay': expected at most 268435456 values"):
         network(single("Delay", delay=1e5), tmp_path)

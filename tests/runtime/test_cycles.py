@@ -206,7 +206,7 @@ def test_soft_reset_loop_equals_reset_by_subtraction() -> None:
 @pytest.mark.parametrize("name", ["a", "m", "z"])
 @pytest.mark.parametrize("count", [7, 8, 9, 20])
 def test_recurrent_current_among_many_branches(name: str, count: int) -> None:
-    """More branches than one call of a compiled operator takes, the recurrent one first, between, or last."""
+    """More branches than one call of a native operator takes, the recurrent one first, between, or last."""
     others = [f"b{k:02}" if k % 2 else f"n{k:02}" for k in range(count)]
     edges = " ".join(f"input>{other} {other}>neuron" for other in others)
     nodes = {other: affine(4, 4, other) for other in others}
@@ -216,7 +216,7 @@ def test_recurrent_current_among_many_branches(name: str, count: int) -> None:
 
 
 @networks_on_each_device
-def test_a_soft_reset_has_a_gradient_where_one_is_asked_for() -> None:
+def test_a_soft_reset_has_a_gradient_if_one_is_required() -> None:
     raw = CYCLES["soft reset of channels, two branches, read twice"]
     net = Executor(graph_of(raw)).to(here())
     x = torch.from_numpy(signal(9, 2, 2, 3, 4)).to(here())

@@ -51,7 +51,7 @@ def test_the_executor_captures_and_carries_its_state(monkeypatch: pytest.MonkeyP
 
 
 @needs_compiled
-def test_what_is_not_finite_is_refused_by_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_call_refuses_values_that_are_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     net = network(busy(), chunk=7)
     device, x = captured(net, monkeypatch), drive()
     wrong = x.clone()
@@ -65,7 +65,7 @@ def test_what_is_not_finite_is_refused_by_every_call(monkeypatch: pytest.MonkeyP
 
 
 @needs_compiled
-def test_what_others_watch_goes_past_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_observed_calls_use_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     net = network(busy(), chunk=7)
     device, x = captured(net, monkeypatch), drive()
     with torch.no_grad():
@@ -133,7 +133,7 @@ def run(net: Executor, x: Tensor) -> Tensor:
 @needs_compiled
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cases())
-def test_graphs_of_every_kind_equal_the_oracle_when_replayed(case: Case) -> None:
+def test_replayed_random_graphs_equal_the_oracle(case: Case) -> None:
     net = Executor(graph_of(case.raw), Discretization(**case.discretization))
     with pytest.MonkeyPatch.context() as patch:
         device = captured(net, patch)
@@ -147,7 +147,7 @@ def test_graphs_of_every_kind_equal_the_oracle_when_replayed(case: Case) -> None
 
 @needs_compiled
 @given(cases())
-def test_nothing_in_a_call_comes_from_the_host(case: Case) -> None:
+def test_a_call_copies_nothing_from_the_host(case: Case) -> None:
     net = Executor(graph_of(case.raw), Discretization(**case.discretization), chunk=3)
     steps, batch = next(iter(case.x.values())).shape[:2]
     asked = [(name, quantity) for name in net.graph.nodes for quantity in ("input", "output")]
@@ -160,7 +160,7 @@ def test_nothing_in_a_call_comes_from_the_host(case: Case) -> None:
     assert {t.device.type for t in results} <= {"meta"}
 
 
-def test_the_executor_writes_into_memory_that_is_given() -> None:
+def test_out_is_written_by_every_call() -> None:
     net = network(busy(), chunk=7)
     x = drive()
     with torch.no_grad():

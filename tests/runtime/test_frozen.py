@@ -1,4 +1,4 @@
-"""Frozen networks: the bits of one with parameters, from values that nobody can change, held once."""
+"""Frozen networks: the bits of a network with parameters, from constants that are stored once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ needs_library = pytest.mark.skipif(
 
 
 def convolutions(**fields: Any) -> Node:
-    """Two convolutions with whole numbers for weights, wide enough for the library's own form."""
+    """Two convolutions with integer weights, wide enough to be prepacked for the vendor library."""
     draw = numbers("frozen", *map(str, fields.items()))
     into, x = 8 * fields.get("groups", 1), torch.zeros(1, 8 * fields.get("groups", 1), 9, 9)
     nodes = {}
@@ -67,13 +67,13 @@ def to_torch(value: Any) -> Any:
 def test_frozen_equals_the_oracle(case: Case) -> None:
     net = Executor(graph_of(case.raw), Discretization(**case.discretization), frozen=True)
     expected = told(case.expected)
-    for _ in range(3):  # a call, its recording, and that made again
+    for _ in range(3):  # a first call, a captured one, and a replay
         assert_equal(recorded(net, case.x), expected, order_of(net), f"{net}\n{net.graph}")
 
 
 @needs_bytes
 @pytest.mark.parametrize("seed", range(12))
-def test_frozen_integers_equal_what_has_parameters(seed: int) -> None:
+def test_frozen_int8_layers_equal_those_of_parameters(seed: int) -> None:
     raw = spiking_graph(numbers("frozen integers", seed))
     free = Executor(graph_of(raw), Discretization(**COUNTS))
     force = {p.node: "integer" for p in free.certificate.proofs if p.integers is not None and p.type != "SumPool2d"}
@@ -120,7 +120,7 @@ def test_a_layer_has_its_weights_once() -> None:
         assert not net._calls._live
         assert not net._calls._folded
         assert not {"a:weight", "b:weight"} & set(constants._parameters)
-        net(whole_signal() + 0.5)  # off its grid, which the second layer does not rest on
+        net(whole_signal() + 0.5)  # off-grid; the proof of the second layer does not need the input
     assert {"a:weight", "b:weight"} & set(constants._parameters) == {"a:weight"}
 
 
@@ -138,8 +138,8 @@ def test_a_layer_has_its_weights_once() -> None:
     ],
     ids=str,
 )
-def test_library_convolutions_with_weights_laid_out(fields: dict[str, Any]) -> None:
-    """Of whole numbers, whose sums are exact."""
+def test_vendor_convolutions_with_prepacked_weights(fields: dict[str, Any]) -> None:
+    """Of integers, whose sums are exact."""
     wide, force = graph_of(convolutions(**fields)), {"a": "library", "b": "library"}
     free, net = (Executor(wide, force=force, frozen=frozen) for frozen in (False, True))
     assert set(net._store._prepacked) == {"a", "b"}
@@ -229,7 +229,7 @@ def test_no_conversion_changes_a_value(name: str, warm: bool) -> None:
 
 
 @needs_compiled
-def test_a_gpu_looks_at_no_constant(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_checks_no_constant(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU playing the GPU."""
     free, net = network(busy(), chunk=7), network(busy(), chunk=7, frozen=True)
     with torch.no_grad():
@@ -253,7 +253,7 @@ class Tensors(torch.nn.Module):
 
 
 @needs_compiled
-def test_compiled_and_exported_with_weights_that_were_never_float() -> None:
+def test_compiled_and_exported_with_lazy_weights() -> None:
     wide, x = graph_of(convolutions()), torch.ones(2, 3, 8, 9, 9)
     with torch.no_grad():
         owed = Executor(wide)(x)[0]

@@ -275,7 +275,7 @@ def test_a_linear_network_changes_as_its_gradient_says() -> None:
         torch.testing.assert_close((x.grad * h).sum(), change, rtol=1e-5, atol=1e-3)
 
 
-def test_the_gradient_of_time_reaches_back_to_the_first_step() -> None:
+def test_gradients_through_time_reach_the_first_step() -> None:
     net = network(chain({"n": node("LI", tau=1.0)}), chunk=3)
     x = drive(12, 1).requires_grad_()
     net(x)[0][-1].sum().backward()
@@ -294,7 +294,7 @@ def test_gradients_pass_through_recordings(quantity: str) -> None:
     assert net.get_parameter("w:weight").grad is not None
 
 
-def test_one_name_of_a_parameter_may_stand_for_itself() -> None:
+def test_learn_takes_one_name_as_a_string() -> None:
     net = network(chain({"n": node("LI")}), learn="tau")
     assert isinstance(net.get_parameter("n:tau"), torch.nn.Parameter)
 

@@ -1,4 +1,4 @@
-"""Layers that run as whole numbers, and spikes in bytes between them: the bits of any other way."""
+"""int8 layers equal the oracle and every other implementation, in any chunk, batch and number of threads."""
 
 from __future__ import annotations
 
@@ -20,32 +20,33 @@ from hypothesis import strategies as st
 from integer_networks import (
     BY_R,
     COUNTS,
-    conv,
     fc,
-    fires,
     needs_bytes,
-    pool,
     same,
     spiking_graph,
+    two_layers,
     ways,
+    whole_signal,
     within_bytes,
 )
 from layer_terms import terms_of
-from layers_at_bound import at_the_bound, extremes, ones, promise_of
-from make_nir import Node, delay, graph, input_, neuron, numbers, output, scale, threshold
+from layers_at_bound import at_the_bound, extremes, promise_of
+from make_nir import Node, graph, input_, numbers, output, scale
 from strategies import Case, cases
 
-import neurocuda
-from neurocuda import Discretization, Executor
+from neurocuda import ArgumentError, Discretization, Executor
 from neurocuda.compiler.grids import InputGrid
+from neurocuda.ops import backends
 
 LAYERS = 2000 if FULL else 200
 GRAPHS = 1000 if FULL else 40
 PARTS = 10
 
+needs_native = pytest.mark.skipif(not backends.is_usable(backends.backends()["cpu"]), reason="no native operators")
+
 
 def assert_again(net: Executor, x: dict[str, np.ndarray], *what: object) -> None:
-    """Calls give the same bits again and again: the second is recorded, the next run that."""
+    """Repeated calls give the same bits: the second is captured, later ones replay it."""
     with torch.no_grad():
         first, state = net(tensors(x))
         for number in range(3):
@@ -54,7 +55,7 @@ def assert_again(net: Executor, x: dict[str, np.ndarray], *what: object) -> None
             assert same(state.tensors, after.tensors), (number, *what)
 
 
-# Every way is forced
+# Every implementation is forced
 
 
 def assert_in_parts(net: Executor, x: dict[str, np.ndarray], draw: np.random.Generator, *what: object) -> None:
@@ -74,7 +75,7 @@ def assert_in_parts(net: Executor, x: dict[str, np.ndarray], draw: np.random.Gen
 
 
 def on_grids(case: Case, draw: np.random.Generator) -> tuple[dict[str, InputGrid], dict[str, np.ndarray]]:
-    """A promise for each input, and a signal at its ends."""
+    """A grid for each input, and signals at its ends."""
     grids = promise_of(draw, list(case.x))
     return grids, {name: extremes(draw, grids[name], values.shape) for name, values in case.x.items()}
 
@@ -83,7 +84,7 @@ def assert_ways(case: Case, seed: int, as_given: bool = False) -> None:
     draw = np.random.default_rng(seed)
     found, options = graph_of(case.raw), Discretization(**case.discretization)
     grids, x = (None, case.x) if as_given else on_grids(case, draw)
-    if draw.random() < 0.3:  # held for all steps
+    if draw.random() < 0.3:  # the same at all steps
         x = {name: np.broadcast_to(signal[:1], signal.shape) for name, signal in x.items()}
     net = Executor(found, options, input_grid=grids)
     with np.errstate(all="ignore"):
@@ -105,13 +106,13 @@ def assert_ways(case: Case, seed: int, as_given: bool = False) -> None:
 
 
 @given(cases(), st.integers(0, 2**32 - 1))
-def test_every_way_of_every_layer_equals_the_oracle(case: Case, seed: int) -> None:
+def test_every_implementation_of_every_layer_equals_the_oracle(case: Case, seed: int) -> None:
     assert_ways(case, seed)
 
 
 @examples(max_examples=300 if FULL else 25)
 @given(cases(max_nodes=7, fixed=COUNTS), st.integers(0, 2**32 - 1))
-def test_so_it_is_where_neurons_count(case: Case, seed: int) -> None:
+def test_networks_with_spike_counts_equal_the_oracle(case: Case, seed: int) -> None:
     assert_ways(case, seed)
 
 
@@ -161,7 +162,7 @@ LARGE: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
 @needs_bytes
 @pytest.mark.parametrize("name", LARGE)
 def test_layers_of_real_sizes_equal_their_exact_sums(name: str) -> None:
-    """The library has other kernels for them."""
+    """The vendor library has other kernels for large layers."""
     (into, out, *space), fields = LARGE[name]
     kernel, groups = {"1 x 1": 1, "matrix": 0}.get(name, 3), fields.get("groups", 1)
     draw = numbers(name)
@@ -186,221 +187,9 @@ def test_layers_of_real_sizes_equal_their_exact_sums(name: str) -> None:
                     assert torch.equal(net(torch.from_numpy(x))[0].double().flatten(0, 1), exact)
 
 
-# Spikes in bytes
-
-
-IMAGE = (2, 4, 4)
-FLAT = {"type": "Flatten", "start_dim": 0, "end_dim": -1}
-ENDS = {"input": input_(*IMAGE), "c1": conv(3, 2), "n1": fires(3, 4, 4)}
-
-BYTES: dict[str, tuple[Node, dict[str, Any], set[str]]] = {
-    "one after another": (
-        graph(
-            "input>c1 c1>n1 n1>c2 c2>n2 n2>c3 c3>output",
-            **ENDS,
-            c2=conv(2, 3, key=5),
-            n2=fires(2, 4, 4),
-            c3=conv(1, 2, 1),
-            output=output(1, 4, 4),
-        ),
-        BY_R,
-        {"n1", "n2"},
-    ),
-    "a skip read by a layer and by neurons": (
-        graph(
-            "input>c1 c1>n1 n1>c2 c2>n2 n2>c3 c3>n3 n1>n3 n3>c4 n1>c4 c4>output",
-            **ENDS,
-            c2=conv(3, 3, key=2),
-            n2=fires(3, 4, 4, key=2),
-            c3=conv(3, 3, key=3),
-            n3=fires(3, 4, 4, key=3),
-            c4=conv(2, 3),
-            output=output(2, 4, 4),
-        ),
-        BY_R,
-        {"n1", "n2", "n3"},
-    ),
-    "twice the same edge": (
-        graph("input>c1 c1>n1 n1>c2 n1>c2 c2>output", **ENDS, c2=conv(2, 3), output=output(2, 4, 4)),
-        BY_R,
-        {"n1"},
-    ),
-    "many readers, and an output": (
-        graph(
-            "input>c1 c1>n1 n1>c2 n1>p n1>q n1>f n1>s n1>t n1>d n1>li n1>out2 "
-            "c2>out1 p>out3 q>out3 f>out4 s>out5 t>out5 d>out5 li>out5",
-            **ENDS,
-            c2=conv(2, 3),
-            p=pool("SumPool2d"),
-            q=pool("AvgPool2d"),
-            f=FLAT,
-            s=scale(0.3),
-            t=threshold(0.5),
-            d=delay(2.0),
-            li=neuron("LI", 3, 4, 4),
-            out1=output(2, 4, 4),
-            out2=output(3, 4, 4),
-            out3=output(3, 2, 2),
-            out4=output(48),
-            out5=output(3, 4, 4),
-        ),
-        BY_R,
-        {"n1"},
-    ),
-    "pool and flatten between": (
-        graph(
-            "input>c1 c1>n1 n1>p p>c2 c2>n2 n2>f f>fc fc>n3 n3>gc gc>output",
-            **ENDS,
-            p=pool("SumPool2d"),
-            c2=conv(2, 3),
-            n2=fires(2, 2, 2),
-            f=FLAT,
-            fc=fc(5, 8),
-            n3=fires(5),
-            gc=fc(2, 5),
-            output=output(2),
-        ),
-        BY_R,
-        {"n3"},
-    ),
-    "soft reset": (
-        graph(
-            "input>c1 c1>i i>t t>z z>i t>c2 t>n2 c2>n2 n2>c3 c3>output",
-            input=input_(*IMAGE),
-            c1=conv(3, 2),
-            i=ones("I", 3, 4, 4),
-            t=threshold(np.full((3, 4, 4), 3.0)),
-            z=scale(np.full((3, 4, 4), -4.0)),
-            c2=conv(3, 3),
-            n2=fires(3, 4, 4),
-            c3=conv(2, 3),
-            output=output(2, 4, 4),
-        ),
-        BY_R,
-        {"t", "n2"},
-    ),
-    "a step late": (
-        graph("input>c1 c1>n1 n1>c2 c2>n2 n2>output", **ENDS, c2=conv(2, 3), n2=fires(2, 4, 4), output=output(2, 4, 4)),
-        {**BY_R, "output_delay": 1},
-        set(),
-    ),
-    "a reader in a cycle": (
-        graph(
-            "input>c1 c1>n1 n1>c2 c2>output n1>n2 n2>c3 c3>n2 n2>output2 n2>c4 c4>output",
-            **ENDS,
-            c2=conv(2, 3),
-            n2=fires(3, 4, 4, key=2),
-            c3=conv(3, 3, key=3),
-            c4=conv(2, 3, key=4),
-            output=output(2, 4, 4),
-            output2=output(3, 4, 4),
-        ),
-        BY_R,
-        set(),
-    ),
-    "a neuron and its weight": (
-        graph(
-            "input>a a>n1 n1>b b>lif lif>w w>lif lif>c c>output n1>lif",
-            input=input_(4),
-            a=fc(3, 4),
-            n1=fires(3),
-            b=fc(3, 3),
-            lif=neuron("CubaLIF", 3),
-            w=fc(3, 3, 1),
-            c=fc(2, 3),
-            output=output(2),
-        ),
-        {},
-        set(),
-    ),
-    "counts": (
-        graph(
-            "input>c1 c1>t t>n1 n1>c2 c2>n2 n2>output n1>n2 n1>output2",
-            input=input_(*IMAGE),
-            c1=conv(3, 2),
-            t=threshold(1.0),
-            n1=ones("IF", 3, 4, 4, r=np.full((3, 4, 4), 252.5)),
-            c2=conv(3, 3),
-            n2=ones("IF", 3, 4, 4, v_threshold=np.full((3, 4, 4), 50.0)),
-            output=output(3, 4, 4),
-            output2=output(3, 4, 4),
-        ),
-        COUNTS,
-        {"n1"},
-    ),
-}
-
-
 @needs_bytes
-@pytest.mark.parametrize("name", BYTES)
-def test_spikes_in_bytes_give_the_same_bits(name: str) -> None:
-    raw, options, in_bytes = BYTES[name]
-    found, d = graph_of(raw), Discretization(**options)
-    force = {name: hows[-1] for name, hows in ways(Executor(found, d)).items()}
-    shape = tuple(raw["nodes"]["input"]["shape"])
-    for chunk, batch, threads in ((1, 2, 1), (3, 1, 2), (32, 3, 1)):
-        net = Executor(found, d, force=force, chunk=chunk)
-        assert net.schedule.bytes == in_bytes
-        assert len(net.schedule.integer_layers) > 0
-        x = {"input": numbers(name, chunk).integers(0, 9, (8, batch, *shape)).astype("f4")}
-        expected = oracle.run(raw, x, options)
-        assert all(expected.node_outputs[population].any() for population in in_bytes)
-        with settings(threads):
-            assert_equal(recorded(net, x), told(expected), order_of(net), str(net))
-            assert_again(net, x)
-            assert_types(net, x)
-            with torch.no_grad(), neurocuda.use_backend("reference"):
-                assert same(net(tensors(x))[0], net_outputs(net, x))
-
-
-@needs_bytes
-def test_a_chunk_in_pieces_gives_the_same_bits() -> None:
-    """Signals too large for a cache run piece by piece."""
-    size = (32, 24, 24)
-    edges = "input>c1 c1>n1 n1>c2 c2>n2 n2>c3 c3>n3 n1>n3 n3>p p>c4 c4>output n3>output2 n1>output2"
-    nodes = {"c1": conv(32, 3, key=1), "c2": conv(32, 32, key=2), "c3": conv(32, 32, key=3), "c4": conv(8, 32, key=4)}
-    nodes |= {"n1": fires(*size), "n2": fires(*size, key=2), "n3": fires(*size, key=3), "p": pool("SumPool2d")}
-    ends = {"input": input_(3, 24, 24), "output": output(8, 12, 12), "output2": output(*size)}
-    found, d = graph_of(graph(edges, **nodes, **ends)), Discretization(**BY_R)
-    x = {"input": numbers("pieces").integers(0, 3, (32, 2, 3, 24, 24)).astype("f4")}
-    nets = [Executor(found, d, force=dict.fromkeys(("c1", "c2", "c3", "c4"), how)) for how in ("integer", "library")]
-    assert nets[0].schedule.bytes == {"n1", "n2"}
-    assert_equal(recorded(nets[0], x), recorded(nets[1], x), order_of(nets[0]), str(nets[0]))
-    assert any(output_.any() for output_ in net_outputs(nets[0], x).values())
-    assert_again(nets[0], x)
-
-
-def net_outputs(net: Executor, x: dict[str, np.ndarray]) -> Any:
-    with torch.no_grad():
-        return net(tensors(x))[0]
-
-
-def assert_types(net: Executor, x: dict[str, np.ndarray]) -> None:
-    """Nothing that a user sees is in bytes."""
-    with torch.no_grad():
-        record = dict.fromkeys(net.schedule.bytes, ("spikes", "output", "input"))
-        result = net.run(tensors(x), record=record)
-    seen = list(result.output.values()) if isinstance(result.output, dict) else [result.output]
-    seen += [*result.state.tensors.values(), *(t for of_node in result.recordings.values() for t in of_node.values())]
-    assert {t.dtype for t in seen} == {torch.float32}
-
-
-@needs_bytes
-@pytest.mark.parametrize(("gain", "fits"), [(253.0, True), (254.0, False)])
-def test_counts_beyond_a_byte_are_floats(gain: float, fits: bool) -> None:
-    nodes = {"t": threshold(0.5), "n": ones("IF", 4, r=np.full(4, gain)), "fc": fc(2, 4)}
-    raw = graph("input>t t>n n>fc fc>output", input=input_(4), output=output(2), **nodes)
-    found, d = graph_of(raw), Discretization(**COUNTS)
-    assert ("integer" in ways(Executor(found, d))["fc"]) is fits
-    net = Executor(found, d, force={"fc": "integer" if fits else "library"})
-    assert net.schedule.bytes == ({"n"} if fits else set())
-    x = {"input": np.ones((6, 2, 4), np.float32)}
-    assert_equal(recorded(net, x), told(oracle.run(raw, x, COUNTS)), order_of(net), str(net))
-
-
-@needs_bytes
-def test_a_layer_that_nothing_feeds_is_one_of_whole_numbers_too() -> None:
-    """What it gives is a constant of the recorded program, computed from weights that cannot be looked at."""
+def test_a_layer_without_incoming_edges_runs_in_integers() -> None:
+    """Its output is a constant of the program, computed from prepacked weights, which cannot be compared."""
     half = {"type": "Affine", "weight": np.array([[0.5]], "f4"), "bias": np.array([1.0], "f4")}
     raw = graph("x>fed fed>y idle>y", x=input_(1), fed=half, idle=half, y=output(1))
     net = Executor(graph_of(raw), force={"fed": "integer", "idle": "integer"})
@@ -413,10 +202,47 @@ def test_a_layer_that_nothing_feeds_is_one_of_whole_numbers_too() -> None:
 @pytest.mark.parametrize(
     ("asked", "so"), [("AVX2", False), ("avx512_core", False), ("AVX2_VNNI", False), ("ALL", True)]
 )
-def test_a_library_that_is_held_to_less_than_vnni_multiplies_no_bytes(asked: str, so: bool) -> None:
+def test_int8_is_off_where_onednn_may_not_use_vnni(asked: str, so: bool) -> None:
     """oneDNN then sums bytes in 16 bits, which saturate: 255 x 127 twice is too much."""
     program = "from neurocuda.ops import int8; print(int8.is_fast('cpu'))"
     done = subprocess.run(
         [sys.executable, "-c", program], env=os.environ | {"ONEDNN_MAX_CPU_ISA": asked}, capture_output=True, text=True
     )
     assert done.stdout == f"{so and torch.cpu._is_vnni_supported()}\n", done.stderr
+
+
+@needs_native
+@needs_bytes
+def test_weights_are_prepacked_once_for_all_shapes() -> None:
+    net, expected = two_layers(), two_layers(force={})
+    with torch.no_grad():
+        assert net(whole_signal(3, 0))[0].shape == (3, 0, 3)
+        net(whole_signal(1, 1))
+        laid_out = [weight.prepacked for weight in net._int8._weights.values()]
+        for batch in range(1, 40):
+            x = whole_signal(2, batch)
+            assert torch.equal(net(x)[0], expected(x)[0])
+        assert net(whole_signal(3, 0))[0].shape == (3, 0, 3)
+        assert net(whole_signal(0, 3))[0].shape == (0, 3, 3)
+    now = [weight.prepacked for weight in net._int8._weights.values()]
+    assert laid_out
+    assert all(a is b and a is not None for a, b in zip(laid_out, now, strict=True))
+
+
+def test_an_unproved_int8_layer_cannot_be_forced() -> None:
+    raw = graph(
+        "input>a a>output", input=input_(3), a={**fc(2, 3), "weight": np.full((2, 3), 0.3, "f4")}, output=output(2)
+    )
+    with pytest.raises(ArgumentError, match="force: expected 8-bit weights and signals for node 'a', found "):
+        Executor(graph_of(raw), force={"a": "integer"})
+
+
+@needs_native
+@needs_bytes
+@torch.no_grad()
+def test_a_profile_finds_the_captured_int8_layers() -> None:
+    net, x = two_layers(chunk=8), whole_signal()
+    state = None
+    for _ in range(4):
+        _, state = net(x, state)
+    assert [name for name, _ in net.profile(x, state)].count("onednn::qconv2d_pointwise") == 2

@@ -1,4 +1,4 @@
-"""Networks whose proved layers run as whole numbers on a GPU: with `-m cuda` there; without one, what decides it."""
+"""int8 layers on a GPU (`-m cuda`); without one, their guards, with the CPU in the place of the GPU."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_gpu_a_network_edited_before_its_first_call() -> None:
 
 
 @pytest.mark.cuda
-def test_gpu_others_may_watch() -> None:
+def test_gpu_captures_recordings_and_gradients_of_the_user() -> None:
     net, x = residual().to("cuda"), events().cuda()
     with torch.no_grad():
         owed = ordered(net, x)[0]
@@ -171,7 +171,7 @@ def test_gpu_others_may_watch() -> None:
 
 
 class OnGpu(Tensor):
-    """On the CPU, and says otherwise."""
+    """A tensor on the CPU with `is_cuda`."""
 
     is_cuda = True
 
@@ -181,36 +181,36 @@ class OnGpu(Tensor):
 
 
 @pytest.mark.skipif(C is None, reason="neurocuda._C is not there")
-def test_what_is_supposed_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU plays the GPU: what is asked, and what follows from each answer."""
+def test_int8_guards_check_parameters_and_grids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is checked, and which layers stay int8 after each result; the CPU in the place of the GPU."""
     monkeypatch.setattr(int8_layers, "is_fast", lambda device: True)
     x = whole_signal()
 
-    def supposed(net: Executor, x: Tensor) -> tuple[set[str], bool]:
+    def speculate(net: Executor, x: Tensor) -> tuple[set[str], bool]:
         found = net._int8.speculate({"input": OnGpu(x)}, net._store.by_field(net))
         assert found.value is not None
         return set(found.value), found.validate is None or found.validate()
 
     net = two_layers()
-    assert supposed(net, x) == ({"a", "b"}, True)
-    assert supposed(net, x + 0.5) == ({"a", "b"}, False)
-    assert supposed(net, x + 0.5) == ({"b"}, True), "what rests on spikes remains"
-    assert supposed(net, x) == ({"b"}, True)
+    assert speculate(net, x) == ({"a", "b"}, True)
+    assert speculate(net, x + 0.5) == ({"a", "b"}, False)
+    assert speculate(net, x + 0.5) == ({"b"}, True), "the layer that reads spikes remains int8"
+    assert speculate(net, x) == ({"b"}, True)
     for name in net.state_dict():
         net = two_layers()
-        assert supposed(net, x) == ({"a", "b"}, True)
+        assert speculate(net, x) == ({"a", "b"}, True)
         with torch.no_grad():
             net.state_dict()[name].mul_(1.5)
-        assert supposed(net, x) == ({"a", "b"}, False), name
-        assert supposed(net, x) == (set(), True), name
+        assert speculate(net, x) == ({"a", "b"}, False), name
+        assert speculate(net, x) == (set(), True), name
     edited = two_layers()
     with torch.no_grad():
         edited.state_dict()["a:weight"].mul_(1.5)
-    assert supposed(edited, x) == (set(), True)
+    assert speculate(edited, x) == (set(), True)
 
 
 @pytest.mark.skipif(C is None, reason="neurocuda._C is not there")
-def test_a_frozen_network_supposes_nothing_but_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_guards_of_a_frozen_network_check_its_inputs_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8_layers, "is_fast", lambda device: True)
     net, x = two_layers(frozen=True), whole_signal()
     net._int8.forget()  # as where it was moved
@@ -222,7 +222,7 @@ def test_a_frozen_network_supposes_nothing_but_its_inputs(monkeypatch: pytest.Mo
         assert all(weight.tiles and weight.values is None for weight in found.value.values()), "each has them once"
 
 
-def test_a_call_is_made_again_where_what_it_supposed_was_not_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_whose_guards_fail_runs_again(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = two_layers(), whole_signal()
     answers = iter([False, True])
     whole, made = net._run_steps, []

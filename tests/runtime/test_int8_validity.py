@@ -1,4 +1,4 @@
-"""Whole numbers end where what was proved ends: inputs off their grid, parameters that change, what watches a call."""
+"""int8 layers run only while their proof is valid: inputs on their grid, unchanged parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from comparison import graph_of
@@ -29,22 +28,21 @@ from integer_networks import (
 from layers_at_bound import ones
 from make_nir import delay, graph, input_, numbers, output, scale, signal, threshold
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from neurocuda import ArgumentError, Discretization, Executor
 from neurocuda.compiler.grids import InputGrid
 from neurocuda.ops import backends, int8
 
-compiled_operators = backends.is_usable(backends.backends()["cpu"])
+native_operators = backends.is_usable(backends.backends()["cpu"])
 pytestmark = [
     needs_bytes,
-    pytest.mark.skipif(not compiled_operators, reason="the compiled operators look at the proof"),
+    pytest.mark.skipif(not native_operators, reason="no native operators"),
 ]
 
 
 @pytest.fixture
 def multiplied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The shapes of the signals of all integer products that Python asks for; a recorded call asks for none."""
+    """The shapes of the signals of all int8 layers that Python calls; a replayed call calls none."""
     shapes: list[tuple[int, ...]] = []
     plain = int8.convolution
 
@@ -86,7 +84,7 @@ def test_negative_zero_and_the_ends_are_on_the_grid(multiplied: list[tuple[int, 
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.int8, torch.float16, torch.bfloat16])
-def test_narrow_and_held_inputs_give_the_same_bits(dtype: torch.dtype, multiplied: list[tuple[int, ...]]) -> None:
+def test_narrow_and_expanded_inputs_give_the_same_bits(dtype: torch.dtype, multiplied: list[tuple[int, ...]]) -> None:
     x = whole_signal().to(dtype)
     held = x[:1].expand(8, -1, -1)
     with torch.no_grad():
@@ -101,7 +99,7 @@ def test_narrow_and_held_inputs_give_the_same_bits(dtype: torch.dtype, multiplie
             assert torch.equal(net(x)[0], library_of(net)(x)[0])
 
 
-def test_a_byte_may_be_off_a_narrower_promise() -> None:
+def test_uint8_inputs_may_be_off_a_narrower_grid() -> None:
     net = two_layers(input_grid=InputGrid(high=5))
     x = whole_signal().to(torch.uint8)
     with torch.no_grad():
@@ -110,7 +108,7 @@ def test_a_byte_may_be_off_a_narrower_promise() -> None:
         assert torch.equal(net(x)[0], library_of(net)(x)[0])
 
 
-def test_a_promise_that_ends_between_multiples() -> None:
+def test_a_grid_that_ends_between_multiples() -> None:
     net = two_layers(input_grid=InputGrid(high=256 - 1e-9))
     x = torch.full((2, 1, 40), 256.0)
     with torch.no_grad():
@@ -118,7 +116,7 @@ def test_a_promise_that_ends_between_multiples() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_not_finite_is_refused_by_name(value: float) -> None:
+def test_inputs_that_are_not_finite_are_refused_by_name(value: float) -> None:
     net, x = two_layers(), whole_signal()
     bad = x.clone()
     bad[5, 1, 3] = value
@@ -183,7 +181,7 @@ KEPT = {
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_what_a_state_kept_of_a_chunk_off_its_grid(name: str) -> None:
+def test_a_state_from_a_chunk_off_its_grid(name: str) -> None:
     """A later chunk is on the grid, and what it reads is not."""
     raw, options = KEPT[name]
     found, d, grid = graph_of(raw), Discretization(**options), InputGrid(high=4)
@@ -232,7 +230,7 @@ def other_weights(net: Executor) -> None:
 
 
 def turned(net: Executor) -> None:
-    """The same numbers, in memory the other way round."""
+    """Other values, with transposed strides."""
     p = parameter(net, "a", "weight")
     p.data = p.data.t().contiguous().t() * 1.5
 
@@ -257,7 +255,7 @@ EDITS: dict[str, Callable[[Executor], object]] = {
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_a_changed_parameter_ends_it(name: str, multiplied: list[tuple[int, ...]]) -> None:
+def test_a_changed_parameter_ends_int8(name: str, multiplied: list[tuple[int, ...]]) -> None:
     for net in (warm(), two_layers(chunk=8)):  # the second has not run yet
         multiplied.clear()
         before = copy.deepcopy(net)
@@ -273,8 +271,8 @@ def test_a_changed_parameter_ends_it(name: str, multiplied: list[tuple[int, ...]
 
 
 @torch.no_grad()
-def test_a_call_made_again_in_one_looks_at_its_proof_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The third of a kind is one call into C++; what it finds changed goes the long way."""
+def test_a_replayed_call_checks_its_guards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third call is one call into C++; if a guard fails, the network runs operator by operator."""
     net, x = two_layers(chunk=8), whole_signal()[:4]
     expected = two_layers(chunk=8, force={"a": "library", "b": "library"})
     long: list[int] = []
@@ -282,7 +280,7 @@ def test_a_call_made_again_in_one_looks_at_its_proof_first(monkeypatch: pytest.M
     monkeypatch.setattr(net, "_run", lambda *given, **how: (long.append(1), run(*given, **how))[1])
     for _ in range(5):
         y, _ = net(x)
-    assert len(long) == 2, "one looks, and one records"
+    assert len(long) == 2, "a first call, and a captured one"
     assert torch.equal(y, expected(x)[0])
     for value in OFF.values():
         off = x.clone()
@@ -301,7 +299,7 @@ def test_a_call_made_again_in_one_looks_at_its_proof_first(monkeypatch: pytest.M
     assert long
 
 
-def test_a_scale_before_a_layer_is_a_part_of_its_proof(multiplied: list[tuple[int, ...]]) -> None:
+def test_the_proof_of_a_layer_depends_on_a_scale_before_it(multiplied: list[tuple[int, ...]]) -> None:
     raw = graph("input>s s>a a>output", input=input_(3), s=scale([1.0, 2.0, 0.5]), a=fc(4, 3), output=output(4))
     net = Executor(graph_of(raw), force={"a": "integer"}, input_grid=InputGrid(high=31))
     x = torch.from_numpy(signal(4, 2, 3)) * 31
@@ -342,7 +340,7 @@ COPIES: dict[str, Callable[[Executor], Executor]] = {
 
 
 @pytest.mark.parametrize("name", COPIES)
-def test_a_copy_goes_on_with_integers_of_its_own(name: str, multiplied: list[tuple[int, ...]]) -> None:
+def test_a_copy_has_int8_weights_of_its_own(name: str, multiplied: list[tuple[int, ...]]) -> None:
     net, x = warm(), whole_signal()
     with torch.no_grad():
         expected = net(x)[0]
@@ -356,156 +354,13 @@ def test_a_copy_goes_on_with_integers_of_its_own(name: str, multiplied: list[tup
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_types_of_parameters_run_in_float(dtype: torch.dtype) -> None:
+def test_parameters_of_other_dtypes_run_in_float(dtype: torch.dtype) -> None:
     for net in (warm(), two_layers()):
         with torch.no_grad():
             x = whole_signal()
             converted, expected = copy.deepcopy(net).to(dtype), library_of(net).to(dtype)
             assert torch.equal(converted(x)[0], expected(x)[0])
             assert torch.equal(converted.float()(x)[0], expected.float()(x)[0])
-
-
-# What watches a call
-
-
-def test_gradients_are_those_of_the_library() -> None:
-    net, x = warm(), whole_signal().requires_grad_()
-    expected = library_of(net)
-    y = whole_signal().requires_grad_()
-    found_, told_ = net(x)[0], expected(y)[0]
-    assert torch.equal(found_, told_)
-    for output_ in (found_, told_):
-        (output_ * torch.arange(3.0)).sum().backward()
-    for (name, a), (_, b) in zip(net.named_parameters(), expected.named_parameters(), strict=True):
-        assert a.grad is not None
-        assert b.grad is not None
-        assert torch.equal(a.grad, b.grad), name
-    assert x.grad is not None
-    assert y.grad is not None
-    assert torch.equal(x.grad, y.grad)
-    with torch.no_grad():
-        assert torch.equal(net(x.detach())[0], told_)
-
-
-def test_a_compiled_network_gives_the_same_bits() -> None:
-    net, x = two_layers(chunk=8), whole_signal()
-    compiled = torch.compile(lambda t: net(t)[0], backend="aot_eager")
-    with torch.no_grad():
-        expected = net(x)[0]
-        for _ in range(2):
-            assert torch.equal(compiled(x), expected)
-            assert torch.equal(net(x)[0], expected)
-
-
-class Alone(torch.nn.Module):
-    """A network whose output is a tensor and no state."""
-
-    def __init__(self, net: Executor) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Any:
-        return self.net(x)[0]
-
-
-TRACED: dict[str, Callable[[Alone, Tensor], Any]] = {
-    "torch.jit.trace": lambda net, x: torch.jit.trace(net, x, check_trace=False),
-    "make_fx": lambda net, x: make_fx(lambda t: net(t))(x),
-    "torch.export": lambda net, x: torch.export.export(net, (x,)).module(),
-}
-
-
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
-@pytest.mark.parametrize("how", TRACED)
-def test_a_trace_is_not_for_inputs_on_their_grid_alone(how: str) -> None:
-    for net in (two_layers(chunk=8), warm()):
-        x, expected = whole_signal(), library_of(net)
-        with torch.no_grad():
-            traced = TRACED[how](Alone(net), x)
-            for signal_ in (x, x + 0.5):
-                assert torch.equal(traced(signal_), expected(signal_)[0])
-
-
-def test_vmap_gives_the_same_bits() -> None:
-    net, x = warm(), torch.stack([whole_signal(), whole_signal(8, 2) + 1]).to(torch.uint8)
-    with torch.no_grad():
-        found_ = torch.vmap(lambda t: net(t)[0])(x)
-        assert torch.equal(found_, torch.stack([net(t)[0] for t in x]))
-
-
-def test_autocast_is_that_of_the_library() -> None:
-    net, x = warm(), whole_signal()
-    for dtype in (torch.bfloat16, torch.float16):
-        with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
-            found_, expected = net(x)[0], library_of(net)(x)[0]
-        assert torch.equal(found_, expected)
-    with torch.no_grad():
-        assert torch.equal(net(x)[0], library_of(net)(x)[0])
-
-
-def test_other_modes_give_the_same_bits() -> None:
-    x = whole_signal()
-    for first in (torch.inference_mode, torch.no_grad):
-        net = two_layers(chunk=8)
-        with first():
-            expected = net(x)[0]
-        for mode in (torch.inference_mode, torch.no_grad, torch.enable_grad):
-            with mode():
-                for _ in range(3):
-                    assert torch.equal(net(x)[0], expected)
-        parameters = dict(net.named_parameters())
-        with torch.no_grad():
-            again = torch.func.functional_call(net, parameters, (x,))[0]
-            twice = torch.func.functional_call(net, {n: t * 2 for n, t in parameters.items()}, (x,))[0]
-            assert torch.equal(again, expected)
-            assert torch.equal(twice, library_doubled(net)(x)[0])
-            assert torch.equal(net(x)[0], expected)
-
-
-def library_doubled(net: Executor) -> Executor:
-    other = library_of(net)
-    with torch.no_grad():
-        for p in other.parameters():
-            p.mul_(2)
-    return other
-
-
-def test_settings_of_torch_change_no_bit() -> None:
-    """The default device is not where the weights are made, and another number of threads has them packed alike."""
-    net, expected = two_layers(), two_layers(force={})
-    x = whole_signal()
-    with torch.no_grad():
-        y, into = expected(x)[0], torch.empty(8, 2, 3)
-        with torch.device("meta"):
-            assert torch.equal(net(x)[0], y)
-        for threads in (1, 2, 1):
-            with settings(threads):
-                net(x, out=into)
-                assert torch.equal(into, y)
-
-
-def test_weights_are_laid_out_once_for_all_shapes() -> None:
-    net, expected = two_layers(), two_layers(force={})
-    with torch.no_grad():
-        assert net(whole_signal(3, 0))[0].shape == (3, 0, 3)
-        net(whole_signal(1, 1))
-        laid_out = [weight.prepacked for weight in net._int8._weights.values()]
-        for batch in range(1, 40):
-            x = whole_signal(2, batch)
-            assert torch.equal(net(x)[0], expected(x)[0])
-        assert net(whole_signal(3, 0))[0].shape == (3, 0, 3)
-        assert net(whole_signal(0, 3))[0].shape == (0, 3, 3)
-    now = [weight.prepacked for weight in net._int8._weights.values()]
-    assert laid_out
-    assert all(a is b and a is not None for a, b in zip(laid_out, now, strict=True))
-
-
-def test_what_is_not_proved_cannot_be_forced() -> None:
-    raw = graph(
-        "input>a a>output", input=input_(3), a={**fc(2, 3), "weight": np.full((2, 3), 0.3, "f4")}, output=output(2)
-    )
-    with pytest.raises(ArgumentError, match="force: expected 8-bit weights and signals for node 'a', found "):
-        Executor(graph_of(raw), force={"a": "integer"})
 
 
 @pytest.mark.parametrize("flush", [False, True])
@@ -525,9 +380,7 @@ def test_what_is_not_proved_cannot_be_forced() -> None:
         (math.nan, 1.0, 0.0, 255.0, False),
     ],
 )
-def test_the_promise_is_checked_exactly(
-    value: float, step: float, low: float, high: float, kept: bool, flush: bool
-) -> None:
+def test_grids_are_checked_exactly(value: float, step: float, low: float, high: float, kept: bool, flush: bool) -> None:
     x = torch.zeros(100)
     x[77] = value
     with settings(1, flush=flush):
@@ -542,12 +395,3 @@ def test_a_weight_that_became_subnormal_is_seen() -> None:
     for flush in (False, True):
         with settings(1, flush=flush):
             assert not int8.weights_equal([weight], [whole])
-
-
-@torch.no_grad()
-def test_a_profile_finds_what_was_recorded_in_integers() -> None:
-    net, x = two_layers(chunk=8), whole_signal()
-    state = None
-    for _ in range(4):
-        _, state = net(x, state)
-    assert [name for name, _ in net.profile(x, state)].count("onednn::qconv2d_pointwise") == 2

@@ -44,7 +44,7 @@ def test_frames_are_views_in_the_order_of_memory(shape: tuple[int, ...], layout:
 
 
 @pytest.mark.parametrize(("shape", "layout", "length"), [*product(SHAPES, LAYOUTS, (1, 2, 3))])
-def test_pieces_make_the_whole(shape: tuple[int, ...], layout: str, length: int) -> None:
+def test_tiles_join_to_the_signal(shape: tuple[int, ...], layout: str, length: int) -> None:
     x = signal(shape, layout)
     pieces = [cut_steps(x, slice(start, start + length)) for start in range(0, len(x), length)]
     for number, piece in enumerate(pieces):

@@ -92,7 +92,7 @@ def test_a_cast_rounds_the_weights() -> None:
     assert torch.equal(run(net), run(expected))
 
 
-def test_gradients_have_the_type_of_what_they_belong_to_after_a_cast() -> None:
+def test_gradients_have_the_dtype_of_their_parameters_after_a_cast() -> None:
     net = network(precise(), learn=("tau",))
     net(drive(20, 2).requires_grad_())[0].sum().backward()
     net.half()
@@ -120,7 +120,7 @@ def test_nodes_may_have_any_name() -> None:
     assert set(net.graph.nodes) == {*NAMES, "in", "out"}
     assert len(net.state_dict()) == sum(1 if k % 2 else 5 for k in range(len(NAMES)))
     plain = network(oddly_named(tuple(f"n{k}" for k in range(len(NAMES)))))
-    assert torch.equal(run(net), run(plain))  # whole numbers, which sum alike in any order of names
+    assert torch.equal(run(net), run(plain))  # integers, whose sum is the same in any order
     for k, name in enumerate(NAMES):
         found, expected = (
             one.run(drive(3, 1), record={n: "output"}).recordings[n]["output"]
@@ -181,7 +181,7 @@ def saved_and_loaded(net: Executor) -> Executor:
 @pytest.mark.parametrize("called", [False, True])
 @pytest.mark.parametrize("learn", [(), ("tau", "tau_mem")])
 @pytest.mark.parametrize("name", COPIES)
-def test_copies_compute_the_same_and_are_their_own(name: str, learn: tuple[str, ...], called: bool) -> None:
+def test_copies_compute_the_same_and_share_nothing(name: str, learn: tuple[str, ...], called: bool) -> None:
     net = network(busy(), learn=learn, chunk=5)
     if called:
         net(drive(3, 2))
@@ -198,7 +198,7 @@ def test_copies_compute_the_same_and_are_their_own(name: str, learn: tuple[str, 
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_pickle_names_what_a_network_is_made_from(frozen: bool) -> None:
+def test_a_pickle_holds_graph_settings_and_parameters(frozen: bool) -> None:
     """Its graph, settings and parameters: modules of ours may move without breaking it."""
     net = network(busy(), frozen=frozen, surrogate=Surrogate("arctan"), input_grid=InputGrid(low=-1))
     net(drive(3, 2))
@@ -294,7 +294,7 @@ def test_every_edit_of_a_parameter_is_seen(
 
 
 @pytest.mark.parametrize("name", ["a:tau_mem", "li:tau", "w_in:weight"])
-def test_functional_calls_use_what_they_are_given(name: str) -> None:
+def test_functional_calls_use_the_given_parameters(name: str) -> None:
     net = network(busy())
     x = drive(12, 2)
     before = run(net)
@@ -340,7 +340,7 @@ def test_inference_mode_at_any_time(learn: tuple[str, ...]) -> None:
 
 
 def test_a_run_without_gradients_does_not_spoil_one_with_them() -> None:
-    """A look at the validation data, then training."""
+    """Validation, then training."""
     grads = []
     for look in (False, True):
         net = network(busy(), learn=("tau_mem", "r"))
@@ -367,7 +367,7 @@ def test_modes_change_no_bit(make: Callable[[], Raw]) -> None:
     assert not net(x)[0].requires_grad
 
 
-def test_what_is_registered() -> None:
+def test_registered_parameters_and_buffers() -> None:
     net = network(everything())
     weighted = {
         f"{n}:{f}" for n, v in net.graph.nodes.items() for f in ("weight", "bias", "scale") if f in v.parameters

@@ -78,7 +78,7 @@ def test_parameters_of_another_shape_or_dtype_are_cached_anew(edit: str) -> None
 
 
 @pytest.mark.parametrize("graphs", [False, True])
-def test_a_call_with_edited_parameters_is_made_again(monkeypatch: pytest.MonkeyPatch, graphs: bool) -> None:
+def test_a_call_with_edited_parameters_runs_again(monkeypatch: pytest.MonkeyPatch, graphs: bool) -> None:
     """On a CPU, and on a simulated GPU, whose graph reads the operands where they are stored."""
     net, same = network(busy(), chunk=7), network(busy(), chunk=7)
     device = captured(net, monkeypatch, cached=True) if graphs else None
@@ -96,7 +96,7 @@ def test_a_call_with_edited_parameters_is_made_again(monkeypatch: pytest.MonkeyP
     assert device is None or device.captures == 1
 
 
-def test_gradients_reach_what_is_learnt() -> None:
+def test_gradients_reach_learnt_parameters() -> None:
     net = network(busy(), learn="tau")
     net(drive())
     with torch.enable_grad():

@@ -19,7 +19,7 @@ needs_compiled = pytest.mark.skipif(
 )
 
 
-def test_it_goes_on_from_a_state_and_leaves_it_as_it_was() -> None:
+def test_output_resumes_from_a_state_and_does_not_change_it() -> None:
     net, x = network(busy(), chunk=7), drive()
     with torch.no_grad():
         _, state = net(x)
@@ -35,7 +35,7 @@ def test_it_goes_on_from_a_state_and_leaves_it_as_it_was() -> None:
     assert all(torch.equal(state.tensors[name], tensor) for name, tensor in before.items())
 
 
-def test_gradients_are_those_of_a_call() -> None:
+def test_gradients_of_output_are_those_of_a_call() -> None:
     grads = []
     for way in (lambda net, x: net(x)[0], Executor.output):
         net, x = network(busy(), chunk=7, learn="tau_mem"), drive().requires_grad_()
@@ -49,7 +49,7 @@ def test_gradients_are_those_of_a_call() -> None:
         assert owed is None or torch.equal(found, owed), name
 
 
-def test_what_does_not_fit_is_refused_as_in_a_call() -> None:
+def test_output_refuses_what_a_call_refuses() -> None:
     net, x = network(busy()), drive()
     for given in ((x[..., :1],), (x, "a state"), (x, net(x)[1][0:1])):
         found = []
@@ -61,7 +61,7 @@ def test_what_does_not_fit_is_refused_as_in_a_call() -> None:
 
 
 @needs_compiled
-def test_compiled_it_gives_the_same_bits() -> None:
+def test_a_compiled_output_gives_the_same_bits() -> None:
     net, x = network(busy()), drive()
     with torch.no_grad():
         found = torch.compile(net.output, fullgraph=True)(x)  # before any call
@@ -80,7 +80,7 @@ def test_the_state_takes_no_memory(frozen: bool) -> None:
     x[1] = 0.25
 
     def peak(way: Callable[[Tensor], object]) -> float:
-        for _ in range(4):  # a call, its recording, and that made again
+        for _ in range(4):  # a first call, a captured one, and replays
             way(x)
         gc.collect()
         _C.release_memory()

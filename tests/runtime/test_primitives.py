@@ -117,16 +117,16 @@ def test_delay_rounds_half_to_even() -> None:
         run(delay() | {"delay": np.array([0, 0.5, 1.5, 2.5, 2.4999, 3.5])}, (6,), {"dt": dt})
 
 
-def test_nothing_arrives() -> None:
-    """A node without incoming edges receives zero: an Affine gives its bias, a neuron stays at rest."""
+def test_nodes_without_incoming_edges() -> None:
+    """A node without incoming edges receives zero: an Affine outputs its bias, a neuron stays at rest."""
     raw = graph("input>output a>output", input=input_(3), a=affine(3, 2))
     raw["nodes"]["output"] = {"type": "Output", "shape": np.array([3])}
     assert_as_oracle(raw, {"input": signal(3, 2, 3)}, {})
 
 
-def test_a_layer_of_more_than_the_limit_is_left_to_the_library() -> None:
+def test_a_layer_above_the_limit_uses_the_vendor_library() -> None:
     raw = graph("input>n", input=input_(1100), n=on_grid(linear(1000, 1100)))
     net = assert_as_oracle(raw, {"input": signal(2, 1, 1100)}, {})
     how = {entry.node.name: entry.how for stage in net.schedule.stages for entry in stage.nodes}["n"]
     gains = int8.is_fast("cpu") or int8.is_fast("cuda")
-    assert how == ("integer" if gains else "library")  # its weights are proved to be whole numbers
+    assert how == ("integer" if gains else "library")  # its weights are int8 values

@@ -189,7 +189,7 @@ GRAPHS: dict[str, Callable[[], Raw]] = {"busy": busy, "everything": everything, 
 @pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.parametrize("steps", [0, 1, 4, 9])
 @pytest.mark.parametrize("name", GRAPHS)
-def test_nothing_that_was_returned_or_given_ever_changes(name: str, steps: int, gradients: bool) -> None:
+def test_results_and_arguments_never_change(name: str, steps: int, gradients: bool) -> None:
     net = network(GRAPHS[name](), chunk=4)
     shape = net.graph.nodes["in"].output_shape
     record = {n: ["input", "output"] for n in net.graph.nodes}
@@ -220,7 +220,7 @@ def storages(tensors: dict[str, Tensor]) -> dict[int, str]:
 @pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.parametrize("steps", [0, 1, 4, 9])
 @pytest.mark.parametrize("name", GRAPHS)
-def test_nothing_returned_shares_memory(name: str, steps: int, gradients: bool) -> None:
+def test_results_share_no_memory(name: str, steps: int, gradients: bool) -> None:
     """With another, with x, with the state given, with the parameters, or with what the next call returns."""
     net = network(GRAPHS[name](), chunk=4)
     shape = net.graph.nodes["in"].output_shape
@@ -239,7 +239,7 @@ def test_nothing_returned_shares_memory(name: str, steps: int, gradients: bool) 
         )
 
 
-def test_what_the_caller_does_with_a_result_is_his_own_matter() -> None:
+def test_edits_of_results_change_no_later_call() -> None:
     net, again = network(busy()), network(busy())
     with torch.no_grad():
         x = drive()
@@ -254,7 +254,7 @@ def test_what_the_caller_does_with_a_result_is_his_own_matter() -> None:
         assert torch.equal(net(drive())[0], again(drive())[0])
 
 
-def test_a_state_belongs_to_the_graph_not_to_the_network_object() -> None:
+def test_a_state_fits_every_network_of_its_graph() -> None:
     x = drive()
     one, other = network(busy(), chunk=3), network(busy(), chunk=32)
     expected, _ = one(x)
@@ -263,7 +263,7 @@ def test_a_state_belongs_to_the_graph_not_to_the_network_object() -> None:
 
 
 @pytest.mark.parametrize("weights_only", [True, False])
-def test_what_version_0_1_saved_is_read_and_goes_on(weights_only: bool) -> None:
+def test_a_state_saved_by_version_0_1_resumes(weights_only: bool) -> None:
     """A State and a state_dict from the commit before the modules moved, and what that went on to."""
     saved = torch.load(ROOT / "tests/support/data/saved_by_0.1.pt", map_location=here(), weights_only=weights_only)
     net = network(busy(), learn="tau")
@@ -277,7 +277,7 @@ def test_what_version_0_1_saved_is_read_and_goes_on(weights_only: bool) -> None:
 
 
 def test_a_state_is_saved_under_the_name_of_version_0_1(net: Executor, tmp_path: Path) -> None:
-    """So that files go both ways."""
+    """Files can be exchanged in both directions."""
     _, state = net(drive(3, 2))
     torch.save(state, tmp_path / "state.pt")
     with zipfile.ZipFile(tmp_path / "state.pt") as file:

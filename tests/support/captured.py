@@ -1,4 +1,4 @@
-"""CUDA graphs played on the CPU: what a capture may do, what it leaves behind, and what a replay reads and writes."""
+"""CUDA graphs simulated on the CPU: what a capture may do, and what a replay reads and writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from neurocuda.runtime.capture.cuda_graphs import Launch
 
 ASKS_THE_DEVICE = ("aten::_local_scalar_dense", "aten::nonzero", "aten::item", "aten::equal")
 FORGOTTEN = float("nan")
-"""What memory holds that was captured to be written, and is not written yet."""
+"""The value of results of a capture before the first replay."""
 
 
 class Recording(TorchDispatchMode):

@@ -1,4 +1,4 @@
-"""Networks of layers that run as whole numbers, and what their tests share."""
+"""Networks with int8 layers, for tests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COUNTS = {**MANY, **BY_R}
 
 
 def ways(net: Executor) -> dict[str, list[str]]:
-    """How each layer may be computed to the same bits, while the inputs keep their promise."""
+    """The implementations of each layer that have the same bits for on-grid inputs."""
     found = {}
     for name, node in net.graph.nodes.items():
         proof = net.certificate.of(name)
@@ -44,7 +44,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def library_of(net: Executor, **how: Any) -> Executor:
-    """The same with floats, and the parameters as they are now."""
+    """The same network in float32, with the current parameters."""
     force = {entry.node.name: "library" for entry in net.schedule.integer_layers}
     return copy_parameters(net, Executor(net.graph, net.discretization, force=force, **{"chunk": net.chunk, **how}))
 
@@ -72,13 +72,13 @@ def pool(kind: str) -> Node:
 
 
 def fires(*shape: int, key: object = 0) -> Node:
-    """An IF that counts, with thresholds of its own."""
+    """An IF with a threshold for each neuron."""
     draw = numbers("fires", shape, key)
     return ones("IF", *shape, v_threshold=draw.integers(40, 200, shape) / 16, v_reset=draw.integers(-4, 5, shape) / 8)
 
 
 def two_layers(chunk: int = 2, **how: Any) -> Executor:
-    """A layer that rests on the input, and one that rests on spikes."""
+    """A layer that reads the input, and one that reads spikes."""
     nodes = {"a": fc(6, 40), "n": neuron("LIF", 6), "b": fc(3, 6)}
     raw = graph("input>a a>n n>b b>output", input=input_(40), output=output(3), **nodes)
     force = how.pop("force", {"a": "integer", "b": "integer"})
@@ -90,7 +90,7 @@ def whole_signal(steps: int = 8, batch: int = 2) -> Tensor:
 
 
 def within_bytes(draw: np.random.Generator) -> tuple[Node, tuple[int, ...], InputGrid, Array]:
-    """A layer for whole numbers of one byte, its input's shape and promise, and a scale for each of its channels.
+    """An int8 layer, the shape and grid of its input, and a scale for each of its channels.
 
     Its sums may reach the bound by their biases, which may be finer than the products.
     """
@@ -114,7 +114,7 @@ def within_bytes(draw: np.random.Generator) -> tuple[Node, tuple[int, ...], Inpu
 
 
 def spiking_graph(draw: np.random.Generator) -> Node:
-    """Populations of spikes with layers of whole numbers between them, skips, soft resets and late edges."""
+    """Spiking populations with int8 layers between them, skips, soft resets and delayed edges."""
     shape = (2, 3, 3) if draw.random() < 0.5 else (5,)
     nodes: dict[str, Node] = {"input": input_(*shape)}
     edges: list[str] = []

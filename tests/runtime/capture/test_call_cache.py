@@ -1,4 +1,4 @@
-"""The last call on a GPU made again with other values, the CPU playing the GPU: when it is, and when it is not."""
+"""When a call on a GPU is replayed, and when it is not; the CPU in the place of the GPU."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class LookedAt(Exception):
-    """A call went the long way."""
+    """A call was not replayed."""
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def a_state(scale: float = 1.0) -> State:
 
 
 @torch.no_grad()
-def test_other_values_go_the_short_way(again: Executor) -> None:
+def test_other_values_are_replayed(again: Executor) -> None:
     for seed in range(3):
         x, state = drive(seed=seed), a_state(1.0 + seed)
         y, after = again(x, state)
@@ -66,7 +66,7 @@ def test_other_values_go_the_short_way(again: Executor) -> None:
 
 
 @torch.no_grad()
-def test_a_call_from_rest_goes_the_short_way(again: Executor) -> None:
+def test_a_call_from_rest_is_replayed(again: Executor) -> None:
     owed, owed_state = network(busy(), chunk=7)(drive())
     y, after = again(drive())
     assert torch.equal(y, owed)
@@ -121,13 +121,13 @@ OTHERWISE: dict[str, Callable[[Executor], object]] = {
 
 
 @pytest.mark.parametrize("name", OTHERWISE)
-def test_everything_else_goes_the_long_way(again: Executor, name: str) -> None:
+def test_other_calls_are_not_replayed(again: Executor, name: str) -> None:
     with torch.no_grad(), pytest.raises(LookedAt):
         OTHERWISE[name](again)
 
 
 @torch.no_grad()
-def test_graphs_come_back_where_they_were_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_graphs_can_be_turned_off_and_on(monkeypatch: pytest.MonkeyPatch) -> None:
     net = network(busy(), chunk=7)
     device = captured(net, monkeypatch, cached=True)
     for graphs, replays in ((False, 0), (True, 1)):
@@ -144,7 +144,7 @@ def alone() -> Raw:
 
 
 @torch.no_grad()
-def test_one_operator_is_made_again_without_python(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_operator_is_replayed_without_python(monkeypatch: pytest.MonkeyPatch) -> None:
     net = network(alone())
     device = captured(net, monkeypatch, cached=True)
     called: list[int] = []
@@ -169,7 +169,7 @@ def test_one_operator_is_made_again_without_python(monkeypatch: pytest.MonkeyPat
         net(x * torch.nan, given)
 
 
-def test_so_does_what_others_watch(again: Executor) -> None:
+def test_observed_calls_are_not_replayed(again: Executor) -> None:
     x, state = drive(), a_state()
     with pytest.raises(LookedAt):
         again(x, state)  # gradients

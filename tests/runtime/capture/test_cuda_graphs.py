@@ -1,4 +1,4 @@
-"""A captured function gives what the function gives, whatever has changed since: played on the CPU."""
+"""A CUDA graph has the results of its function, whatever changed since the capture; simulated on the CPU."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_second_call_is_captured_and_later_ones_are_replayed() -> None:
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "transposed", "held", "apart"])
-def test_every_kind_of_inputs_has_its_graph(layout: str) -> None:
+def test_inputs_of_other_metadata_have_a_graph_of_their_own(layout: str) -> None:
     device = OnCPU()
     graphs = CallCache(device=device)
     for seed in range(4):
@@ -105,7 +105,7 @@ def test_types_and_settings_have_graphs_of_their_own() -> None:
     assert device.replays == 6  # none for the last
 
 
-def test_what_was_not_used_for_longest_goes() -> None:
+def test_the_least_recently_used_graph_is_dropped() -> None:
     device = OnCPU()
     graphs = CallCache(device=device)
     many = call_cache.GRAPHS + 1
@@ -144,7 +144,7 @@ def test_an_edit_is_seen(edit: str) -> None:
     assert device.captures == 1 + moved
 
 
-def test_results_are_nobodys() -> None:
+def test_results_have_memory_of_their_own() -> None:
     graphs = CallCache(device=OnCPU())
 
     def shared(given: list[Tensor]) -> list[Tensor]:
@@ -181,7 +181,7 @@ def test_inference_mode_may_begin_and_end() -> None:
             assert_same(call(graphs, given), given)
 
 
-def test_what_cannot_be_captured_runs_as_it_is() -> None:
+def test_functions_that_cannot_be_captured_run_operator_by_operator() -> None:
     device = OnCPU()
     graphs = CallCache(device=device)
 
@@ -244,7 +244,7 @@ def test_only_tensors_of_a_gpu_are_captured() -> None:
 
 
 class Stub:
-    """torch.cuda as far as `Cuda` asks: streams are numbers, and what is asked for is noted."""
+    """The part of torch.cuda that `Cuda` calls: streams are numbers, and calls are noted."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.said: list[str] = []

@@ -1,4 +1,4 @@
-"""One step after another: what is made again in one call gives what a first call gives, whatever happens in between."""
+"""Single steps: a replayed call has the results of a first call, whatever happens in between."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def oracle(net: Executor, x: Tensor, state: State | None) -> tuple[Tensor, State
 
 
 def warm(net: Executor, x: Tensor) -> State:
-    """Until the call is made again in one: the first looks, the second records, the third is prepared."""
+    """Calls until they are replayed: a first one, a captured one, one that binds the program."""
     _, state = net(x)
     for _ in range(4):
         _, state = net(x, state)
@@ -125,7 +125,7 @@ EDITS = [
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("steps", "from_rest"), [(1, False), (6, False), (6, True)])  # one from rest has no past
+@pytest.mark.parametrize(("steps", "from_rest"), [(1, False), (6, False), (6, True)])  # a call from rest has no state
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__)
 def test_an_edit_is_seen_by_the_next_call(edit: Callable[[Executor], None], steps: int, from_rest: bool) -> None:
     net, x = network(), signal(steps=steps)
@@ -153,7 +153,7 @@ KINDS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
-def test_another_kind_of_signal_is_not_taken_for_the_first(kind: str) -> None:
+def test_signals_of_other_metadata_are_not_replayed(kind: str) -> None:
     net, first = network(), signal()
     state = warm(net, first)
     x = KINDS[kind](first)
@@ -164,7 +164,7 @@ def test_another_kind_of_signal_is_not_taken_for_the_first(kind: str) -> None:
 
 
 @torch.no_grad()
-def test_what_is_refused_at_first_is_refused_again() -> None:
+def test_a_replayed_call_refuses_what_the_first_refuses() -> None:
     net, x = network(), signal()
     state = warm(net, x)
     bad = x.clone()
@@ -200,7 +200,7 @@ def test_autograd_and_transforms_see_the_operators() -> None:
 
 
 @torch.no_grad()
-def test_a_step_from_rest_is_made_again_too() -> None:
+def test_a_step_from_rest_is_replayed() -> None:
     net, x = network(), signal()
     warm(net, x)
     assert net._calls.replay(False, x, None, net) is not None
@@ -211,7 +211,7 @@ def test_a_step_from_rest_is_made_again_too() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("make", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["copy", "pickle"])
-def test_a_copy_goes_its_own_way(make: Callable[[Executor], Executor]) -> None:
+def test_a_copy_is_captured_by_itself(make: Callable[[Executor], Executor]) -> None:
     net, x = network(), signal()
     state = warm(net, x)
     twin = make(net)
@@ -221,7 +221,7 @@ def test_a_copy_goes_its_own_way(make: Callable[[Executor], Executor]) -> None:
 
 
 @torch.no_grad()
-def test_results_are_not_written_again() -> None:
+def test_replays_write_into_new_memory() -> None:
     net, x = network(), signal()
     state = warm(net, x)
     y, after = net(x, state)
@@ -261,7 +261,7 @@ def test_a_profile_names_the_operators_of_a_step() -> None:
 
 
 @torch.no_grad()
-def test_a_call_of_several_chunks_is_not_made_again_in_one() -> None:
+def test_a_call_of_several_chunks_is_not_guarded() -> None:
     net = network()
     net.chunk = 4
     x = signal(steps=5)
@@ -283,7 +283,7 @@ def test_call_after_call_equals_the_oracle(case: Case) -> None:
 
 @given(cases())
 def test_step_after_step_equals_the_oracle(case: Case) -> None:
-    """Of any graph: the first steps are recorded, the later ones made again, by ready calls where there are any."""
+    """Of any graph: the first steps are captured, later ones replayed, with bound calls where there are any."""
     net = Executor(graph_of(case.raw), Discretization(**case.discretization))
     x = tensors(case.x)
     steps = next(iter(x.values())).shape[0]

@@ -1,4 +1,4 @@
-"""A recorded function gives what the function gives, whatever has changed since."""
+"""A program has the results of its function, whatever changed since the recording."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def reads_a_constant(given: list[Tensor]) -> list[Tensor]:
 
 
 def populations(given: list[Tensor]) -> list[Tensor]:
-    """Neurons may write over what nobody reads again: here some of it is read again, returned, or a view."""
+    """Neurons may write into spent slots; here some slots are read again, returned, or views."""
     fires = NeuronCoefficients(*[torch.tensor(c) for c in (0.5, 1.0, 0.125)], threshold=SCALE, v_reset=SCALE * 0)
     membrane = NeuronCoefficients(*[torch.tensor(c) for c in (0.5, 1.0, 0.0)])
 
@@ -141,7 +141,7 @@ def _constants_as_before() -> object:
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_calls_of_any_kind_give_what_the_function_gives(function: Callable[[list[Tensor]], list[Tensor]]) -> None:
+def test_programs_equal_their_functions(function: Callable[[list[Tensor]], list[Tensor]]) -> None:
     calls = CallCache()
     for seed in range(5):
         for layout in ("contiguous", "transposed"):
@@ -182,7 +182,7 @@ def test_an_edit_is_seen(function: Callable[[list[Tensor]], list[Tensor]], edit:
         assert_same(call(calls, function, given), function, given)
 
 
-def test_what_one_recording_keeps_another_may_use_as_it_is() -> None:
+def test_one_program_may_fold_a_tensor_that_another_reads() -> None:
     calls = CallCache()
 
     def check(key: str, function: Callable[[list[Tensor]], list[Tensor]]) -> None:
@@ -212,7 +212,7 @@ def test_another_source_is_seen() -> None:
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_results_are_nobodys(function: Callable[[list[Tensor]], list[Tensor]]) -> None:
+def test_results_have_memory_of_their_own(function: Callable[[list[Tensor]], list[Tensor]]) -> None:
     calls = CallCache()
     for seed in range(5):
         given = draw(seed)
@@ -276,7 +276,7 @@ def test_threads_share_a_cache() -> None:
     assert not wrong
 
 
-def test_what_others_watch_is_not_recorded() -> None:
+def test_observed_calls_are_not_recorded() -> None:
     x = torch.ones(2)
     with torch.no_grad():
         assert unobserved([x])
@@ -328,7 +328,7 @@ def test_a_recording_keeps_no_tensor_for_longer_than_the_function() -> None:
     assert alive[2] == 1, "that which is recorded"
 
 
-def test_a_recording_leaves_nothing_to_the_collector_of_cycles() -> None:
+def test_a_recording_makes_no_reference_cycle() -> None:
     """Which may come late, and in the middle of whatever else is measured."""
     gc.collect()
     gc.disable()
