@@ -112,9 +112,8 @@ def _read_dataset(dataset: h5py.Dataset, name: str, path: str) -> Any:
         raise FileError(
             f"{name}: expected data at {path!r}, found {dataset.nbytes} bytes announced and {stored} stored"
         )
-    if isinstance(dataset[()], h5py.Empty):
-        return None
-    return _plain(dataset[()])
+    value = dataset[()]
+    return None if isinstance(value, h5py.Empty) else _plain(value)
 
 
 def _plain(value: Any) -> Any:

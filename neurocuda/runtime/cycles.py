@@ -11,16 +11,7 @@ from torch import Tensor
 from neurocuda.compiler.lowering import LoweredSchedule, LoweredStage
 from neurocuda.graph import SoftReset
 from neurocuda.ops import NeuronState, reference
-from neurocuda.runtime.layers import (
-    TRACED,
-    Chunk,
-    evaluate,
-    keep_neuron_state,
-    neuron_state,
-    signal_of,
-    silence,
-    spike_type,
-)
+from neurocuda.runtime.layers import TRACED, Chunk, evaluate, signal_of, silence
 from neurocuda.runtime.operands import Delays, Operands
 
 
@@ -104,14 +95,16 @@ def run_recurrence(
         operands.weights[weight, "weight"],
         operands.weights.get((weight, "bias")),
         operands.coefficients[neuron],
-        neuron_state(neuron, chunk),
+        NeuronState(chunk.carry[f"{neuron}.v"], chunk.carry.get(f"{neuron}.i")),
         previous,
         operands.surrogate,
         traced,
         **({"prepacked": operands.prepacked[weight]} if weight in operands.prepacked else {}),
     )
     current = traces.pop("recurrent", None)
-    keep_neuron_state(neuron, state, chunk)
+    chunk.carry[f"{neuron}.v"] = state.v
+    if state.i is not None:
+        chunk.carry[f"{neuron}.i"] = state.i
     for quantity, values in traces.items():
         chunk.record(neuron, quantity, values)
     if current is not None:
@@ -169,7 +162,7 @@ def run_soft_reset(lowered: LoweredSchedule, loop: SoftReset, operands: Operands
         NeuronState(chunk.carry[f"{integrator}.v"], previous),
         operands.surrogate,
         {"v"} if recorded else (),
-        **spike_type(level, operands),
+        **({"dtype": torch.uint8} if level in operands.bytes else {}),
     )
     for quantity in recorded:
         chunk.record(integrator, quantity, traces["v"])

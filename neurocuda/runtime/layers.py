@@ -11,7 +11,7 @@ from torch import Tensor
 from neurocuda.compiler.lowering import LoweredNode
 from neurocuda.compiler.schedule import Edge
 from neurocuda.graph import PRIMITIVES, complete
-from neurocuda.ops import NeuronState, int8, reference, vendor
+from neurocuda.ops import int8, reference, vendor
 from neurocuda.runtime.operands import Operands, convolution_pads
 
 TRACED = {"v", "i"}
@@ -53,21 +53,6 @@ def signal_of(edge: Edge, chunk: Chunk) -> Tensor:
     return torch.cat([chunk.carry[f"{edge.source}.previous"].unsqueeze(0), signal[:-1]])
 
 
-def spike_type(name: str, operands: Operands) -> dict[str, torch.dtype]:
-    """The dtype of a population's spikes: uint8 where int8 layers read them."""
-    return {"dtype": torch.uint8} if name in operands.bytes else {}
-
-
-def neuron_state(name: str, chunk: Chunk) -> NeuronState:
-    return NeuronState(chunk.carry[f"{name}.v"], chunk.carry.get(f"{name}.i"))
-
-
-def keep_neuron_state(name: str, state: NeuronState, chunk: Chunk) -> None:
-    chunk.carry[f"{name}.v"] = state.v
-    if state.i is not None:
-        chunk.carry[f"{name}.i"] = state.i
-
-
 def silence(chunk: Chunk, shape: Sequence[int], steps: int) -> Tensor:
     """The input of a node without incoming edges."""
     return torch.zeros((), device=chunk.device).expand(steps, chunk.batch, *shape)
@@ -104,9 +89,12 @@ def evaluate(lowered: LoweredNode, branches: list[Tensor], operands: Operands, c
             delays = operands.delays[name]
             steps_ago = delays.counts[0] if len(delays.counts) == 1 else delays.steps
             output, chunk.carry[f"{name}.history"] = reference.delay(x, steps_ago, chunk.carry[f"{name}.history"])
+        elif name in operands.bound:  # an ordered layer or a pool
+            output = unfold_time(operands.bound[name](fold_time(x)), x)
         else:
-            assert evaluation is not None, node.type
-            output = evaluation.compute(x, lowered, operands)
+            compute = evaluation and evaluation.compute
+            assert compute is not None, node.type
+            output = compute(x, lowered, operands)
         recordings = {"input": x, "spikes": output, "output": output}
     for quantity in requested:
         chunk.record(name, quantity, recordings[quantity])
@@ -159,16 +147,10 @@ def _flatten(x: Tensor, lowered: LoweredNode, operands: Operands) -> Tensor:
     return unfold_time(frames.reshape(len(frames), *lowered.node.output_shape), x)
 
 
-def _pool(x: Tensor, lowered: LoweredNode, operands: Operands) -> Tensor:
-    return unfold_time(operands.bound[lowered.node.name](fold_time(x)), x)
-
-
 def _linear(x: Tensor, lowered: LoweredNode, operands: Operands) -> Tensor:
     name, frames = lowered.node.name, fold_time(x)
     if name in operands.int8:
         result = _integer(frames, lowered, operands, (), (), ())
-    elif name in operands.bound:
-        result = operands.bound[name](frames)
     else:
         weight, bias = operands.weights[name, "weight"], operands.weights.get((name, "bias"))
         # An exact layer on a GPU avoids the vendor library: inside a user's capture it cannot be called the first time.
@@ -179,8 +161,6 @@ def _linear(x: Tensor, lowered: LoweredNode, operands: Operands) -> Tensor:
 
 def _convolution(x: Tensor, lowered: LoweredNode, operands: Operands) -> Tensor:
     node, frames = lowered.node, fold_time(x)
-    if node.name in operands.bound:
-        return unfold_time(operands.bound[node.name](frames), x)
     bias = operands.weights[node.name, "bias"].expand(node.output_shape[0])
     stride, dilation, pads = node.numbers("stride"), node.numbers("dilation"), convolution_pads(node)
     groups = node.number("groups")
@@ -224,9 +204,9 @@ def _integer(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """compute: the output [T, B, *shape] for the sum x. reads_bytes: x may be uint8 spikes."""
+    """compute: the output [T, B, *shape] for the sum x; None: `Operands.bound` does. reads_bytes: x may be uint8."""
 
-    compute: Callable[[Tensor, LoweredNode, Operands], Tensor]
+    compute: Callable[[Tensor, LoweredNode, Operands], Tensor] | None
     reads_bytes: bool = False
 
 
@@ -242,8 +222,8 @@ EVALUATIONS: Mapping[str, Evaluation | None] = complete(
         "Linear": Evaluation(_linear),
         "Conv1d": Evaluation(_convolution),
         "Conv2d": Evaluation(_convolution),
-        "SumPool2d": Evaluation(_pool, reads_bytes=True),
-        "AvgPool2d": Evaluation(_pool, reads_bytes=True),
+        "SumPool2d": Evaluation(None, reads_bytes=True),
+        "AvgPool2d": Evaluation(None, reads_bytes=True),
         **{name: None for name, primitive in PRIMITIVES.items() if primitive.has_state},  # `evaluate` runs these
     },
     "neurocuda/runtime/layers.py, EVALUATIONS",
