@@ -106,8 +106,8 @@ class LoweredSchedule:
 
     spent: for each stage, the signals that no later stage reads. bytes: the populations whose spikes may be uint8, as
     int8 layers read them. layered: there are signals between the inputs and the outputs, which chunks of time steps
-    keep small. by_sample: signals are stored sample by sample, so that a thread goes on with the samples of the layer
-    before; there must be convolutions, and no cycle that runs step by step, which waits for all samples. late: the ends
+    bound. by_sample: signals are stored sample by sample, so that a thread continues with the samples of the previous
+    layer; there must be convolutions, and no cycle that runs step by step, which waits for all samples. late: the ends
     of delayed edges, but for those inside a fused soft reset.
     """
 
@@ -275,7 +275,7 @@ def _node(node: Node, certificate: Certificate, force: Mapping[str, How], ordere
     elif node.name in force:
         why = "forced"
     elif ordered:
-        why = f"asked for; {work} multiply-adds a step"
+        why = f"requested; {work} multiply-adds a step"
     elif how == "library" and proof.exact:
         why = f"exact in any order; {why}"
     return LoweredNode(node, how, why, proof)
@@ -319,7 +319,7 @@ def _recurrence(
 
 
 def _fused_soft_reset(schedule: Schedule, stage: Stage, loops: Mapping[frozenset[str], SoftReset]) -> SoftReset | None:
-    """The soft reset that is a whole cycle, and whose feedback is delayed by one step.
+    """The soft reset that is the entire cycle, and whose feedback is delayed by one step.
 
     The feedback must be the last term of the sum into the I, or one of two terms, whose order does not matter.
     """

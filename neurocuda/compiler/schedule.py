@@ -100,7 +100,7 @@ def _passes(d: Discretization) -> tuple[Callable[[Primitive, Primitive], bool], 
 
 
 def _cycles(nodes: Collection[str], pairs: Iterable[Pair]) -> list[frozenset[str]]:
-    """The strongly connected components that hold a cycle, in order of their first name."""
+    """The strongly connected components with a cycle, in order of their first name."""
     pairs = list(pairs)
     if len(_kahn(nodes, pairs)) == len(nodes):
         return []

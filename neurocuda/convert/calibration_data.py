@@ -1,4 +1,4 @@
-"""Calibration data, in whatever form it comes, as batches of samples and perhaps labels."""
+"""Calibration data of all supported forms, as batches of samples with optional labels."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _check_axes(x: Tensor, where: str) -> None:
 
 
 def _labels(y: Any, x: Tensor, where: str) -> Tensor | None:
-    """Labels of classes: other targets cannot be counted as hit or missed."""
+    """The labels if they are classes; None for other targets, which have no accuracy."""
     if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.ndim != 1:
         return None
     if len(y) != len(x):

@@ -1,4 +1,4 @@
-"""Measures how well a converted network agrees with the original over time, and counts what its layers do."""
+"""Measures the agreement of a converted network with the original over time, and its synaptic operations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _VALUES = 2**26
 
 
 def measure(snn: SNN, samples: Samples, originals: Sequence[Tensor]) -> Report:
-    """Run the samples once, and compare with the original's output for each of their batches.
+    """Runs the samples once, and compares with the original's output for each batch.
 
     All read-out times are read from the same run.
     """

@@ -28,7 +28,7 @@ OPERANDS = ("weight", "bias", "scale")
 
 
 def in_order(graph: Graph) -> tuple[str, ...]:
-    """The nodes of a graph without cycles, each after its sources; of those that could come next, the first by name."""
+    """The nodes of a graph without cycles, each after its sources; of those that are ready, the first by name."""
     digraph = networkx.DiGraph(list(graph.edges))
     digraph.add_nodes_from(graph.nodes)
     return tuple(networkx.lexicographical_topological_sort(digraph))
@@ -54,8 +54,8 @@ def evaluate(
     """The outputs of a graph from `trace` for frames x [B, *shape], in plain torch, and those of some of its nodes.
 
     Weights are rounded to `dtype`, in which all is computed, on the device of x. The first result is a tensor
-    [B, *shape] where the graph has one Output, otherwise a dict by name; the second holds the outputs of the
-    nodes named in `record`. Raises `ArgumentError` for an x or a name that does not fit, and for nodes with
+    [B, *shape] where the graph has one Output, otherwise a dict by name; the second has the outputs of the
+    nodes in `record`. Raises `ArgumentError` for an x or a name that does not fit, and for nodes with
     a state.
     """
     missing = sorted(set(record) - set(graph.nodes))

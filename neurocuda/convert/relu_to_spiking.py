@@ -1,6 +1,6 @@
-"""From a network of rectifiers to a NIR graph of soft-reset neurons.
+"""Converts a network of ReLU nodes to a NIR graph of soft-reset neurons.
 
-The rate of a neuron stands for an activation in units of its threshold: activation = theta * spikes per step.
+The firing rate of a neuron is the activation in units of its threshold: activation = theta * spikes per step.
 Weights are rescaled so that every neuron has a threshold of 1: W' = W * theta_in / theta_out, b' = b / theta_out
 (Diehl et al. 2015; Rueckauer et al. 2017), each branch of a sum from its own producer's theta.
 """
@@ -64,7 +64,7 @@ def initial_potential(node: Node, initial: float = 0.5) -> float:
 
 
 class _Writer:
-    """Writes the graph node by node. Units: the activation that a value of 1 stands for, aligned with the signal."""
+    """Writes the graph node by node. Units: the activation that a value of 1 represents, aligned with the signal."""
 
     def __init__(self, graph: Graph, thresholds: Mapping[str, np.ndarray], dt: float, initial: float) -> None:
         self.source, self.dt, self.initial = graph, dt, initial
@@ -73,7 +73,7 @@ class _Writer:
             for name, node in graph.nodes.items()
             if node.primitive.is_rectifier
         }
-        self.wanted: dict[str, np.ndarray | None] = {}
+        self.required: dict[str, np.ndarray | None] = {}
         self.units: dict[str, np.ndarray] = {}
         self.fields: dict[str, dict[str, object]] = {}
         self.edges: list[tuple[str, str]] = []
@@ -83,7 +83,7 @@ class _Writer:
     def graph(self, metadata: Mapping[str, object]) -> Graph:
         order = in_order(self.source)
         for name in reversed(order):
-            self.wanted[name] = self._wants(self.source.nodes[name])
+            self.required[name] = self._requires(self.source.nodes[name])
         for name in order:
             self._write(self.source.nodes[name])
         raw = {"type": "NIRGraph", "nodes": self.fields, "edges": self.edges, "metadata": dict(metadata)}
@@ -92,7 +92,7 @@ class _Writer:
         assert graph is not None
         return graph
 
-    def _wants(self, node: Node) -> np.ndarray | None:
+    def _requires(self, node: Node) -> np.ndarray | None:
         """The units that a node requires of its input; None if it accepts any."""
         if node.primitive.is_rectifier:
             return self.thetas[node.name]
@@ -103,9 +103,9 @@ class _Writer:
 
     def _agreed(self, node: Node) -> np.ndarray | None:
         """The units that all targets of a node require; None if they differ or accept any."""
-        wants = [self.wanted[target] for target in self.source.targets[node.name]]
-        first = wants[0] if wants else None
-        if first is None or any(other is None or not _same(first, other) for other in wants[1:]):
+        units = [self.required[target] for target in self.source.targets[node.name]]
+        first = units[0] if units else None
+        if first is None or any(other is None or not _same(first, other) for other in units[1:]):
             return None
         channelwise = first.ndim < 2 or first.size == first.shape[0]
         return first if channelwise or node.primitive.is_matrix else None
@@ -153,7 +153,7 @@ class _Writer:
     def _connect(self, node: Node) -> np.ndarray:
         """Connect the sources of a node in the same units, by a Scale where they differ; returns these units."""
         sources = self.source.sources[node.name]
-        target = self.wanted[node.name]
+        target = self.required[node.name]
         if target is None and sources:
             plain = [name for name in sources if self.source.nodes[name].primitive.weight_field]
             target = self.units[(plain or sources)[0]]

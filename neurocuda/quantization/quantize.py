@@ -65,7 +65,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Quantized:
-    """A quantised graph, and the changes. Its text is a table.
+    """A quantized graph, and the changes. Its text is a table.
 
     inputs: the grid that each Input must be on; the caller has to round to it. certificate: which sums are exact.
     notes: one line for each average pool.
@@ -100,13 +100,13 @@ def quantize(
     discretization: Discretization | None = None,
     steps: int | None = None,
 ) -> Quantized:
-    """Round the weights of a graph to `bits` bits, so that its sums are exact in any order.
+    """Rounds the weights of a graph to `bits` bits, so that its sums are exact in any order.
 
     Weights of layers and scales become k * 2^e, |k| < 2^(bits - 1), with one e for each output channel, that of the
-    least squared error; where a sum would pass 2^24 spacings, k has fewer bits. Biases, and the amounts that the resets
-    of IF and of soft resets (I, Threshold and Scale in a cycle) subtract, become multiples of spacings that keep sums
-    and potentials exact. AvgPool2d becomes SumPool2d where the next weights can take the division. All else is
-    unchanged; the input graph is not modified.
+    least squared error; where a sum would exceed 2^24 spacings, k has fewer bits. Biases, and the amounts that
+    the resets of IF and of soft resets (I, Threshold and Scale in a cycle) subtract, become multiples of spacings that
+    keep sums and potentials exact. AvgPool2d becomes SumPool2d where the next weights can take the division. All else
+    is unchanged; the input graph is not modified.
 
     Args:
         graph: The graph.
@@ -116,7 +116,7 @@ def quantize(
         steps: The most time steps of a run (see `certify`). Default: unknown.
 
     Returns:
-        The quantised graph with its certificate.
+        The quantized graph with its certificate.
 
     Raises:
         ArgumentError: An argument does not fit.
@@ -163,10 +163,10 @@ def input_grid(samples: Sequence[np.ndarray], bits: int = 8) -> InputGrid:
     if most == 0:
         return InputGrid()
     mantissa, exponent = np.frexp(most)
-    whole = int(exponent) - int(mantissa == 0.5)  # the least 2^whole >= most
+    power = int(exponent) - int(mantissa == 0.5)  # the least 2^power >= most
     own = min(int(grids.lowest_bits(array).min()) for array in arrays if array.size)
-    step = own if own >= whole - _INPUT_BITS else max(whole - bits, LEAST)
-    most = max(most, 2.0**whole - 2.0**step)
+    step = own if own >= power - _INPUT_BITS else max(power - bits, LEAST)
+    most = max(most, 2.0**power - 2.0**step)
     return InputGrid(2.0**step, -most if low < 0 else 0.0, most if high > 0 else 0.0)
 
 
@@ -254,7 +254,7 @@ class _Rounder:
         return nodes
 
     def _fire(self, node: Node) -> Node:
-        """An IF whose potential stays on the grid of its input when it is reset."""
+        """An IF whose reset keeps the potential on the grid of its input."""
         step = self._potential(node, self._arriving(node.name))
         if step is None:
             return node
@@ -282,12 +282,12 @@ def _with(node: Node, field: str, value: np.ndarray) -> Node:
     old = node.array(field)
     if old.shape == value.shape and (old == value).all():
         return node
-    value = value.astype(np.result_type(old.dtype, np.float32))  # which holds what is on a grid
+    value = value.astype(np.result_type(old.dtype, np.float32))  # float32 represents all values on a grid
     return replace(node, parameters={**node.parameters, field: value})
 
 
 def _rounded(node: Node, bits: int, left: int, x: Grid | None) -> Node:
-    """A layer or a Scale with weights of at most so many bits, for an input on the grid x, if it is on one.
+    """A layer or a Scale with weights of at most so many bits, for an input on the grid x, if x is not None.
 
     left: bits of the sum that the bias leaves free.
     """
@@ -334,7 +334,7 @@ def _bias_rows(node: Node, rows: int) -> np.ndarray:
 
 
 def _over(total: Sum | None, largest: np.ndarray) -> np.ndarray:
-    """Which rows may pass 2^24 spacings of their sum, with biases of at most `largest`."""
+    """Which rows may exceed 2^24 spacings of their sum, with biases of at most `largest`."""
     if total is None:
         return np.zeros(len(largest), bool)
     with np.errstate(over="ignore"):
@@ -345,9 +345,9 @@ def _over(total: Sum | None, largest: np.ndarray) -> np.ndarray:
 
 def _bias_steps(total: Sum, largest: np.ndarray, left: int) -> np.ndarray:
     """The exponent of the spacing of each row's biases: that of the sum, or finer if that leaves so many bits."""
-    whole = np.frexp(total.magnitude + largest)[1].astype(np.int64)  # no magnitude passes 2^whole
-    finest = np.maximum(whole - (24 - left), total.step - _FINER)
-    finest = np.where(total.step > HIGHEST, whole - 16, finest)  # a row of zeros
+    power = np.frexp(total.magnitude + largest)[1].astype(np.int64)  # no magnitude exceeds 2^power
+    finest = np.maximum(power - (24 - left), total.step - _FINER)
+    finest = np.where(total.step > HIGHEST, power - 16, finest)  # a row of zeros
     steps: np.ndarray = np.maximum(np.minimum(total.step, finest), LEAST)
     return steps
 

@@ -48,13 +48,13 @@ FLAWS: dict[str, tuple[Node, str, str, str]] = {
     "a potential that decays": (
         graph("input>n n>fc fc>output", input=input_(2), n=neuron("LI", 2), fc=weighted(1, 1), output=output(1)),
         "fc",
-        "since node 'n' (LI): it gives a potential that decays",
+        "since node 'n' (LI): it outputs a potential that decays",
         "a spiking neuron gives 0 or 1",
     ),
     "a potential without steps": (
         graph("input>n n>fc fc>output", input=input_(2), n=ones("I", 2), fc=weighted(1, 1), output=output(1)),
         "fc",
-        "since node 'n' (I): it gives a potential that grows with time",
+        "since node 'n' (I): it outputs a potential that grows with time",
         "certify(..., steps=)",
     ),
     "a cycle without spikes": (
@@ -87,7 +87,7 @@ FLAWS: dict[str, tuple[Node, str, str, str]] = {
         graph("input>fc fc>output", input=input_(2), fc=weighted(2.0**16, 2.0**16 - 1, bias=0.5), output=output(1)),
         "fc",
         "18 bits a weight, its sum may reach 2^26.0 steps of 2^-1",
-        "2^24 are held",
+        "float32 represents 2^24",
     ),
     "a window too large": (
         graph(
@@ -204,4 +204,4 @@ def test_a_node_without_a_rule_is_not_proved() -> None:
     assert not certificate.exact
     (proof,) = certificate.proofs
     assert proof.node == "fc"
-    assert "since node 'm' (ReLU): no rule says what values it gives" in proof.reason
+    assert "since node 'm' (ReLU): it has no range rule" in proof.reason

@@ -1,4 +1,4 @@
-"""Which functions and methods of torch the tracer knows, and what they do to Values."""
+"""The functions and methods of torch that the tracer supports, as operations on Values."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def _reshaping(name: str) -> Operation:
         except RuntimeError:
             sizes = [size for value in args for size in (value if isinstance(value, Sequence) else [value])]
             call.refuse(
-                f"the shape {sizes} does not hold any number of samples of {x.shape}",
+                f"the shape {sizes} does not fit a batch of samples of {x.shape}",
                 "keep the batch the first axis, x.flatten(1) or x.view(x.size(0), -1)",
             )
         return layer_rules.reshaped(call, x, shape)
@@ -182,9 +182,9 @@ def _copied(call: Call, x: Value, *args: Any, **kwargs: Any) -> Value:
 
 
 def _to(call: Call, x: Value, *args: Any, **kwargs: Any) -> Value:
-    for asked in (*args, *kwargs.values()):
-        if isinstance(asked, torch.dtype) and asked not in _WIDE:
-            call.refuse(f"it rounds a signal to {asked}", "leave signals in float32")
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.dtype) and value not in _WIDE:
+            call.refuse(f"it rounds a signal to {value}", "leave signals in float32")
     return x
 
 

@@ -1,4 +1,4 @@
-"""Models from files: of `torch.export` and of TorchScript, as modules that the tracer follows."""
+"""Reads models from files of `torch.export` and TorchScript as modules for the tracer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CODE = "constants.pkl"
 def read_model(path: str | os.PathLike[str], example: Tensor) -> nn.Module:
     """The model in a file of `torch.export.save` or `torch.jit.save`, in terms of torch's functions.
 
-    example: samples [B, *shape], on which TorchScript is followed. Neither kind of file runs code of its own.
+    example: samples [B, *shape], on which TorchScript is traced. Neither kind of file runs code of its own.
     Raises `FileError` for another file, `UnsupportedModuleError` for operators without a meaning in a spiking network.
     """
     if not Path(path).is_file():
@@ -38,7 +38,7 @@ def read_model(path: str | os.PathLike[str], example: Tensor) -> nn.Module:
         raise FileError(f"{expected}, found another archive (weights alone, or a pickled module, are no model)")
     try:
         program = _exported(path) if names & _MARKS else _scripted(path, example)
-    except Exception as error:  # torch raises whatever its readers come upon
+    except Exception as error:  # torch raises many types of errors
         raise FileError(f"{expected}, found one that cannot be read ({type(error).__name__}: {error})") from error
     return _functions(program)
 
@@ -63,7 +63,7 @@ def _functions(module: fx.GraphModule) -> fx.GraphModule:
     """The same graph with torch's functions in place of the operators behind them."""
     for node in list(module.graph.nodes):
         if node.op == "call_module" and node.target == "_guards_fn":
-            module.graph.erase_node(node)  # it holds the model to the sizes of its example
+            module.graph.erase_node(node)  # it checks the sizes of the example
         elif node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
             name = node.target._schema.name.removeprefix("aten::").removesuffix("_")
             if name not in _FUNCTIONS:

@@ -1,4 +1,4 @@
-"""Which layers of torch the tracer knows, and what they do to Values."""
+"""The layers of torch that the tracer supports, as operations on Values."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ LAYERS: tuple[tuple[type[nn.Module], Operation], ...] = (
 
 
 def layer(module: nn.Module) -> Operation | None:
-    """What a layer does, if it is known and does what torch's own of that type does."""
+    """The operation of a layer of torch; None for others, and for a subclass with a forward of its own."""
     for kind, operation in LAYERS:
         if isinstance(module, kind) and type(module).forward is kind.forward and "forward" not in vars(module):
             return operation

@@ -1,9 +1,9 @@
-"""`finetune`: a converted network is trained for a few steps.
+"""`finetune`: trains a converted network to compute in few time steps.
 
-Two ways, one after the other, of the same weights and thresholds (`Trainable`): first, if asked for, with rectifiers
-that are quantised to as many levels as there are steps (QCFS, Bu et al. 2022), at the cost of training the original;
-then the spiking network itself, run by its neurons' kernels. Gradients of spikes are those of their rates, or go back
-through time by a surrogate. What it learns from is the original, and labels where there are some.
+Two phases train the same weights and thresholds (`Trainable`). The first, which is optional, has ReLUs quantized to as
+many levels as there are steps (QCFS, Bu et al. 2022), and costs as much as training the original. The second runs the
+spiking network with the neuron kernels. Its gradients are those of firing rates, or pass back through time with a
+surrogate. The targets are the outputs of the original, and labels if the data have them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _WARM_UP = 20
 
 @dataclass(frozen=True)
 class _Phase:
-    """A way to train: `run` gives what the network returns for a batch."""
+    """A phase of training; `run` computes the output of the network for a batch."""
 
     name: str
     epochs: int
@@ -74,20 +74,18 @@ def finetune(
         epochs: Epochs of the spiking network.
         timesteps: Time steps of the trained network.
         quantized_epochs: Epochs before these, of the network with quantized rectifiers.
-        rate: Learning rate of Adam, in units of the root mean square of each tensor; it rises over the first batches
-        and
-            falls to zero (half a cosine).
+        rate: Learning rate of Adam, in units of the root mean square of each tensor; it rises over the
+            first batches and falls to zero (half a cosine).
         loss: Of the output and the labels of a batch. None: learns the original's values, or its classes and, in equal
             part, the labels where batches have them (integers [B]).
         surrogate: Derivative of a spike, of u in units of theta, for gradients through time. None: gradients of firing
-            rates, in less than half the time.
+            rates, which takes less than half the time.
         dtype: In which layers with weights run while they train; the weights stay float32.
         seed: Of all random numbers.
         samples: Samples of the report, as `convert` takes them.
         report: Whether to measure the report.
-        checkpoint: A file, written every `checkpoint_every` batches. If it exists, training continues from it, to the
-        same
-            bits as without a stop, given the same data, machine and number of threads.
+        checkpoint: A file, written every `checkpoint_every` batches. If it exists, training continues from it.
+            The result has the bits of a run without a stop, for the same data, machine and number of threads.
         checkpoint_every: Batches between checkpoints.
 
     Returns:
@@ -148,13 +146,13 @@ def _start(network: nn.Module, data: Any, timesteps: int, samples: int | None) -
             if isinstance(module, Neuron):
                 raise ArgumentError(
                     f"network, {name!r}: expected rectifiers, found a {type(module).__name__}; a model that spikes "
-                    "already is trained as any other module is"
+                    "already is trained as any other torch module"
                 )
     return convert(network, data, timesteps=timesteps, readout_delay=0, samples=samples, report=False)
 
 
 def _loader(data: Any) -> Any:
-    """What is gone through in every epoch."""
+    """The batches of an epoch, as a loader or list with a length."""
     if isinstance(data, Tensor) and data.ndim:
         data = TensorDataset(data)
     elif isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) and part.ndim for part in data):
@@ -197,7 +195,7 @@ def _train(
     kept: Checkpoint | None,
     every: int,
 ) -> None:
-    """Go through all phases and epochs, from where the checkpoint stands."""
+    """Trains all phases and epochs, from the position of the checkpoint."""
     position = Position(0, 0, 0)
     optimizers = [_optimizer(trained, rate) for _ in phases]
     found = None if kept is None else kept.read()
@@ -235,7 +233,7 @@ def _train(
 
 
 def _batches(loader: Any) -> Iterator[Any]:
-    """The batches of an epoch; as many as the loader has said."""
+    """The batches of an epoch. Raises `ArgumentError` if their number is not the loader's length."""
     count = 0
     for item in loader:
         count += 1
@@ -246,7 +244,7 @@ def _batches(loader: Any) -> Iterator[Any]:
 
 
 def _optimizer(trained: Trainable, rate: float) -> torch.optim.Optimizer:
-    """Adam with a rate for each tensor, in units of its root mean square; thresholds move by a tenth, in octaves."""
+    """Adam with a rate for each tensor, in units of its root mean square; log2 thresholds have a tenth of the rate."""
     groups: list[dict[str, Any]] = []
     for parameter in trained.learned:
         size = float(parameter.detach().square().mean().sqrt())
@@ -295,7 +293,7 @@ def _step(
 
 
 def _classes(labels: Tensor | None, answer: Tensor, where: str) -> Tensor | None:
-    """Labels that are those of the classes scored; what else comes with a batch is left alone."""
+    """The labels of a batch as int64 [B], None for other targets or an output without class scores."""
     if labels is None or labels.is_floating_point() or labels.ndim != 1 or not is_classes(answer):
         return None
     classes = answer.shape[1]
@@ -306,9 +304,9 @@ def _classes(labels: Tensor | None, answer: Tensor, where: str) -> Tensor | None
 
 
 def _distance(y: Tensor, wanted: Tensor, labels: Tensor | None) -> Tensor:
-    """How far scores of classes, or values, are from the original's: divergence of the classes, or mean square.
+    """The Kullback-Leibler divergence from the original's class scores, or for other outputs the mean square error.
 
-    With labels the half of that and of the cross entropy.
+    With labels: the mean of the divergence and the cross entropy.
     """
     if not is_classes(wanted):
         return functional.mse_loss(y, wanted)
