@@ -49,7 +49,7 @@ FLAWS: dict[str, tuple[Node, str, str, str]] = {
         graph("input>n n>fc fc>output", input=input_(2), n=neuron("LI", 2), fc=weighted(1, 1), output=output(1)),
         "fc",
         "since node 'n' (LI): it outputs a potential that decays",
-        "a spiking neuron gives 0 or 1",
+        "a spiking neuron outputs 0 or 1",
     ),
     "a potential without steps": (
         graph("input>n n>fc fc>output", input=input_(2), n=ones("I", 2), fc=weighted(1, 1), output=output(1)),
@@ -67,7 +67,7 @@ FLAWS: dict[str, tuple[Node, str, str, str]] = {
             output=output(2),
         ),
         "fc",
-        "comes back to it without bound",
+        "its output feeds back to it without bound",
         "a spiking neuron in the cycle",
     ),
     "branches too far apart": (
@@ -158,7 +158,7 @@ def test_a_graph_without_layers_is_exact() -> None:
         ({"low": float("nan")}, "input_grid: expected three finite numbers"),
         ({"low": 2, "high": 1}, "input_grid: expected low <= high, found 2 and 1"),
         ({"low": 0.2, "high": 0.8}, "input_grid: expected a multiple of the step between low and high"),
-        ({"high": MOST + 1}, "input_grid: expected bounds within 16777216 steps, which float32 holds"),
+        ({"high": MOST + 1}, "input_grid: expected bounds within 16777216 steps, which float32 represents"),
         ({"low": -MOST - 1, "step": 1}, "input_grid: expected bounds within 16777216 steps"),
         ({"high": 1e300, "step": 2.0**-126}, "input_grid: expected bounds within 16777216 steps"),
     ],
