@@ -198,13 +198,8 @@ def lower(
 def _bytes(schedule: Schedule, stages: tuple[LoweredStage, ...]) -> frozenset[str]:
     """The populations whose spikes an int8 layer reads, and no delayed edge or cycle that runs step by step."""
     integer_layers = {entry.node.name for stage in stages for entry in stage.nodes if entry.how == "integer"}
-    stepped = {
-        entry.node.name
-        for stage in stages
-        if stage.cyclic
-        for entry in stage.nodes
-        if stage.soft_reset is None or entry.node.name != stage.soft_reset.integrator
-    }
+    loops = {stage.soft_reset.integrator for stage in stages if stage.soft_reset}
+    stepped = {name for stage in stages if stage.cyclic for name in stage.names} - loops
     found: set[str] = set()
     for stage in stages:
         loop = stage.soft_reset
@@ -248,7 +243,7 @@ def _stage(
         return LoweredStage(
             tuple(LoweredNode(graph.nodes[name], "soft reset", why) for name in stage.nodes), True, None, loop
         )
-    pair = _recurrence(graph, schedule, stage, nodes)
+    pair = _recurrence(graph, schedule, stage, entries)
     if pair is None:
         return LoweredStage(nodes, stage.cyclic)
     why = f"cycle of {pair[0]!r} and its weight {pair[1]!r}, ascending sum"
@@ -293,27 +288,21 @@ def multiply_adds(node: Node) -> int:
 
 
 def _recurrence(
-    graph: Graph, schedule: Schedule, stage: Stage, nodes: tuple[LoweredNode, ...]
+    graph: Graph, schedule: Schedule, stage: Stage, entries: Mapping[str, LoweredNode]
 ) -> tuple[str, str] | None:
     """The neuron and weight of a cycle of just these two, each reaching the other once, spikes one step late."""
-    if not stage.cyclic or len(stage.nodes) != 2:
+    neurons = [name for name in stage.nodes if graph.nodes[name].primitive.is_spiking]
+    if not stage.cyclic or len(stage.nodes) != 2 or len(neurons) != 1:
         return None
-    by_type = {("neuron" if graph.nodes[name].primitive.is_spiking else "weight"): name for name in stage.nodes}
-    neuron, weight = by_type.get("neuron"), by_type.get("weight")
-    if neuron is None or weight is None:
-        return None
+    neuron, weight = sorted(stage.nodes, key=neurons.__contains__, reverse=True)
     matrix = graph.nodes[weight]
-    lowered = {entry.node.name: entry for entry in nodes}[weight]
-    if not matrix.primitive.is_matrix or matrix.array("weight").ndim != 2 or lowered.how != "ordered":
-        return None
-    into_weight = [(edge.source, edge.delayed) for edge in schedule.edges[weight]]
-    returned = [(edge.source, edge.delayed) for edge in schedule.edges[neuron] if edge.source == weight]
-    from_itself = any(edge.source == neuron for edge in schedule.edges[neuron])
     fused = (
-        into_weight == [(neuron, True)]
+        matrix.primitive.is_matrix
+        and matrix.array("weight").ndim == 2
+        and entries[weight].how == "ordered"
         and graph.targets[weight] == (neuron,)
-        and returned == [(weight, False)]
-        and not from_itself
+        and schedule.edges[weight] == (Edge(neuron, weight, True),)
+        and [edge for edge in schedule.edges[neuron] if edge.source in stage.nodes] == [Edge(weight, neuron, False)]
     )
     return (neuron, weight) if fused else None
 

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from rich.progress import Progress
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from neurocuda.convert.bias_correction import corrected
 from neurocuda.convert.calibration_data import Samples, take
 from neurocuda.convert.evaluate import difference, is_classes, measure
 from neurocuda.convert.progress import progress
-from neurocuda.convert.relu_network import evaluate, rectifiers
+from neurocuda.convert.relu_network import cap, evaluate, rectifiers
 from neurocuda.convert.snn import SNN
 from neurocuda.convert.thresholds import ChannelHistograms, thresholds
 from neurocuda.convert.tracing.tracer import trace
@@ -111,7 +110,10 @@ def convert(
         tried: list[_Candidate] = []
         task = bar.add_task("choosing thresholds", total=len(percentiles) * len(inputs.batches))
         for percent in percentiles:
-            theta = _thetas(graph, histograms, percent)
+            theta = {
+                name: thresholds(histogram, percent, cap(graph.nodes[name])).numpy()
+                for name, histogram in histograms.items()
+            }
             better = corrected(graph, theta, together)
             snn = SNN(
                 better,
@@ -224,15 +226,6 @@ def _warn_of_inexact(snn: SNN) -> None:
     first = None if snn.quantized is None else snn.quantized.certificate.first
     if first is not None:
         warnings.warn(f"weight_bits: not all sums are exact, first {first}", NeuroCUDAWarning, stacklevel=3)
-
-
-def _thetas(graph: Graph, histograms: Mapping[str, ChannelHistograms], percent: float) -> dict[str, np.ndarray]:
-    thetas = {}
-    for name, histogram in histograms.items():
-        cap = graph.nodes[name].parameters.get("cap")
-        limit = float(cap) if isinstance(cap, np.ndarray) else None
-        thetas[name] = thresholds(histogram, percent, limit).numpy()
-    return thetas
 
 
 def _disagreement(y: Tensor, original: Tensor) -> float:

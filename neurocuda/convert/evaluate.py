@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neurocuda.compiler.schedule import in_order
 from neurocuda.convert.calibration_data import Samples
-from neurocuda.convert.relu_network import compute, in_order, rectifiers
+from neurocuda.convert.relu_network import compute, rectifiers
 from neurocuda.convert.relu_to_spiking import SPIKES
 from neurocuda.convert.report import Moment, Population, Report, Synapses
 from neurocuda.convert.snn import SNN
@@ -113,13 +114,11 @@ class _Counters:
 
     def synapses(self, steps: int) -> tuple[Synapses, ...]:
         result = []
-        for name in in_order(self.snn.rectified):
-            if name not in self.arrivals:
-                continue
-            arrivals = self.arrivals[name]
-            reached = _reached(self.snn.graph.nodes[name])
-            operations = float((arrivals / (self.samples * steps) * reached).sum())
-            result.append(Synapses(name, operations, int(reached.sum())))
+        for name in in_order(self.snn.rectified.nodes, self.snn.rectified.edges):
+            if name in self.arrivals:
+                reached = _reached(self.snn.graph.nodes[name])
+                operations = float((self.arrivals[name] / (self.samples * steps) * reached).sum())
+                result.append(Synapses(name, operations, int(reached.sum())))
         return tuple(result)
 
 

@@ -13,7 +13,8 @@ from dataclasses import replace
 import nir
 import numpy as np
 
-from neurocuda.convert.relu_network import SUPPORTED, in_order, operand
+from neurocuda.compiler.schedule import in_order
+from neurocuda.convert.relu_network import SUPPORTED, operand
 from neurocuda.convert.tracing.max_pool import MAXIMUM
 from neurocuda.errors import ArgumentError, raise_problems
 from neurocuda.graph import PRIMITIVES, Graph, Node, SoftReset, align, complete
@@ -33,7 +34,6 @@ def spiking(
     *,
     dt: float = 1e-4,
     initial: float = 0.5,
-    metadata: Mapping[str, object] | None = None,
 ) -> Graph:
     """The NIR graph whose firing rates approximate the activations of `graph`, a network of ReLU nodes.
 
@@ -43,7 +43,7 @@ def spiking(
     thresholds: theta > 0 of each ReLU, aligned with the leading axes of its signal (one for each channel). initial: the
     membrane potential at the start, in units of theta; half of that in a maximum of two signals. dt: seconds.
     """
-    return _Writer(graph, thresholds, dt, initial).graph(metadata or {})
+    return _Writer(graph, thresholds, dt, initial).graph()
 
 
 def as_rectifiers(graph: Graph) -> Graph:
@@ -69,9 +69,7 @@ class _Writer:
     def __init__(self, graph: Graph, thresholds: Mapping[str, np.ndarray], dt: float, initial: float) -> None:
         self.source, self.dt, self.initial = graph, dt, initial
         self.thetas = {
-            name: _aligned(_theta(name, thresholds), node.output_shape)
-            for name, node in graph.nodes.items()
-            if node.primitive.is_rectifier
+            name: _theta(node, thresholds) for name, node in graph.nodes.items() if node.primitive.is_rectifier
         }
         self.required: dict[str, np.ndarray | None] = {}
         self.units: dict[str, np.ndarray] = {}
@@ -80,13 +78,13 @@ class _Writer:
         # The feedback must be the last term of the sum, whatever the modules are called.
         self.last = "~" if all(name < "~" for name in graph.nodes) else _LAST
 
-    def graph(self, metadata: Mapping[str, object]) -> Graph:
-        order = in_order(self.source)
+    def graph(self) -> Graph:
+        order = in_order(self.source.nodes, self.source.edges)
         for name in reversed(order):
             self.required[name] = self._requires(self.source.nodes[name])
         for name in order:
             self._write(self.source.nodes[name])
-        raw = {"type": "NIRGraph", "nodes": self.fields, "edges": self.edges, "metadata": dict(metadata)}
+        raw = {"type": "NIRGraph", "nodes": self.fields, "edges": self.edges}
         graph, problems = build(raw, self.source.source, nir.version)
         raise_problems(problems, self.source.source)
         assert graph is not None
@@ -207,12 +205,18 @@ _WRITE: Mapping[str, _Rule] = complete(
 )
 
 
-def _theta(name: str, thresholds: Mapping[str, np.ndarray]) -> np.ndarray:
+def _theta(node: Node, thresholds: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The threshold of a ReLU, float64, aligned with its signal. Raises `ArgumentError`."""
+    name, shape = node.name, node.output_shape
     theta = np.asarray(thresholds[name], np.float64) if name in thresholds else np.zeros(0)
     if theta.size == 0 or not (np.isfinite(theta) & (theta > 0)).all():
         found = "none" if theta.size == 0 else f"values from {theta.min():.6g} to {theta.max():.6g}"
         raise ArgumentError(f"thresholds, node {name!r}: expected finite values > 0, found {found}")
-    return theta
+    if theta.size == 1:
+        return theta.reshape((1,) * len(shape))
+    if not fits(theta, shape):
+        raise ArgumentError(f"thresholds: expected a shape that fits a signal {shape}, found {theta.shape}")
+    return align(theta, len(shape))
 
 
 def _rescaled(node: Node, into: np.ndarray, out: np.ndarray) -> dict[str, object]:
@@ -244,15 +248,6 @@ def _of_channels(node: Node, units: np.ndarray, shape: tuple[int, ...]) -> np.nd
 
 def _ones(shape: tuple[int, ...]) -> np.ndarray:
     return np.ones((1,) * len(shape))
-
-
-def _aligned(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    values = np.asarray(values, np.float64)
-    if values.size == 1:
-        return values.reshape((1,) * len(shape))
-    if not fits(values, shape):
-        raise ArgumentError(f"thresholds: expected a shape that fits a signal {shape}, found {values.shape}")
-    return align(values, len(shape))
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:

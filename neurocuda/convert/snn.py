@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from neurocuda.compiler.grids import InputGrid
 from neurocuda.convert.bias_correction import quantized
+from neurocuda.convert.relu_network import check_samples
 from neurocuda.convert.relu_to_spiking import spiking
 from neurocuda.convert.report import Report
 from neurocuda.discretization.settings import Discretization
-from neurocuda.errors import ArgumentError, check_integer
+from neurocuda.errors import check_integer
 from neurocuda.graph import Graph
 from neurocuda.quantization.quantize import Quantized
 from neurocuda.runtime.nir_executor import Executor
@@ -159,10 +160,7 @@ class SNN(nn.Module):
         Raises:
             ArgumentError: x has another shape.
         """
-        shape = self.graph.nodes[self.graph.inputs[0]].output_shape
-        if not isinstance(x, Tensor) or x.ndim == 0 or tuple(x.shape[1:]) != shape:
-            found = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
-            raise ArgumentError(f"x: expected samples [B, {', '.join(map(str, shape))}], found {found}")
+        check_samples("x", x, self.graph)
         if self.input_grid is not None:
             x = _on_grid(x, self.input_grid.step)
         x = x.float() if x.dtype == torch.float64 else x

@@ -7,7 +7,7 @@ after them. The result is ordinary NIR.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import nir
@@ -175,18 +175,23 @@ def checked_bits(name: str, bits: object) -> int:
     return check_integer(name, bits, BITS[0], BITS[-1])
 
 
-def _check_finite(graph: Graph) -> None:
+def _arrays(graph: Graph) -> Iterator[tuple[Node, str, np.ndarray]]:
+    """The real arrays of a graph, each with its node and field."""
     for node in graph.nodes.values():
         for field, value in node.parameters.items():
-            if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
-                continue
-            with np.errstate(over="ignore"):
-                single = value.astype(np.float32) if node.primitive.weight_field else value
-            if not np.isfinite(single).all():
-                found = value[~np.isfinite(single)].flat[0]
-                raise ArgumentError(
-                    f"graph, node {node.name!r}, field {field!r}: expected finite float32 numbers, found {found}"
-                )
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+                yield node, field, value
+
+
+def _check_finite(graph: Graph) -> None:
+    for node, field, value in _arrays(graph):
+        with np.errstate(over="ignore"):
+            single = value.astype(np.float32) if node.primitive.weight_field else value
+        if not np.isfinite(single).all():
+            found = value[~np.isfinite(single)].flat[0]
+            raise ArgumentError(
+                f"graph, node {node.name!r}, field {field!r}: expected finite float32 numbers, found {found}"
+            )
 
 
 class _Rounder:
@@ -258,11 +263,10 @@ class _Rounder:
         step = self._potential(node, self._arriving(node.name))
         if step is None:
             return node
-        for field in ("v_reset",) if self.d.reset == "to-value" else ("v_threshold",):
-            values = near(node.array(field), len(node.input_shape), self.bits, step)
-            node = _with(node, field, values)
-            step = np.minimum(step, steps_of(values, step.size))
-        return self._level(node, "v_threshold", step)
+        field = "v_reset" if self.d.reset == "to-value" else "v_threshold"
+        values = near(node.array(field), len(node.input_shape), self.bits, step)
+        step = np.minimum(step, steps_of(values, step.size))
+        return self._level(_with(node, field, values), "v_threshold", step)
 
     def _level(self, node: Node, field: str, step: np.ndarray) -> Node:
         """A threshold moved to a multiple of the potential's spacing, at which the same potentials fire."""
@@ -355,20 +359,17 @@ def _bias_steps(total: Sum, largest: np.ndarray, left: int) -> np.ndarray:
 def _changes(before: Graph, after: Graph) -> tuple[Change, ...]:
     """The changes of each array of a layer, and of the arrays of other nodes that were rounded."""
     found = []
-    for name, node in after.nodes.items():
-        for field, value in node.parameters.items():
-            if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
-                continue
-            old = before.nodes[name].array(field).astype(np.float64)
-            new = value.astype(np.float64)
-            if field in SIGNAL_PARAMETERS:
-                old, new = (align(array, len(node.input_shape)) for array in (old, new))
-            if not node.primitive.is_weighted and old.shape == new.shape and (old == new).all():
-                continue
-            moved, size = np.abs(new - old), np.broadcast_to(old, np.broadcast_shapes(old.shape, new.shape))
-            scale = float(np.sqrt((size**2).mean()))
-            relative = float(np.sqrt((moved**2).mean())) / scale if scale else 0.0
-            steps = steps_of(new.astype(np.float32), new.shape[0] if new.ndim else 1)
-            steps = steps[steps <= HIGHEST] if (steps <= HIGHEST).any() else np.zeros(1, np.int64)
-            found.append(Change(name, field, int(steps.min()), int(steps.max()), float(moved.max()), relative))
+    for node, field, value in _arrays(after):
+        old = before.nodes[node.name].array(field).astype(np.float64)
+        new = value.astype(np.float64)
+        if field in SIGNAL_PARAMETERS:
+            old, new = (align(array, len(node.input_shape)) for array in (old, new))
+        if not node.primitive.is_weighted and old.shape == new.shape and (old == new).all():
+            continue
+        moved, size = np.abs(new - old), np.broadcast_to(old, np.broadcast_shapes(old.shape, new.shape))
+        scale = float(np.sqrt((size**2).mean()))
+        relative = float(np.sqrt((moved**2).mean())) / scale if scale else 0.0
+        steps = steps_of(new.astype(np.float32), new.shape[0] if new.ndim else 1)
+        steps = steps[steps <= HIGHEST] if (steps <= HIGHEST).any() else np.zeros(1, np.int64)
+        found.append(Change(node.name, field, int(steps.min()), int(steps.max()), float(moved.max()), relative))
     return tuple(found)

@@ -120,26 +120,19 @@ def _fold_forward(sketch: Sketch, node: Node, targets: list[str]) -> None:
 
 
 def _write(sketch: Sketch, node: Node, targets: dict[str, list[str]]) -> None:
-    """As a node of its own."""
+    """Writes a Scale, a depthwise convolution, or a Scale beside an Affine without input, whose bias is the shift."""
     scale, shift = _values(node)
     shape = node.input_shape
+    sketch.nodes[node.name] = replace(node, type="Scale", parameters={"scale": scale})
     if not shift.any():
-        sketch.nodes[node.name] = replace(node, type="Scale", parameters={"scale": scale})
-    elif len(shape) in (2, 3) and _channelwise(scale) and _channelwise(shift):
+        return
+    if len(shape) in (2, 3) and _channelwise(scale) and _channelwise(shift):
         rank = len(shape) - 1
         weight = np.broadcast_to(scale.reshape(-1), shape[:1]).reshape(-1, 1, *(1,) * rank).copy()
         bias = np.broadcast_to(shift.reshape(-1), shape[:1]).copy()
         parameters = convolution_parameters(weight, bias, shape[0])
         sketch.nodes[node.name] = replace(node, type=f"Conv{rank}d", parameters=parameters)
-    else:
-        _write_constant(sketch, node, targets)
-
-
-def _write_constant(sketch: Sketch, node: Node, targets: dict[str, list[str]]) -> None:
-    """A Scale, and an Affine without input, whose bias is the shift."""
-    scale, shift = _values(node)
-    shape = node.input_shape
-    sketch.nodes[node.name] = replace(node, type="Scale", parameters={"scale": scale})
+        return
     parameters = {"weight": np.zeros((*shape, 1)), "bias": np.broadcast_to(shift, shape).copy()}
     constant = sketch.unused(f"{node.name}.shift")
     sketch.put(Node(constant, "Affine", parameters, (*shape[:-1], 1), shape), ())

@@ -131,7 +131,9 @@ def _linear(call: Call, x: Value, weight: Any, bias: Any = None) -> Value:
     return layer_rules.linear(call, x, weight, bias)
 
 
-def _ranked(pool: Operation, rank: int) -> Operation:
+def ranked(pool: Operation, rank: int) -> Operation:
+    """A pool over `rank` axes."""
+
     def operation(call: Call, x: Value, *args: Any, **kwargs: Any) -> Value:
         result: Value = pool(call, x, rank, *args, **kwargs)
         return result
@@ -251,8 +253,8 @@ FUNCTIONS: dict[Any, Operation] = {
     torch.conv1d: _conv(1),  # which torch.nn.functional has too, as all of torch's that are not here twice
     torch.conv2d: _conv(2),
     torch.dropout: _dropout,
-    torch.max_pool1d: _ranked(max_pool, 1),
-    torch.max_pool2d: _ranked(max_pool, 2),
+    torch.max_pool1d: ranked(max_pool, 1),
+    torch.max_pool2d: ranked(max_pool, 2),
     functional.linear: _linear,
     functional.batch_norm: layer_rules.batch_norm,
     **dict.fromkeys((functional.relu, functional.relu_), _relu),
@@ -260,7 +262,7 @@ FUNCTIONS: dict[Any, Operation] = {
     **dict.fromkeys((functional.hardtanh, functional.hardtanh_), _hardtanh),
     **dict.fromkeys((functional.softmax, functional.log_softmax), softmax),
     **{getattr(functional, name): _dropout for name in _DROPOUTS},
-    **{getattr(functional, f"{name}{n}d"): _ranked(pool, n) for name, pool in _POOLS.items() for n in (1, 2)},
+    **{getattr(functional, f"{name}{n}d"): ranked(pool, n) for name, pool in _POOLS.items() for n in (1, 2)},
     **{getattr(torch, name): operation for name, operation in METHODS.items() if hasattr(torch, name)},
 }
 

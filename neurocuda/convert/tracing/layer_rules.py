@@ -52,14 +52,14 @@ def conv(
     apply = functional.conv1d if rank == 1 else functional.conv2d
     kernel = torch.empty(weight.shape, device="meta", dtype=torch.float64)
     apply(x.meta, kernel, None, stride, padding, dilation, groups)  # torch's own errors
-    how: dict[str, Any] = {"stride": numbers(stride, rank), "dilation": numbers(dilation, rank)}
-    how["padding"] = _padding(padding, tuple(weight.shape[2:]), how["dilation"])
+    fields: dict[str, Any] = {"stride": numbers(stride, rank), "dilation": numbers(dilation, rank)}
+    fields["padding"] = _padding(padding, tuple(weight.shape[2:]), fields["dilation"])
     w = array(weight)
     b = np.zeros(len(w)) if bias is None else array(bias)
     if groups == 1:
         sources: list[str] = []
         for name, part, place in call.named(x):
-            made = call.sketch.convolution(name, part, w[:, place], None if sources else b, **how)
+            made = call.sketch.convolution(name, part, w[:, place], None if sources else b, **fields)
             sources += made.sources
         return fresh(x, [Part(tuple(sources), made.shape)])
     size = w.shape[1]
@@ -68,7 +68,7 @@ def conv(
     parts = []
     for name, part, place in call.named(x):
         rows = slice(place.start // size * len(w) // groups, place.stop // size * len(w) // groups)
-        parts.append(call.sketch.convolution(name, part, w[rows], b[rows], groups=part.shape[0] // size, **how))
+        parts.append(call.sketch.convolution(name, part, w[rows], b[rows], part.shape[0] // size, **fields))
     return fresh(x, parts)
 
 

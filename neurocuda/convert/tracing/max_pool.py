@@ -71,15 +71,19 @@ def _rectified(sketch: Sketch, part: Part) -> Node | None:
     return node if alone and sketch.into[node.name] else None
 
 
-def adaptive_max_pool(call: Call, x: Value, rank: int, output_size: int | Sequence[int | None] | None) -> Value:
+def adaptive_max_pool(
+    call: Call,
+    x: Value,
+    rank: int,
+    output_size: int | Sequence[int | None] | None,
+    return_indices: bool = False,
+) -> Value:
     """The maximum over the windows of torch's adaptive pools, for the traced input size."""
     x = frames(call, x, rank + 1)
-    windows = adaptive_windows(x.shape[1:], output_size)
-    pairs = [even(along, size) for along, size in zip(windows, x.shape[1:], strict=True)]
-    known = [pair for pair in pairs if pair is not None]
-    if len(known) < len(pairs):
+    regular = even(adaptive_windows(x.shape[1:], output_size), x.shape[1:])
+    if regular is None:
         call.refuse(f"its windows of {x.shape[1:]} are not all of one size", "choose a size that divides evenly")
-    return max_pool(call, x, rank, [pair[0] for pair in known], [pair[1] for pair in known])
+    return max_pool(call, x, rank, *regular, return_indices=return_indices)
 
 
 def never_negative(sketch: Sketch, name: str) -> bool:

@@ -103,25 +103,28 @@ def adaptive_windows(shape: Shape, output_size: int | Sequence[int | None] | Non
     return [[(i * size // n, -(-(i + 1) * size // n)) for i in range(n)] for size, n in zip(shape, sizes, strict=True)]
 
 
-def even(windows: Windows, size: int) -> tuple[int, int] | None:
-    """Kernel and stride of evenly spaced windows of one size; None for other windows."""
-    lengths = {end - start for start, end in windows}
-    steps = {b[0] - a[0] for a, b in pairwise(windows)}
-    if len(lengths) != 1 or len(steps) > 1 or windows[0][0] != 0:
-        return None
-    kernel = lengths.pop()
-    stride = steps.pop() if steps else kernel
-    return (kernel, stride) if stride > 0 and (size - kernel) // stride + 1 == len(windows) else None
+def even(windows: list[Windows], sizes: Shape) -> tuple[Shape, Shape] | None:
+    """Kernel and stride of windows that are evenly spaced and of one size along each axis; None for other windows."""
+    kernel: list[int] = []
+    stride: list[int] = []
+    for along, size in zip(windows, sizes, strict=True):
+        lengths = {end - start for start, end in along}
+        steps = {b[0] - a[0] for a, b in pairwise(along)} or lengths
+        if len(lengths) != 1 or len(steps) != 1 or along[0][0] != 0:
+            return None
+        kernel += lengths
+        stride += steps
+        if stride[-1] <= 0 or (size - kernel[-1]) // stride[-1] + 1 != len(along):
+            return None
+    return tuple(kernel), tuple(stride)
 
 
 def window_mean(call: Call, x: Value, windows: list[Windows]) -> Value:
     """The mean over each window of each channel; for uneven windows, one kernel for each window and channel."""
     sizes = x.shape[1:]
-    pairs = [even(along, size) for along, size in zip(windows, sizes, strict=True)]
-    known = [pair for pair in pairs if pair is not None]
-    if len(known) == len(pairs):
-        kernel, stride = (tuple(pair[i] for pair in known) for i in (0, 1))
-        return _uniform(call, x, kernel, stride, (0,) * len(sizes))
+    regular = even(windows, sizes)
+    if regular is not None:
+        return _uniform(call, x, *regular, (0,) * len(sizes))
     kernels = np.ones((1,) * (2 * len(sizes)))
     for axis, (along, size) in enumerate(zip(windows, sizes, strict=True)):
         shares = np.zeros((len(along), size))

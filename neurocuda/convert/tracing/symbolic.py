@@ -170,19 +170,11 @@ class Sketch:
         part: Part,
         weight: np.ndarray,
         bias: np.ndarray | None = None,
-        *,
-        stride: tuple[int, ...] | None = None,
-        padding: tuple[int, ...] | str | None = None,
-        dilation: tuple[int, ...] | None = None,
         groups: int = 1,
+        **fields: Shape | str,
     ) -> Part:
-        """A Conv1d or Conv2d, by the axes of the weight."""
-        parameters = {
-            **convolution_parameters(weight, bias, groups),
-            **({} if stride is None else {"stride": stride}),
-            **({} if padding is None else {"padding": padding}),
-            **({} if dilation is None else {"dilation": dilation}),
-        }
+        """A Conv1d or Conv2d, by the axes of the weight; `fields` are its stride, padding and dilation."""
+        parameters = convolution_parameters(weight, bias, groups) | fields
         return self.add(name, f"Conv{weight.ndim - 2}d", parameters, part)
 
     def graph(self, source: str) -> Graph:

@@ -85,23 +85,20 @@ def _copied(model: nn.Module) -> nn.Module:
         raise unsupported("", type(model).__name__, f"it cannot be copied ({error})", "modules that can be") from None
 
 
+def _in_place(function: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    """The method of a proxy that records an in-place operator."""
+    return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
+
+
 class _Proxy(fx.Proxy):
     """A proxy whose `x += y` changes x, as that of a tensor does, and that passes for a tensor in `isinstance`."""
 
     _is_param = False
     __class__ = property(lambda self: Tensor)
 
-    def __iadd__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
-
-    def __isub__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
-
-    def __imul__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
-
-    def __itruediv__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+    __iadd__, __isub__, __imul__, __itruediv__ = map(
+        _in_place, (operator.iadd, operator.isub, operator.imul, operator.itruediv)
+    )
 
 
 class _Tracer(fx.Tracer):

@@ -20,9 +20,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from neurocuda.convert.calibrate import convert
-from neurocuda.convert.calibration_data import take
+from neurocuda.convert.calibration_data import split, take, type_name
 from neurocuda.convert.evaluate import is_classes, measure
 from neurocuda.convert.progress import progress
+from neurocuda.convert.relu_network import check_samples
 from neurocuda.convert.snn import SNN
 from neurocuda.convert.training.checkpoint import Checkpoint, Position, fingerprint
 from neurocuda.convert.training.seeding import generators_of, restored, seed_all
@@ -113,10 +114,12 @@ def finetune(
     with restored():
         seed_all(seed)
         start = _start(network, data, timesteps, samples)
-        given = take(data, samples) if report else None
-        how = surrogate or Surrogate()
-        trained = Trainable(start.rectified, start.thresholds, how).to(_device(start))
-        original = Trainable(start.rectified, start.thresholds, how).to(_device(start)).requires_grad_(False)
+        device = next((p.device for p in start.parameters()), torch.device("cpu"))
+        measured = take(data, samples) if report else None
+        trained, original = (
+            Trainable(start.rectified, start.thresholds, surrogate or Surrogate()).to(device) for _ in range(2)
+        )
+        original.requires_grad_(False)
 
         def spiking(x: Tensor) -> Tensor:
             return trained.rates(x, timesteps) if surrogate is None else trained.spikes(x, timesteps).mean(0)
@@ -127,14 +130,14 @@ def finetune(
         )
         about = (epochs, timesteps, quantized_epochs, rate, repr(surrogate), str(dtype), seed, len(loader))
         run = fingerprint((*about, loss is None), trained)
-        kept = None if checkpoint is None else Checkpoint(checkpoint, run)
-        _train(trained, original, loader, phases, rate, loss, dtype, seed, kept, checkpoint_every)
+        file = None if checkpoint is None else Checkpoint(checkpoint, run)
+        _train(trained, original, loader, phases, rate, loss, dtype, seed, file, checkpoint_every)
         d = start.network.discretization
         snn = SNN(trained.graph(), trained.thresholds(), timesteps=timesteps, readout_delay=0, dt=d.dt)
-        snn.to(_device(start))
-        if given is not None:
+        snn.to(device)
+        if measured is not None:
             with torch.no_grad():
-                snn.report = measure(snn, given, [original.rectified(x.to(_device(start))) for x in given.batches])
+                snn.report = measure(snn, measured, [original.rectified(x.to(device)) for x in measured.batches])
     return snn
 
 
@@ -163,24 +166,10 @@ def _loader(data: Any) -> Any:
         return DataLoader(data, _BATCH, shuffle=True)
     if not (isinstance(data, Sized) and isinstance(data, Iterable)) or isinstance(data, str | bytes | dict | Tensor):
         expected = "a tensor, a pair (samples, labels), a dataset, or a loader or list of batches with a length"
-        raise ArgumentError(f"data: expected {expected}, found {'None' if data is None else type(data).__name__}")
+        raise ArgumentError(f"data: expected {expected}, found {type_name(data)}")
     if len(data) == 0:
         raise ArgumentError("data: expected at least one batch, found none")
     return data
-
-
-def _batch(item: Any, where: str) -> tuple[Tensor, Tensor | None]:
-    """The samples of a batch, and its labels or other targets if it has any."""
-    several = isinstance(item, tuple | list) and len(item) > 0
-    x = item[0] if several else item
-    labels = item[1] if several and len(item) > 1 else None
-    if not isinstance(x, Tensor) or not (labels is None or isinstance(labels, Tensor)):
-        raise ArgumentError(f"{where}: expected a tensor or a pair (samples, labels), found {type(item).__name__}")
-    return x, labels
-
-
-def _device(snn: SNN) -> torch.device:
-    return next((p.device for p in snn.parameters()), torch.device("cpu"))
 
 
 def _train(
@@ -192,13 +181,13 @@ def _train(
     loss: Loss | None,
     dtype: torch.dtype,
     seed: int,
-    kept: Checkpoint | None,
+    checkpoint: Checkpoint | None,
     every: int,
 ) -> None:
     """Trains all phases and epochs, from the position of the checkpoint."""
     position = Position(0, 0, 0)
     optimizers = [_optimizer(trained, rate) for _ in phases]
-    found = None if kept is None else kept.read()
+    found = None if checkpoint is None else checkpoint.read()
     if found is not None:
         position = found.position
         trained.load_state_dict(found.parameters)
@@ -226,10 +215,10 @@ def _train(
                     step = epoch * len(loader) + count - 1
                     _set_rate(optimizer, step, total)
                     _step(phase, optimizer, original, item, loss, dtype, f"data, batch {count - 1}")
-                    if kept is not None and count % every == 0:
-                        kept.write(trained, optimizer, Position(number, epoch, count), states)
-        if kept is not None and (found is None or position.phase < len(phases)):
-            kept.write(trained, optimizers[-1], Position(len(phases), 0, 0), [])
+                    if checkpoint is not None and count % every == 0:
+                        checkpoint.write(trained, optimizer, Position(number, epoch, count), states)
+        if checkpoint is not None and (found is None or position.phase < len(phases)):
+            checkpoint.write(trained, optimizers[-1], Position(len(phases), 0, 0), [])
 
 
 def _batches(loader: Any) -> Iterator[Any]:
@@ -267,11 +256,13 @@ def _step(
     dtype: torch.dtype,
     where: str,
 ) -> None:
-    x, labels = _batch(item, where)
-    graph, device = original.source, next(original.parameters()).device
-    shape = graph.nodes[graph.inputs[0]].output_shape
-    if tuple(x.shape[1:]) != shape or len(x) == 0:
-        raise ArgumentError(f"{where}: expected samples [B, {', '.join(map(str, shape))}], found {tuple(x.shape)}")
+    x, labels = split(item, where)
+    if not (labels is None or isinstance(labels, Tensor)):
+        raise ArgumentError(f"{where}: expected labels as a tensor, found {type_name(labels)}")
+    check_samples(where, x, original.source)
+    if len(x) == 0:
+        raise ArgumentError(f"{where}: expected at least one sample, found a tensor of shape {tuple(x.shape)}")
+    device = next(original.parameters()).device
     x = x.to(device).float()
     answer = None
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -303,13 +294,13 @@ def _classes(labels: Tensor | None, answer: Tensor, where: str) -> Tensor | None
     return labels.to(answer.device).long()
 
 
-def _distance(y: Tensor, wanted: Tensor, labels: Tensor | None) -> Tensor:
+def _distance(y: Tensor, target: Tensor, labels: Tensor | None) -> Tensor:
     """The Kullback-Leibler divergence from the original's class scores, or for other outputs the mean square error.
 
     With labels: the mean of the divergence and the cross entropy.
     """
-    if not is_classes(wanted):
-        return functional.mse_loss(y, wanted)
-    logs = functional.log_softmax(y, 1), functional.log_softmax(wanted, 1)
+    if not is_classes(target):
+        return functional.mse_loss(y, target)
+    logs = functional.log_softmax(y, 1), functional.log_softmax(target, 1)
     divergence = functional.kl_div(*logs, reduction="batchmean", log_target=True)
     return divergence if labels is None else (divergence + functional.cross_entropy(y, labels)) / 2

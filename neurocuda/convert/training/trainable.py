@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -20,6 +20,7 @@ from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, reference
 from neurocuda.ops.backends import operators
 
 
+@dataclass(frozen=True, eq=False)
 class Signal:
     """Frames [N, *shape], and a deferred factor `scale` for each channel.
 
@@ -27,8 +28,9 @@ class Signal:
     frames. `steady` frames are the same at each time step, and stored once: N = B, not T * B.
     """
 
-    def __init__(self, frames: Tensor, scale: Tensor | None = None, steady: bool = False) -> None:
-        self.frames, self.scale, self.steady = frames, scale, steady
+    frames: Tensor
+    scale: Tensor | None = None
+    steady: bool = False
 
     def whole(self) -> Tensor:
         """The frames times the scale."""
@@ -98,7 +100,7 @@ class Trainable(nn.Module):
         """
         counted: dict[str, Tensor] = {}
         with torch.no_grad():
-            self._spikes(x, timesteps, counted)
+            self.spikes(x, timesteps, counted)
 
         def rectify(node: Node, branches: list[Signal]) -> Signal:
             theta, total = self._theta(node), _total(branches)
@@ -106,16 +108,14 @@ class Trainable(nn.Module):
 
         return self._output(Signal(x), rectify).whole()
 
-    def spikes(self, x: Tensor, timesteps: int) -> Tensor:
+    def spikes(self, x: Tensor, timesteps: int, counted: dict[str, Tensor] | None = None) -> Tensor:
         """The output [T, B, *shape] for frames x [B, *shape] repeated at each of T steps.
 
         The neurons are those of `spiking`: gain 1 / theta, threshold 1, reset by subtraction, and the same initial
         potential. Gradients pass back through time with the surrogate derivative of each spike.
-        """
-        return self._spikes(x, timesteps, None)
 
-    def _spikes(self, x: Tensor, timesteps: int, counted: dict[str, Tensor] | None) -> Tensor:
-        """counted: filled with the firing rate of each neuron, spikes per step."""
+        counted: filled with the firing rate of each neuron, spikes per step.
+        """
         batch, ops, kind = x.shape[0], operators(x.device), x.device.type
         # Under autocast, spikes have the dtype of the next layer, in which they are exact.
         mixed = torch.is_autocast_enabled(kind) and ops is not reference
