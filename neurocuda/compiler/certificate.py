@@ -14,8 +14,8 @@ from neurocuda.graph import table
 class Integers:
     """An int8 layer: signal 0 .. 255 times 2^signal_step, weights -127 .. 127 times 2^weight_steps, by channel.
 
-    Only where the signal depends on the inputs of the same step alone. A state may hold values of an earlier chunk
-    whose inputs were off their grid.
+    Only where the signal depends on the inputs of the same step alone. A state may come from an earlier chunk
+    whose inputs were off-grid.
     """
 
     signal_step: int
@@ -27,8 +27,8 @@ class Proof:
     """Whether the sum of one layer or pool is the same in any order.
 
     steps_used: a bound of the sum of magnitudes, in units of the spacing of the terms' grid; 2^24 is the limit.
-    signal_bits, weight_bits: the bits of either operand as an integer, with its sign. inputs: the inputs on whose
-    promised grid the proof rests. reason and remedy: why the sum is not exact, and what would make it exact.
+    signal_bits, weight_bits: the bits of either operand as an integer, with its sign. inputs: the inputs whose
+    promised grids the proof assumes. reason and remedy: why the sum is not exact, and what would make it exact.
     """
 
     node: str
@@ -119,9 +119,9 @@ class Certificate:
             What is proved, and under which conditions.
         """
         lines = [f"{self.source}: {self.summary}"]
-        lines += [f"given that input {name!r} has {grid}" for name, grid in self.inputs.items()]
+        lines += [f"provided that input {name!r} has {grid}" for name, grid in self.inputs.items()]
         if self.steps is not None:
-            lines.append(f"given that a run has no more than {self.steps} steps")
+            lines.append(f"provided that a run has no more than {self.steps} steps")
         if self.first is not None:
             lines.append(f"not exact, first {self.first}")
         return lines

@@ -1,4 +1,4 @@
-"""Range analysis: proves for each layer and pool that its sum is the same in any order, or says why it is not.
+"""Range analysis: proves for each layer and pool that its sum is exact in any order, or states why it is not.
 
 Grids and bounds are followed from the inputs through the graph (`range_rules`). A spiking neuron emits 0 or 1 whatever
 its membrane potential is, so a layer after one is exact by its own weights alone. Sums into nodes and updates of
@@ -36,8 +36,8 @@ def certify(
         graph: The graph.
         discretization: As the graph will run. Default: `Discretization()`.
         input_grid: The promised grid of the inputs, one for all or by name. Default: the integers 0 .. 255.
-        steps: The most time steps of a run, which bounds the membrane potentials of I neurons. None: these are on no
-        grid.
+        steps: The most time steps of a run, which bounds the membrane potentials of I neurons. None: these are on
+            no grid.
 
     Returns:
         A proof for each layer and pool.
@@ -72,8 +72,8 @@ def promised(graph: Graph, input_grid: InputGrids | None) -> dict[str, InputGrid
 class Search:
     """Follows grids through a graph in the order of its schedule; within a cycle, from spikes, whose range is known.
 
-    signals: the grid of each node, or why it has none. replaced: returns the node to use in place of another, given
-    the grid of its input sum.
+    signals: the grid of each node, or why it has none. replaced: returns the node to use in place of another, from the
+    grid of its input sum.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Search:
     ) -> None:
         self.graph, self.d, self.inputs, self.steps, self.replaced = graph, d, inputs, steps, replaced
         self.proofs: list[Proof] = []
-        self.from_state: set[str] = set()  # signals that rest on the promise on inputs of earlier steps
+        self.from_state: set[str] = set()  # signals that depend on inputs of earlier steps
         self.signals: dict[str, Signal] = {
             name: grids.constant(channels(graph.nodes[name].output_shape), g.exponent, g.low, g.high, frozenset({name}))
             for name, g in inputs.items()
@@ -105,7 +105,7 @@ class Search:
             left = [name for name in waiting if not self._visit(self.graph.nodes[name], plan.edges[name])]
             if len(left) == len(waiting):
                 for name in left:
-                    reason = "what it gives comes back to it without bound"
+                    reason = "its output feeds back to it without bound"
                     lost = Lost(title(self.graph.nodes[name]), reason, "a spiking neuron in the cycle bounds it")
                     self._lose(self.graph.nodes[name], lost)
                 break
@@ -116,7 +116,7 @@ class Search:
     def _lose(self, node: Node, lost: Lost) -> None:
         self.signals[node.name] = lost
         if node.primitive.is_weighted or node.primitive.is_pool:
-            reason = f"what it sums is on no grid since {lost.node}: {lost.reason}"
+            reason = f"its input is on no grid since {lost.node}: {lost.reason}"
             self.proofs.append(Proof(node.name, node.type, False, reason=reason, remedy=lost.remedy))
 
     def _visit(self, node: Node, edges: tuple[Edge, ...]) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from neurocuda.errors import ArgumentError
 
 MOST = 2.0**24
-"""Multiples of the spacing up to which float32 holds every one."""
+"""float32 represents all multiples of the spacing up to this number."""
 
 _ANY = 2000
 """The exponent of the spacing of a value that is always zero."""
@@ -39,7 +39,7 @@ class InputGrid:
         high: Highest value.
 
     Raises:
-        ArgumentError: The spacing is no power of two, or float32 does not hold the bounds.
+        ArgumentError: The spacing is no power of two, or float32 does not represent the bounds.
 
     Example:
         >>> import neurocuda
@@ -61,7 +61,7 @@ class InputGrid:
             raise ArgumentError(f"input_grid: expected low <= high, found {self.low!r} and {self.high!r}")
         if max(abs(self.low), abs(self.high)) >= (MOST + 1) * self.step:
             raise ArgumentError(
-                f"input_grid: expected bounds within {MOST:.0f} steps, which float32 holds, found {self}"
+                f"input_grid: expected bounds within {MOST:.0f} steps, which float32 represents, found {self}"
             )
         low, high = math.ceil(self.low / self.step), math.floor(self.high / self.step)
         if low > high:
@@ -82,7 +82,7 @@ class InputGrid:
 class Grid:
     """For each channel (the leading axis of a signal): multiples of 2^step, int64 [C], from low to high, float64 [C].
 
-    inputs: the inputs on whose promised grid this rests.
+    inputs: the inputs whose promised grids this assumes.
     """
 
     step: np.ndarray

@@ -106,8 +106,8 @@ class LoweredSchedule:
 
     spent: for each stage, the signals that no later stage reads. bytes: the populations whose spikes may be uint8, as
     int8 layers read them. layered: there are signals between the inputs and the outputs, which chunks of time steps
-    keep small. by_sample: signals are stored sample by sample, so that a thread goes on with the samples of the layer
-    before; there must be convolutions, and no cycle that runs step by step, which waits for all samples. late: the ends
+    bound. by_sample: signals are stored sample by sample, so that a thread continues with the samples of the previous
+    layer; there must be convolutions, and no cycle that runs step by step, which waits for all samples. late: the ends
     of delayed edges, but for those inside a fused soft reset.
     """
 
@@ -198,13 +198,8 @@ def lower(
 def _bytes(schedule: Schedule, stages: tuple[LoweredStage, ...]) -> frozenset[str]:
     """The populations whose spikes an int8 layer reads, and no delayed edge or cycle that runs step by step."""
     integer_layers = {entry.node.name for stage in stages for entry in stage.nodes if entry.how == "integer"}
-    stepped = {
-        entry.node.name
-        for stage in stages
-        if stage.cyclic
-        for entry in stage.nodes
-        if stage.soft_reset is None or entry.node.name != stage.soft_reset.integrator
-    }
+    loops = {stage.soft_reset.integrator for stage in stages if stage.soft_reset}
+    stepped = {name for stage in stages if stage.cyclic for name in stage.names} - loops
     found: set[str] = set()
     for stage in stages:
         loop = stage.soft_reset
@@ -248,7 +243,7 @@ def _stage(
         return LoweredStage(
             tuple(LoweredNode(graph.nodes[name], "soft reset", why) for name in stage.nodes), True, None, loop
         )
-    pair = _recurrence(graph, schedule, stage, nodes)
+    pair = _recurrence(graph, schedule, stage, entries)
     if pair is None:
         return LoweredStage(nodes, stage.cyclic)
     why = f"cycle of {pair[0]!r} and its weight {pair[1]!r}, ascending sum"
@@ -275,7 +270,7 @@ def _node(node: Node, certificate: Certificate, force: Mapping[str, How], ordere
     elif node.name in force:
         why = "forced"
     elif ordered:
-        why = f"asked for; {work} multiply-adds a step"
+        why = f"requested; {work} multiply-adds a step"
     elif how == "library" and proof.exact:
         why = f"exact in any order; {why}"
     return LoweredNode(node, how, why, proof)
@@ -293,33 +288,27 @@ def multiply_adds(node: Node) -> int:
 
 
 def _recurrence(
-    graph: Graph, schedule: Schedule, stage: Stage, nodes: tuple[LoweredNode, ...]
+    graph: Graph, schedule: Schedule, stage: Stage, entries: Mapping[str, LoweredNode]
 ) -> tuple[str, str] | None:
     """The neuron and weight of a cycle of just these two, each reaching the other once, spikes one step late."""
-    if not stage.cyclic or len(stage.nodes) != 2:
+    neurons = [name for name in stage.nodes if graph.nodes[name].primitive.is_spiking]
+    if not stage.cyclic or len(stage.nodes) != 2 or len(neurons) != 1:
         return None
-    by_type = {("neuron" if graph.nodes[name].primitive.is_spiking else "weight"): name for name in stage.nodes}
-    neuron, weight = by_type.get("neuron"), by_type.get("weight")
-    if neuron is None or weight is None:
-        return None
+    neuron, weight = sorted(stage.nodes, key=neurons.__contains__, reverse=True)
     matrix = graph.nodes[weight]
-    lowered = {entry.node.name: entry for entry in nodes}[weight]
-    if not matrix.primitive.is_matrix or matrix.array("weight").ndim != 2 or lowered.how != "ordered":
-        return None
-    into_weight = [(edge.source, edge.delayed) for edge in schedule.edges[weight]]
-    returned = [(edge.source, edge.delayed) for edge in schedule.edges[neuron] if edge.source == weight]
-    from_itself = any(edge.source == neuron for edge in schedule.edges[neuron])
     fused = (
-        into_weight == [(neuron, True)]
+        matrix.primitive.is_matrix
+        and matrix.array("weight").ndim == 2
+        and entries[weight].how == "ordered"
         and graph.targets[weight] == (neuron,)
-        and returned == [(weight, False)]
-        and not from_itself
+        and schedule.edges[weight] == (Edge(neuron, weight, True),)
+        and [edge for edge in schedule.edges[neuron] if edge.source in stage.nodes] == [Edge(weight, neuron, False)]
     )
     return (neuron, weight) if fused else None
 
 
 def _fused_soft_reset(schedule: Schedule, stage: Stage, loops: Mapping[frozenset[str], SoftReset]) -> SoftReset | None:
-    """The soft reset that is a whole cycle, and whose feedback is delayed by one step.
+    """The soft reset that is the entire cycle, and whose feedback is delayed by one step.
 
     The feedback must be the last term of the sum into the I, or one of two terms, whose order does not matter.
     """

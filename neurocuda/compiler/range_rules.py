@@ -19,7 +19,7 @@ from neurocuda.discretization.settings import Discretization
 from neurocuda.graph import Node, align, complete
 
 _MOST_SPIKES = 2**20
-"""Of a neuron in a step: up to here a rounding of its potential adds less than one."""
+"""The most spikes of a neuron in a step for which rounding of its potential adds less than one."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ Signal = Grid | Lost
 
 @dataclass(frozen=True)
 class Context:
-    """steps: the most steps of a run, None if unknown. from_state: the input rests on inputs of earlier steps."""
+    """steps: the most steps of a run, None if unknown. from_state: the input depends on inputs of earlier steps."""
 
     d: Discretization
     steps: int | None
@@ -52,14 +52,14 @@ def follow(node: Node, x: Grid, context: Context) -> tuple[Signal, Proof | None]
     """The signal of a node for an input sum on the grid x, and of a layer or pool the proof of its sum."""
     rule = RANGE_RULES.get(node.type)
     if rule is None:
-        return Lost(title(node), "no rule says what values it gives", "a primitive that the certificate knows"), None
+        return Lost(title(node), "it has no range rule", "a primitive with a range rule"), None
     return rule(node, x, context)
 
 
 def lost_sum(node: Node, total: Sum) -> Lost:
     """The sum of the edges into a node, where that is not exact."""
     reason = f"the sum of its branches may reach {_steps(total)} steps of 2^{total.grid.coarsest}"
-    return Lost(title(node), reason, "2^24 are held: fewer or coarser branches")
+    return Lost(title(node), reason, "float32 represents 2^24: fewer or coarser branches")
 
 
 def title(node: Node) -> str:
@@ -128,7 +128,7 @@ def _pool(node: Node, x: Grid, context: Context) -> tuple[Signal, Proof]:
     bits = _bits(x.low.min(), x.high.max(), x.coarsest)
     proof = Proof(node.name, node.type, total.exact, total.steps_used, bits, None, x.inputs)
     if not total.exact:
-        remedy = "2^24 are held: a smaller window, or fewer bits"
+        remedy = "float32 represents 2^24: a smaller window, or fewer bits"
         return _lost(proof, Lost(title(node), f"its sum may reach {_steps(total)} steps", remedy, total.rounded))
     if not node.primitive.averages:
         return total.grid, proof
@@ -141,13 +141,13 @@ def _lost(proof: Proof, lost: Lost) -> tuple[Lost, Proof]:
 
 
 def _leaky(node: Node, x: Grid, context: Context) -> tuple[Signal, None]:
-    return Lost(title(node), "it gives a potential that decays", "a spiking neuron gives 0 or 1"), None
+    return Lost(title(node), "it outputs a potential that decays", "a spiking neuron outputs 0 or 1"), None
 
 
 def _integrator(node: Node, x: Grid, context: Context) -> tuple[Signal, None]:
     remedy, steps = "certify(..., steps=) bounds it, or a Threshold in its place", context.steps
     if steps is None:
-        return Lost(title(node), "it gives a potential that grows with time", remedy), None
+        return Lost(title(node), "it outputs a potential that grows with time", remedy), None
     gain = grids.scaled(x, coefficients(node, neuron_parameters(node), context.d).gain_v.numpy())
     longest = replace(gain, magnitude=gain.magnitude * steps)
     if not (gain.exact and longest.exact):
@@ -162,7 +162,7 @@ def _threshold(node: Node, x: Grid, context: Context) -> tuple[Signal, None]:
 
 
 def _spikes(node: Node, x: Grid, context: Context) -> tuple[Signal, None]:
-    """0 or 1; of many spikes a step a bound of their count, as what a reset leaves is below the threshold."""
+    """0 or 1; with many spikes per step, a bound of their count, since a reset leaves less than the threshold."""
     if context.d.spikes_per_step == "one":
         return _threshold(node, x, context)
     c = coefficients(node, neuron_parameters(node), context.d)
@@ -170,7 +170,7 @@ def _spikes(node: Node, x: Grid, context: Context) -> tuple[Signal, None]:
     decays = bool((c.decay_v >= 0).all()) and bool((c.decay_v <= 1).all())
     plain = c.decay_i is None and decays and bool((c.bias_v <= 0).all()) and bool((c.threshold > 0).all())
     gained = float(c.gain_v.abs().max()) * float(x.magnitude.max())
-    most = gained / float(c.threshold.min()) + 2 if plain else math.inf  # one for what was left, one for rounding
+    most = gained / float(c.threshold.min()) + 2 if plain else math.inf  # one for the rest, one for rounding
     if most > _MOST_SPIKES:
         return Lost(title(node), "it may fire any number of spikes in a step", "spikes_per_step='one'"), None
     return grids.constant(channels(node.output_shape), 0, 0.0, float(math.floor(most)), x.inputs), None
@@ -183,9 +183,9 @@ def _steps(total: Sum) -> str:
 def _too_fine(node: Node, total: Sum, weight_bits: int | None) -> Lost:
     bits = "more than 24" if weight_bits is None else str(weight_bits)
     reason = f"{bits} bits a weight, its sum may reach {_steps(total)} steps of 2^{int(total.step.min())}"
-    remedy = "2^24 are held: neurocuda.quantize(graph, bits=8)"
+    remedy = "float32 represents 2^24: neurocuda.quantize(graph, bits=8)"
     if weight_bits is not None and weight_bits <= 8:
-        remedy = "2^24 are held: fewer bits of the signal or the bias, or a smaller fan-in"
+        remedy = "float32 represents 2^24: fewer bits of the signal or the bias, or a smaller fan-in"
     return Lost(title(node), reason, remedy, total.rounded)
 
 

@@ -61,9 +61,10 @@ def schedule(graph: Graph, d: Discretization) -> Schedule:
     """The schedule of a graph. Raises `AlgebraicLoopError` naming the nodes of a cycle without state."""
     pairs = sorted(set(graph.edges))
     late = {(a, b) for a, b in pairs if d.output_delay and graph.nodes[a].primitive.emits_spikes}
+    cycles = _cycles(graph.nodes, pairs)
     breaking = frozenset(
         name
-        for component in _cycles(graph.nodes, pairs)
+        for component in cycles
         for name in component
         if graph.nodes[name].primitive.is_delay and int(delay_steps(graph.nodes[name], d).min()) >= 1
     )
@@ -79,14 +80,9 @@ def schedule(graph: Graph, d: Discretization) -> Schedule:
     prompt = [pair for pair in pairs if pair not in late and pair not in cut]
     _refuse_loops(graph, _cycles(graph.nodes, prompt))
 
-    cycles = _cycles(graph.nodes, pairs)
-    inner: dict[frozenset[str], list[Pair]] = {component: [] for component in cycles}
-    home = _homes(cycles)
-    for a, b in prompt:
-        if a in home and home[a] is home.get(b):
-            inner[home[a]].append((a, b))
     stages = tuple(
-        Stage(tuple(_kahn(group, inner.get(group, ()))), group in inner) for group in _stage_order(graph, home, pairs)
+        Stage(tuple(in_order(group, prompt)) if group in cycles else tuple(group), group in cycles)
+        for group in _stage_order(graph, _homes(cycles), pairs)
     )
     edges = {b: tuple(Edge(a, b, (a, b) in late) for a in sources) for b, sources in graph.sources.items()}
     return Schedule(stages, edges, breaking)
@@ -100,9 +96,9 @@ def _passes(d: Discretization) -> tuple[Callable[[Primitive, Primitive], bool], 
 
 
 def _cycles(nodes: Collection[str], pairs: Iterable[Pair]) -> list[frozenset[str]]:
-    """The strongly connected components that hold a cycle, in order of their first name."""
+    """The strongly connected components with a cycle, in order of their first name."""
     pairs = list(pairs)
-    if len(_kahn(nodes, pairs)) == len(nodes):
+    if len(in_order(nodes, pairs)) == len(nodes):
         return []
     import networkx  # only for graphs with cycles: 0.2 s
 
@@ -133,10 +129,10 @@ def _stage_order(graph: Graph, home: Mapping[str, frozenset[str]], pairs: list[P
     first = {group: min(group) for group in groups.values()}
     between = {(first[groups[a]], first[groups[b]]) for a, b in pairs if groups[a] != groups[b]}
     by_first = {name: group for group, name in first.items()}
-    return [by_first[name] for name in _kahn(by_first, sorted(between))]
+    return [by_first[name] for name in in_order(by_first, sorted(between))]
 
 
-def _kahn(names: Iterable[str], pairs: Iterable[Pair]) -> list[str]:
+def in_order(names: Iterable[str], pairs: Iterable[Pair]) -> list[str]:
     """Topological order by Kahn's algorithm; of the nodes that are ready, the first by name."""
     missing = dict.fromkeys(names, 0)
     targets: dict[str, list[str]] = {name: [] for name in missing}

@@ -42,12 +42,14 @@ class Span:
         object.__setattr__(self, "frames", self.steps * self.samples)
 
 
-def steps_of_chunk(lowered: LoweredSchedule, asked: int | None, steps: int, batch: int, device: torch.device) -> int:
+def steps_of_chunk(
+    lowered: LoweredSchedule, requested: int | None, steps: int, batch: int, device: torch.device
+) -> int:
     """The length of the chunks of a call of `steps` steps; the last chunk may be shorter."""
     if not lowered.layered:
         return steps
-    if asked is not None or steps <= CHUNK:
-        return asked or CHUNK
+    if requested is not None or steps <= CHUNK:
+        return requested or CHUNK
     widest: int = batch * max(map(attrgetter("largest"), lowered.stages))
     chunks = -(-steps // max(CHUNK, (AT_ONCE if device.type == "cpu" else ON_GPU) // max(1, widest)))
     return -(-steps // chunks)
@@ -72,18 +74,18 @@ def spans(
     everything = Span(range(0), steps, batch)
     found: list[Span] = []
     for number, stage in enumerate(lowered.stages):
-        whole = (stage.cyclic and number not in fused) or not lowered.late.isdisjoint(stage.names)
-        wanted = everything if whole else _piece(stage, batch, steps, threads, alone)
-        last = found[-1] if found else wanted
-        joined = wanted if wanted.frames <= last.frames else last
+        untiled = (stage.cyclic and number not in fused) or not lowered.late.isdisjoint(stage.names)
+        tile = everything if untiled else _piece(stage, batch, steps, threads, alone)
+        last = found[-1] if found else tile
+        joined = tile if tile.frames <= last.frames else last
         after_tiles = found and last.frames < everything.frames
-        if after_tiles and not whole and stage.frames_wanted <= joined.frames:
+        if after_tiles and not untiled and stage.frames_wanted <= joined.frames:
             found[-1] = replace(joined, stages=range(last.stages.start, number + 1))
-        elif wanted.frames == everything.frames or stage.frames_wanted > wanted.frames:
+        elif tile.frames == everything.frames or stage.frames_wanted > tile.frames:
             start = found.pop().stages.start if found and not after_tiles else number
             found.append(replace(everything, stages=range(start, number + 1)))
         else:
-            found.append(replace(wanted, stages=range(number, number + 1)))
+            found.append(replace(tile, stages=range(number, number + 1)))
     return tuple(found)
 
 

@@ -2,8 +2,8 @@
 
 A neuron outputs at most theta, so a percentile below 100 clips the largest activations, and the means after them shift.
 Channel by channel, from the input on, the bias of the layer before compensates that shift (Li et al. 2021, here on the
-network of ReLU nodes clipped at theta, so that no spike is simulated). The shift by rounding is compensated in the same
-way (Nagel et al. 2019).
+network of ReLU nodes clipped at theta, so that no spike is simulated). The shift by rounding is compensated likewise
+(Nagel et al. 2019).
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ def corrected(
     instead = graph.nodes if rounded is None else rounded
     x = x[: max(1, _VALUES // max(int(np.prod(node.output_shape)) for node in graph.nodes.values()))]
     changed: dict[str, Node] = {}
-    whole: dict[str, Tensor] = {}
-    cut: dict[str, Tensor] = {}
+    unclipped: dict[str, Tensor] = {}
+    clipped: dict[str, Tensor] = {}
     for node, sources, spent in walk(graph):
         name = node.name
         if name in graph.inputs:
-            whole[name] = cut[name] = x.float()
+            unclipped[name] = clipped[name] = x.float()
             continue
         before, after = (
-            sum_of([signals[source] for source in sources], node, x, torch.float32) for signals in (whole, cut)
+            sum_of([signals[source] for source in sources], node, x, torch.float32) for signals in (unclipped, clipped)
         )
         alone = [graph.nodes[source] for source in sources if graph.targets[source] == (name,)]
         biased = [layer for layer in alone if "bias" in layer.parameters]
@@ -57,13 +57,13 @@ def corrected(
             moved = bias + shift.cpu().numpy().reshape(bias.shape)
             changed[layer.name] = replace(layer, parameters={**layer.parameters, "bias": moved})
             after = after + shift.to(after.dtype).reshape(-1, *[1] * (after.dim() - 2))
-        whole[name] = compute(node, before)
-        cut[name] = compute(instead[name], after)
+        unclipped[name] = compute(node, before)
+        clipped[name] = compute(instead[name], after)
         if name in thresholds:
             theta = torch.from_numpy(align(thresholds[name], len(node.output_shape))).to(after)
-            cut[name] = cut[name].minimum(theta)
+            clipped[name] = clipped[name].minimum(theta)
         for source in spent:
-            del whole[source], cut[source]
+            del unclipped[source], clipped[source]
     return replace(graph, nodes={**graph.nodes, **changed})
 
 

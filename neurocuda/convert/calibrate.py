@@ -1,8 +1,8 @@
-"""`convert`: a trained network of rectifiers becomes a spiking one, without training.
+"""`convert`: converts a trained network of ReLUs into a spiking network, without training.
 
-Thresholds are percentiles of what each channel gives on some samples (Rueckauer et al. 2017), the percentile the one
-with which the spiking network agrees best with the original; neurons start half way to their threshold
-(Bu et al. 2022), and the result is read once rates have settled.
+Thresholds are percentiles of the activations of each channel on some samples (Rueckauer et al. 2017); the percentile is
+the one whose result agrees best with the original. Neurons start at half their threshold (Bu et al. 2022), and the
+output is read after firing rates have settled.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from rich.progress import Progress
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from neurocuda.convert.bias_correction import corrected
 from neurocuda.convert.calibration_data import Samples, take
 from neurocuda.convert.evaluate import difference, is_classes, measure
 from neurocuda.convert.progress import progress
-from neurocuda.convert.relu_network import evaluate, rectifiers
+from neurocuda.convert.relu_network import cap, evaluate, rectifiers
 from neurocuda.convert.snn import SNN
 from neurocuda.convert.thresholds import ChannelHistograms, thresholds
 from neurocuda.convert.tracing.tracer import trace
@@ -54,7 +53,7 @@ def convert(
     Each ReLU becomes a population of soft-reset integrate-and-fire neurons, whose firing rate is the activation in
     units of a threshold per channel (Rueckauer et al., Frontiers in Neuroscience 11, 2017; soft reset and the initial
     potential of half a threshold: docs/converting.md). The model runs in eval mode; its parameters, buffers and mode
-    are restored. The same model and data give the same network, bit for bit.
+    are restored. The same model and data result in the same network, bit for bit.
 
     Args:
         model: The trained model.
@@ -95,23 +94,26 @@ def convert(
         check_integer("total_steps", total_steps, 1)
     if weight_bits is not None:
         checked_bits("weight_bits", weight_bits)
-    Discretization(dt=dt)  # which checks it
+    Discretization(dt=dt)  # raises for an invalid dt
     percentiles = _percentiles(percentile)
-    given = take(data, samples)
+    inputs = take(data, samples)
     with _evaluated(model), torch.no_grad(), progress() as bar:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        given = replace(given, batches=tuple(x.to(device) for x in given.batches))
-        graph = trace(model, given.batches[0][:1])
+        inputs = replace(inputs, batches=tuple(x.to(device) for x in inputs.batches))
+        graph = trace(model, inputs.batches[0][:1])
         if not rectifiers(graph):
             raise ArgumentError("model: expected at least one ReLU, whose activations become spikes, found none")
-        originals, histograms = _calibrate(model, graph, given, bar)
+        originals, histograms = _calibrate(model, graph, inputs, bar)
         _warn_of_dead(histograms)
-        grid = None if weight_bits is None else input_grid([x.float().cpu().numpy() for x in given.batches])
-        together = torch.cat(given.batches)
+        grid = None if weight_bits is None else input_grid([x.float().cpu().numpy() for x in inputs.batches])
+        together = torch.cat(inputs.batches)
         tried: list[_Candidate] = []
-        task = bar.add_task("choosing thresholds", total=len(percentiles) * len(given.batches))
+        task = bar.add_task("choosing thresholds", total=len(percentiles) * len(inputs.batches))
         for percent in percentiles:
-            theta = _thetas(graph, histograms, percent)
+            theta = {
+                name: thresholds(histogram, percent, cap(graph.nodes[name])).numpy()
+                for name, histogram in histograms.items()
+            }
             better = corrected(graph, theta, together)
             snn = SNN(
                 better,
@@ -128,7 +130,7 @@ def convert(
                 break
             steps = total_steps or readout_delay + timesteps
             sums = []
-            for x in given.batches:
+            for x in inputs.batches:
                 sums.append(snn.steps(x, steps).double().cumsum(0))
                 bar.advance(task)
             tried += _judged(percent, snn, torch.cat(sums, 1), torch.cat(originals), total_steps is not None)
@@ -139,13 +141,13 @@ def convert(
         _warn_of_inexact(snn)
         if report:
             distances = {c.percentile: c.distance for c in tried if c.readout_delay == best.readout_delay}
-            snn.report = replace(measure(snn, given, originals), percentile=best.percentile, candidates=distances)
+            snn.report = replace(measure(snn, inputs, originals), percentile=best.percentile, candidates=distances)
     return snn
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A network that was tried, and how far from the original its result was."""
+    """A candidate network, and the distance of its result from the original's."""
 
     distance: float
     percentile: float
@@ -167,13 +169,13 @@ def _judged(percent: float, snn: SNN, sums: Tensor, original: Tensor, all_delays
 
 
 def _calibrate(
-    model: nn.Module, graph: Graph, given: Samples, bar: Progress
+    model: nn.Module, graph: Graph, inputs: Samples, bar: Progress
 ) -> tuple[list[Tensor], dict[str, ChannelHistograms]]:
-    """What the model gives for each batch, and the histograms of its rectifiers."""
+    """The output of the model for each batch, and the histograms of its ReLUs."""
     names = rectifiers(graph)
     histograms: dict[str, ChannelHistograms] = {}
     originals = []
-    for number, x in enumerate(bar.track(given.batches, description="calibrating")):
+    for number, x in enumerate(bar.track(inputs.batches, description="calibrating")):
         original = model(x)
         if not isinstance(original, Tensor):
             raise ArgumentError(f"model: expected it to return a tensor, found a {type(original).__name__}")
@@ -194,17 +196,17 @@ def _check_finite(name: str, activations: Tensor, number: int) -> None:
 
 
 def _check_same(original: Tensor, traced: Tensor, number: int) -> None:
-    """A model whose trace computes something else (it decides by its data, say) must not pass in silence."""
+    """Raises `ArgumentError` if the trace does not compute the model, as for control flow that depends on data."""
     if original.shape != traced.shape:
         found = f"{tuple(traced.shape)} in place of {tuple(original.shape)}"
-        raise ArgumentError(f"model: expected its trace to return what it returns, found shape {found}")
+        raise ArgumentError(f"model: expected its trace to return the shape of its output, found shape {found}")
     if not bool(original.isfinite().all()):
         raise ArgumentError(f"model: expected finite results, found NaN or infinite ones in batch {number}")
     off = difference(traced.double(), original.double())
     if off > _TOLERANCE:
         raise ArgumentError(
-            f"model: expected its trace to compute what it computes, found a difference of {100 * off:.3g} % in batch "
-            f"{number}; what a model does must not depend on the values it is given"
+            f"model: expected its trace to compute its output, found a difference of {100 * off:.3g} % in batch "
+            f"{number}; the operations of a model must not depend on the values of its input"
         )
 
 
@@ -214,8 +216,7 @@ def _warn_of_dead(histograms: Mapping[str, ChannelHistograms]) -> None:
         listed = ", ".join(f"{name!r} {n} of {len(histograms[name].dead)}" for name, n in list(dead.items())[:5])
         more = f" and {len(dead) - 5} layers more" if len(dead) > 5 else ""
         warnings.warn(
-            f"channels that gave nothing but zero on these samples take the median threshold of their layer: "
-            f"{listed}{more}",
+            f"channels that were always zero on these samples take the median threshold of their layer: {listed}{more}",
             NeuroCUDAWarning,
             stacklevel=3,
         )
@@ -227,27 +228,18 @@ def _warn_of_inexact(snn: SNN) -> None:
         warnings.warn(f"weight_bits: not all sums are exact, first {first}", NeuroCUDAWarning, stacklevel=3)
 
 
-def _thetas(graph: Graph, histograms: Mapping[str, ChannelHistograms], percent: float) -> dict[str, np.ndarray]:
-    thetas = {}
-    for name, histogram in histograms.items():
-        cap = graph.nodes[name].parameters.get("cap")
-        limit = float(cap) if isinstance(cap, np.ndarray) else None
-        thetas[name] = thresholds(histogram, percent, limit).numpy()
-    return thetas
-
-
 def _disagreement(y: Tensor, original: Tensor) -> float:
-    """How far a result is from the original's, without labels: less is better.
+    """The distance of a result from the original's, without labels.
 
-    Of class scores the share of samples of another class plus the Kullback-Leibler divergence of the softmax, which
-    tells more from few samples; otherwise the difference.
+    For class scores: the share of samples of another class plus the Kullback-Leibler divergence of the softmax, which
+    is informative for few samples. Otherwise: the relative root mean square difference.
     """
     y, original = y.double(), original.double()
     if not is_classes(original):
         return difference(y, original)
-    found, wanted = y.log_softmax(1), original.log_softmax(1)
-    other = float((found.argmax(1) != wanted.argmax(1)).double().mean())
-    return other + float(functional.kl_div(found, wanted, reduction="batchmean", log_target=True))
+    found, expected = y.log_softmax(1), original.log_softmax(1)
+    other = float((found.argmax(1) != expected.argmax(1)).double().mean())
+    return other + float(functional.kl_div(found, expected, reduction="batchmean", log_target=True))
 
 
 def _percentiles(percentile: float | Sequence[float]) -> tuple[float, ...]:
@@ -262,7 +254,7 @@ def _percentiles(percentile: float | Sequence[float]) -> tuple[float, ...]:
 
 @contextmanager
 def _evaluated(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode; afterwards each of its modules in the mode it was in."""
+    """Sets the model to eval mode, and restores the mode of each module at exit."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

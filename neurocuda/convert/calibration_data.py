@@ -1,4 +1,4 @@
-"""Calibration data, in whatever form it comes, as batches of samples and perhaps labels."""
+"""Calibration data of all supported forms, as batches of samples with optional labels."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def take(data: Any, most: int | None = None) -> Samples:
             if left == 0:
                 break
     if not batches:
-        raise ArgumentError(f"data: expected at least one batch of samples, found {_kind(data)} without any")
+        raise ArgumentError(f"data: expected at least one batch of samples, found {type_name(data)} without any")
     known = [y for y in labels if y is not None]
     return Samples(tuple(batches), tuple(known) if len(known) == len(batches) else None)
 
@@ -76,16 +76,22 @@ def _batches(data: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
             yield _batch(item, f"data, batch {number}")
     else:
         expected = "a tensor, a pair (samples, labels), a dataset or an iterable of batches"
-        raise ArgumentError(f"data: expected {expected}, found {_kind(data)}")
+        raise ArgumentError(f"data: expected {expected}, found {type_name(data)}")
 
 
 def _batch(item: Any, where: str) -> tuple[Tensor, Tensor | None]:
+    x, targets = split(item, where)
+    _check_axes(x, where)
+    return x, _labels(targets, x, where)
+
+
+def split(item: Any, where: str) -> tuple[Tensor, Any]:
+    """The samples of a batch, and its second item if it has one."""
     pair = isinstance(item, tuple | list) and len(item) > 0
     x = item[0] if pair else item
     if not isinstance(x, Tensor):
-        raise ArgumentError(f"{where}: expected a tensor or a pair (samples, labels), found {_kind(item)}")
-    _check_axes(x, where)
-    return x, _labels(item[1], x, where) if pair and len(item) > 1 else None
+        raise ArgumentError(f"{where}: expected a tensor or a pair (samples, labels), found {type_name(item)}")
+    return x, item[1] if pair and len(item) > 1 else None
 
 
 def _check_axes(x: Tensor, where: str) -> None:
@@ -94,7 +100,7 @@ def _check_axes(x: Tensor, where: str) -> None:
 
 
 def _labels(y: Any, x: Tensor, where: str) -> Tensor | None:
-    """Labels of classes: other targets cannot be counted as hit or missed."""
+    """The labels if they are classes; None for other targets, which have no accuracy."""
     if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.ndim != 1:
         return None
     if len(y) != len(x):
@@ -114,5 +120,6 @@ def _check(x: Tensor, first: Tensor | None, number: int) -> None:
         raise ArgumentError(f"{where}: expected finite values, found {bad} that are NaN or infinite")
 
 
-def _kind(value: object) -> str:
+def type_name(value: object) -> str:
+    """The type of a value, as a message states it."""
     return "None" if value is None else f"a {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""Measures how well a converted network agrees with the original over time, and counts what its layers do."""
+"""Measures the agreement of a converted network with the original over time, and its synaptic operations."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neurocuda.compiler.schedule import in_order
 from neurocuda.convert.calibration_data import Samples
-from neurocuda.convert.relu_network import compute, in_order, rectifiers
+from neurocuda.convert.relu_network import compute, rectifiers
 from neurocuda.convert.relu_to_spiking import SPIKES
 from neurocuda.convert.report import Moment, Population, Report, Synapses
 from neurocuda.convert.snn import SNN
@@ -22,7 +23,7 @@ _VALUES = 2**26
 
 
 def measure(snn: SNN, samples: Samples, originals: Sequence[Tensor]) -> Report:
-    """Run the samples once, and compare with the original's output for each of their batches.
+    """Runs the samples once, and compares with the original's output for each batch.
 
     All read-out times are read from the same run.
     """
@@ -113,13 +114,11 @@ class _Counters:
 
     def synapses(self, steps: int) -> tuple[Synapses, ...]:
         result = []
-        for name in in_order(self.snn.rectified):
-            if name not in self.arrivals:
-                continue
-            arrivals = self.arrivals[name]
-            reached = _reached(self.snn.graph.nodes[name])
-            operations = float((arrivals / (self.samples * steps) * reached).sum())
-            result.append(Synapses(name, operations, int(reached.sum())))
+        for name in in_order(self.snn.rectified.nodes, self.snn.rectified.edges):
+            if name in self.arrivals:
+                reached = _reached(self.snn.graph.nodes[name])
+                operations = float((self.arrivals[name] / (self.samples * steps) * reached).sum())
+                result.append(Synapses(name, operations, int(reached.sum())))
         return tuple(result)
 
 

@@ -37,7 +37,7 @@ def to_nir(
     """Writes a network as a NIR file.
 
     The metadata hold dt, the discretization, versions and read-out steps, and of a quantized network the bits of its
-    weights and the grid of its input, to which others have to round. The same network gives the same bytes.
+    weights and the grid of its input, to which callers must round. The same network results in the same bytes.
 
     Args:
         network: An `SNN`, an `Executor`, or a model of `neurocuda.nn` neurons and layers.
@@ -78,7 +78,7 @@ def to_nir(
 
 
 def metadata(d: Discretization) -> dict[str, object]:
-    """The metadata of a file. `load` reads dt alone of them, to warn where another one is requested."""
+    """The metadata of a file. `load` reads only dt, to warn if another one is requested."""
     versions = {"neurocuda": __version__, "torch": str(torch.__version__), "nir": str(nir.version)}
     return {"dt": d.dt, "discretization": asdict(d), "versions": versions}
 
@@ -107,7 +107,7 @@ def _graph(network: nn.Module, example_input: Tensor | None) -> tuple[Graph, Dis
 
 
 def _discretization(network: nn.Module) -> Discretization:
-    """That of the neuron modules, which must have one in common."""
+    """The common discretization of the neuron modules."""
     found = {name: m.discretization for name, m in network.named_modules() if hasattr(m, "discretization")}
     names = list(found)
     for name in names[1:]:
@@ -120,7 +120,7 @@ def _discretization(network: nn.Module) -> Discretization:
 
 
 def current(net: Executor) -> Graph:
-    """The graph of an executor with its parameters as they are now, after training, say."""
+    """The graph of an executor with its current parameters, such as after training."""
     nodes = {}
     for name, node in net.graph.nodes.items():
         fresh: dict[str, np.ndarray] = {}
@@ -158,7 +158,7 @@ def _with_if(graph: Graph) -> Graph:
 
 
 def _dense(node: Node) -> Node:
-    """A convolution of one group and a square kernel, what is between groups and around the kernel zero."""
+    """A convolution as one with one group and a square kernel, by zero weights."""
     if not node.primitive.is_convolution:
         return node
     groups, weight = node.number("groups"), node.array("weight")
@@ -171,7 +171,7 @@ def _dense(node: Node) -> Node:
 
 
 def _square(node: Node) -> Node:
-    """The same convolution with a kernel of one size along all axes, where padding can make up for it."""
+    """The same convolution with a kernel of one size along all axes, where padding can compensate for it."""
     weight, padding = node.array("weight"), node.parameters["padding"]
     kernel = weight.shape[2:]
     if len(set(kernel)) == 1 or not isinstance(padding, tuple):
@@ -191,9 +191,9 @@ def _square(node: Node) -> Node:
 def _wider(node: Node, axis: int, size: int) -> int | None:
     """The padding with which a kernel grown to `size` along an axis has as many windows in the same places, if any."""
     kernel, padding = node.array("weight").shape[2 + axis], node.numbers("padding")[axis]
-    gap, stride, given = node.numbers("dilation")[axis], node.numbers("stride")[axis], node.input_shape[1 + axis]
+    gap, stride, length = node.numbers("dilation")[axis], node.numbers("stride")[axis], node.input_shape[1 + axis]
     for more in range(size - kernel + 1):
         wider = padding + more * gap
-        if (given + 2 * wider - gap * (size - 1) - 1) // stride + 1 == node.output_shape[1 + axis]:
+        if (length + 2 * wider - gap * (size - 1) - 1) // stride + 1 == node.output_shape[1 + axis]:
             return wider
     return None

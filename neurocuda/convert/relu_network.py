@@ -7,12 +7,12 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-import networkx
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from neurocuda.compiler.schedule import in_order
 from neurocuda.errors import ArgumentError
 from neurocuda.graph import PRIMITIVES, Graph, Node, align, complete
 from neurocuda.graph.primitives import TRACED
@@ -27,21 +27,14 @@ Rule = Callable[[Node, Tensor, Operands], Tensor]
 OPERANDS = ("weight", "bias", "scale")
 
 
-def in_order(graph: Graph) -> tuple[str, ...]:
-    """The nodes of a graph without cycles, each after its sources; of those that could come next, the first by name."""
-    digraph = networkx.DiGraph(list(graph.edges))
-    digraph.add_nodes_from(graph.nodes)
-    return tuple(networkx.lexicographical_topological_sort(digraph))
-
-
 def rectifiers(graph: Graph) -> tuple[str, ...]:
     """The names of the ReLU nodes, in the order in which signals reach them."""
-    return tuple(name for name in in_order(graph) if graph.nodes[name].primitive.is_rectifier)
+    return tuple(name for name in in_order(graph.nodes, graph.edges) if graph.nodes[name].primitive.is_rectifier)
 
 
 def walk(graph: Graph) -> Iterator[tuple[Node, tuple[str, ...], list[str]]]:
     """The nodes in order, each with its sources and those of them that no later node reads."""
-    order = in_order(graph)
+    order = in_order(graph.nodes, graph.edges)
     last = {source: name for name in order for source in graph.sources[name]}
     for name in order:
         sources = graph.sources[name]
@@ -54,20 +47,17 @@ def evaluate(
     """The outputs of a graph from `trace` for frames x [B, *shape], in plain torch, and those of some of its nodes.
 
     Weights are rounded to `dtype`, in which all is computed, on the device of x. The first result is a tensor
-    [B, *shape] where the graph has one Output, otherwise a dict by name; the second holds the outputs of the
-    nodes named in `record`. Raises `ArgumentError` for an x or a name that does not fit, and for nodes with
+    [B, *shape] where the graph has one Output, otherwise a dict by name; the second has the outputs of the
+    nodes in `record`. Raises `ArgumentError` for an x or a name that does not fit, and for nodes with
     a state.
     """
     missing = sorted(set(record) - set(graph.nodes))
     if missing:
         raise ArgumentError(f"record: expected names of nodes, found {missing[0]!r}")
-    inputs = graph.inputs
-    shape = graph.nodes[inputs[0]].output_shape
-    if tuple(x.shape[1:]) != shape or x.dim() == 0:
-        raise ArgumentError(f"x: expected a tensor [B, {', '.join(map(str, shape))}], found shape {tuple(x.shape)}")
+    check_samples("x", x, graph)
     signals: dict[str, Tensor] = {}
     for node, sources, spent in walk(graph):
-        if node.name in inputs:
+        if node.name in graph.inputs:
             signals[node.name] = x.to(dtype)
             continue
         signals[node.name] = compute(node, sum_of([signals[source] for source in sources], node, x, dtype))
@@ -76,6 +66,14 @@ def evaluate(
     outputs = {name: signals[name] for name in graph.outputs}
     recorded = {name: signals[name] for name in record}
     return (outputs[graph.outputs[0]] if len(outputs) == 1 else outputs), recorded
+
+
+def check_samples(where: str, x: object, graph: Graph) -> None:
+    """Raises `ArgumentError` if x is no tensor [B, *shape] for the input of a graph."""
+    shape = graph.nodes[graph.inputs[0]].output_shape
+    if not isinstance(x, Tensor) or x.ndim == 0 or tuple(x.shape[1:]) != shape:
+        found = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise ArgumentError(f"{where}: expected samples [B, {', '.join(map(str, shape))}], found {found}")
 
 
 def sum_of(branches: list[Tensor], node: Node, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -108,9 +106,13 @@ def _same(node: Node, x: Tensor, operands: Operands) -> Tensor:
     return x
 
 
+def cap(node: Node) -> float | None:
+    """The upper bound of a ReLU, None without one."""
+    return float(node.array("cap")) if "cap" in node.parameters else None
+
+
 def rectified(node: Node, x: Tensor, operands: Operands) -> Tensor:
-    cap = node.parameters.get("cap")
-    return x.clamp(0, float(cap) if isinstance(cap, np.ndarray) else None)
+    return x.clamp(0, cap(node))
 
 
 def _matrix(node: Node, x: Tensor, operands: Operands) -> Tensor:

@@ -1,6 +1,6 @@
-"""From a network of rectifiers to a NIR graph of soft-reset neurons.
+"""Converts a network of ReLU nodes to a NIR graph of soft-reset neurons.
 
-The rate of a neuron stands for an activation in units of its threshold: activation = theta * spikes per step.
+The firing rate of a neuron is the activation in units of its threshold: activation = theta * spikes per step.
 Weights are rescaled so that every neuron has a threshold of 1: W' = W * theta_in / theta_out, b' = b / theta_out
 (Diehl et al. 2015; Rueckauer et al. 2017), each branch of a sum from its own producer's theta.
 """
@@ -13,7 +13,8 @@ from dataclasses import replace
 import nir
 import numpy as np
 
-from neurocuda.convert.relu_network import SUPPORTED, in_order, operand
+from neurocuda.compiler.schedule import in_order
+from neurocuda.convert.relu_network import SUPPORTED, operand
 from neurocuda.convert.tracing.max_pool import MAXIMUM
 from neurocuda.errors import ArgumentError, raise_problems
 from neurocuda.graph import PRIMITIVES, Graph, Node, SoftReset, align, complete
@@ -33,7 +34,6 @@ def spiking(
     *,
     dt: float = 1e-4,
     initial: float = 0.5,
-    metadata: Mapping[str, object] | None = None,
 ) -> Graph:
     """The NIR graph whose firing rates approximate the activations of `graph`, a network of ReLU nodes.
 
@@ -43,7 +43,7 @@ def spiking(
     thresholds: theta > 0 of each ReLU, aligned with the leading axes of its signal (one for each channel). initial: the
     membrane potential at the start, in units of theta; half of that in a maximum of two signals. dt: seconds.
     """
-    return _Writer(graph, thresholds, dt, initial).graph(metadata or {})
+    return _Writer(graph, thresholds, dt, initial).graph()
 
 
 def as_rectifiers(graph: Graph) -> Graph:
@@ -64,35 +64,33 @@ def initial_potential(node: Node, initial: float = 0.5) -> float:
 
 
 class _Writer:
-    """Writes the graph node by node. Units: the activation that a value of 1 stands for, aligned with the signal."""
+    """Writes the graph node by node. Units: the activation that a value of 1 represents, aligned with the signal."""
 
     def __init__(self, graph: Graph, thresholds: Mapping[str, np.ndarray], dt: float, initial: float) -> None:
         self.source, self.dt, self.initial = graph, dt, initial
         self.thetas = {
-            name: _aligned(_theta(name, thresholds), node.output_shape)
-            for name, node in graph.nodes.items()
-            if node.primitive.is_rectifier
+            name: _theta(node, thresholds) for name, node in graph.nodes.items() if node.primitive.is_rectifier
         }
-        self.wanted: dict[str, np.ndarray | None] = {}
+        self.required: dict[str, np.ndarray | None] = {}
         self.units: dict[str, np.ndarray] = {}
         self.fields: dict[str, dict[str, object]] = {}
         self.edges: list[tuple[str, str]] = []
         # The feedback must be the last term of the sum, whatever the modules are called.
         self.last = "~" if all(name < "~" for name in graph.nodes) else _LAST
 
-    def graph(self, metadata: Mapping[str, object]) -> Graph:
-        order = in_order(self.source)
+    def graph(self) -> Graph:
+        order = in_order(self.source.nodes, self.source.edges)
         for name in reversed(order):
-            self.wanted[name] = self._wants(self.source.nodes[name])
+            self.required[name] = self._requires(self.source.nodes[name])
         for name in order:
             self._write(self.source.nodes[name])
-        raw = {"type": "NIRGraph", "nodes": self.fields, "edges": self.edges, "metadata": dict(metadata)}
+        raw = {"type": "NIRGraph", "nodes": self.fields, "edges": self.edges}
         graph, problems = build(raw, self.source.source, nir.version)
         raise_problems(problems, self.source.source)
         assert graph is not None
         return graph
 
-    def _wants(self, node: Node) -> np.ndarray | None:
+    def _requires(self, node: Node) -> np.ndarray | None:
         """The units that a node requires of its input; None if it accepts any."""
         if node.primitive.is_rectifier:
             return self.thetas[node.name]
@@ -103,9 +101,9 @@ class _Writer:
 
     def _agreed(self, node: Node) -> np.ndarray | None:
         """The units that all targets of a node require; None if they differ or accept any."""
-        wants = [self.wanted[target] for target in self.source.targets[node.name]]
-        first = wants[0] if wants else None
-        if first is None or any(other is None or not _same(first, other) for other in wants[1:]):
+        units = [self.required[target] for target in self.source.targets[node.name]]
+        first = units[0] if units else None
+        if first is None or any(other is None or not _same(first, other) for other in units[1:]):
             return None
         channelwise = first.ndim < 2 or first.size == first.shape[0]
         return first if channelwise or node.primitive.is_matrix else None
@@ -153,7 +151,7 @@ class _Writer:
     def _connect(self, node: Node) -> np.ndarray:
         """Connect the sources of a node in the same units, by a Scale where they differ; returns these units."""
         sources = self.source.sources[node.name]
-        target = self.wanted[node.name]
+        target = self.required[node.name]
         if target is None and sources:
             plain = [name for name in sources if self.source.nodes[name].primitive.weight_field]
             target = self.units[(plain or sources)[0]]
@@ -207,12 +205,18 @@ _WRITE: Mapping[str, _Rule] = complete(
 )
 
 
-def _theta(name: str, thresholds: Mapping[str, np.ndarray]) -> np.ndarray:
+def _theta(node: Node, thresholds: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The threshold of a ReLU, float64, aligned with its signal. Raises `ArgumentError`."""
+    name, shape = node.name, node.output_shape
     theta = np.asarray(thresholds[name], np.float64) if name in thresholds else np.zeros(0)
     if theta.size == 0 or not (np.isfinite(theta) & (theta > 0)).all():
         found = "none" if theta.size == 0 else f"values from {theta.min():.6g} to {theta.max():.6g}"
         raise ArgumentError(f"thresholds, node {name!r}: expected finite values > 0, found {found}")
-    return theta
+    if theta.size == 1:
+        return theta.reshape((1,) * len(shape))
+    if not fits(theta, shape):
+        raise ArgumentError(f"thresholds: expected a shape that fits a signal {shape}, found {theta.shape}")
+    return align(theta, len(shape))
 
 
 def _rescaled(node: Node, into: np.ndarray, out: np.ndarray) -> dict[str, object]:
@@ -244,15 +248,6 @@ def _of_channels(node: Node, units: np.ndarray, shape: tuple[int, ...]) -> np.nd
 
 def _ones(shape: tuple[int, ...]) -> np.ndarray:
     return np.ones((1,) * len(shape))
-
-
-def _aligned(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    values = np.asarray(values, np.float64)
-    if values.size == 1:
-        return values.reshape((1,) * len(shape))
-    if not fits(values, shape):
-        raise ArgumentError(f"thresholds: expected a shape that fits a signal {shape}, found {values.shape}")
-    return align(values, len(shape))
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:

@@ -1,4 +1,4 @@
-"""`Report`: how well a converted network agrees with the original over time, and what its layers do."""
+"""`Report`: agreement of a converted network with the original over time, firing rates and synaptic operations."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from neurocuda.errors import ArgumentError
 class Moment:
     """The result after `timesteps` of read-out. `error` is the root mean square difference over that of the original.
 
-    `agreement` is the share of samples of the same class as the original's, None where it gives no classes;
-    `accuracy` that of right ones, None without labels.
+    `agreement` is the share of samples of the same class as the original's, None without class scores;
+    `accuracy` the share of samples of the labelled class, None without labels.
     """
 
     timesteps: int
@@ -30,7 +30,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Population:
-    """The neurons of one rectifier: how many, how often they fire (spikes per neuron and step), their thetas."""
+    """The neurons of one ReLU: their number, firing rate (spikes per neuron and step) and thresholds theta."""
 
     name: str
     neurons: int
@@ -41,7 +41,7 @@ class Population:
 
 @dataclass(frozen=True)
 class Synapses:
-    """A layer of weights: additions per sample and step that its spikes cause, and multiplications if it were dense.
+    """Synaptic operations of a layer with weights per sample and step, and its multiply-adds if computed densely.
 
     Of the layers that the input reaches without a neuron between, `operations` are multiplications, the same each step.
     """
@@ -53,7 +53,7 @@ class Synapses:
 
 @dataclass(frozen=True)
 class Report:
-    """Measurements of a converted network. Its text is three tables.
+    """Measurements of a converted network; `str(report)` is three tables.
 
     Args:
         samples: How many samples were measured.

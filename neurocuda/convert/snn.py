@@ -1,4 +1,4 @@
-"""`SNN`: a converted network as a module that takes what the original took and returns what it returned."""
+"""`SNN`: a converted network as a module with the inputs and outputs of the original."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from torch import Tensor, nn
 
 from neurocuda.compiler.grids import InputGrid
 from neurocuda.convert.bias_correction import quantized
+from neurocuda.convert.relu_network import check_samples
 from neurocuda.convert.relu_to_spiking import spiking
 from neurocuda.convert.report import Report
 from neurocuda.discretization.settings import Discretization
-from neurocuda.errors import ArgumentError, check_integer
+from neurocuda.errors import check_integer
 from neurocuda.graph import Graph
 from neurocuda.quantization.quantize import Quantized
 from neurocuda.runtime.nir_executor import Executor
 
 _CHUNK = 32
 _VALUES = 2**28
-"""Values of all nodes that a run may make at a time: 1 GiB."""
+"""The most values of all nodes that one run may compute: 1 GiB."""
 
 
 class SNN(nn.Module):
@@ -33,7 +34,7 @@ class SNN(nn.Module):
 
     Attributes: `network`, the `Executor`; `rectified`, the graph of ReLU nodes that it approximates; `thresholds`,
     theta by name of the ReLU; `report` and `percentile`, where it comes from `convert`; `quantized` and `input_grid`,
-    where the weights have few bits: x is rounded to this grid, and whoever runs the file has to do so too.
+    where the weights have few bits: x is rounded to this grid, and a caller of the NIR file must round it too.
 
     Args:
         rectified: The graph with ReLU nodes.
@@ -90,7 +91,7 @@ class SNN(nn.Module):
 
     @property
     def timesteps(self) -> int:
-        """The steps whose mean is the result."""
+        """Time steps whose mean output is the result."""
         return self._timesteps
 
     @timesteps.setter
@@ -99,7 +100,7 @@ class SNN(nn.Module):
 
     @property
     def readout_delay(self) -> int:
-        """The steps before them, in which the rates settle."""
+        """Time steps before these, in which firing rates settle."""
         return self._readout_delay
 
     @readout_delay.setter
@@ -159,10 +160,7 @@ class SNN(nn.Module):
         Raises:
             ArgumentError: x has another shape.
         """
-        shape = self.graph.nodes[self.graph.inputs[0]].output_shape
-        if not isinstance(x, Tensor) or x.ndim == 0 or tuple(x.shape[1:]) != shape:
-            found = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
-            raise ArgumentError(f"x: expected samples [B, {', '.join(map(str, shape))}], found {found}")
+        check_samples("x", x, self.graph)
         if self.input_grid is not None:
             x = _on_grid(x, self.input_grid.step)
         x = x.float() if x.dtype == torch.float64 else x
@@ -173,7 +171,7 @@ class SNN(nn.Module):
 
 
 def _on_grid(x: Tensor, step: float) -> Tensor:
-    """The nearest multiples of a step, a power of two, float32; half goes to even. Gradients pass as they are."""
+    """Rounds to multiples of `step`, a power of two, float32, half to even. The gradient is that of the identity."""
     x = x if x.dtype == torch.float64 else x.float()
     rounded = ((x / step).round() * step).float()
     return rounded.detach() + (x - x.detach()).float() if x.requires_grad else rounded

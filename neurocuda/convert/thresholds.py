@@ -15,9 +15,9 @@ _FIRST = (_LOWEST + 127) << _MANTISSA
 class ChannelHistograms:
     """Histogram and maximum of the activations of one rectifier, for each channel.
 
-    A bin holds the values whose exponent and first 5 bits of mantissa agree: 32 bins per octave from 2^-30 to 2^20, and
-    one for all smaller values. The result does not depend on the order and sizes of batches, and no range has to be
-    known before.
+    A bin has the values whose exponent and first 5 bits of mantissa agree: 32 bins per octave from 2^-30 to 2^20, and
+    one for all smaller values. The result does not depend on the order and sizes of batches, and needs no range in
+    advance.
     """
 
     def __init__(self, channels: int) -> None:
@@ -47,10 +47,10 @@ class ChannelHistograms:
             return self.highest.double()
         counts = torch.cat([torch.zeros_like(self.counts[:, :1]), self.counts[:, 1:]], 1)
         reached = counts.cumsum(1).double()
-        wanted = reached[:, -1:] * (percent / 100)
-        which = (reached < wanted).sum(1, keepdim=True).clamp(max=_BINS - 1)
+        target = reached[:, -1:] * (percent / 100)
+        which = (reached < target).sum(1, keepdim=True).clamp(max=_BINS - 1)
         inside = counts.gather(1, which).double().clamp(min=1)
-        share = 1 - (reached.gather(1, which) - wanted) / inside
+        share = 1 - (reached.gather(1, which) - target) / inside
         low, high = _edge(which - 1), _edge(which)
         value = torch.where(which > 0, low + share * (high - low), 0.0)[:, 0]
         return torch.minimum(value, self.highest.double())

@@ -1,6 +1,6 @@
-"""Diagnostics of a graph under a discretization: errors, and warnings of what is probably not meant.
+"""Diagnostics of a graph under a discretization: errors, and warnings of probable mistakes.
 
-Warned of are neurons that cannot fire and steps longer than a time constant. Guesses the tool that wrote a graph.
+Warns of neurons that cannot fire and of time steps longer than a time constant. Guesses the tool that wrote a graph.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MOST_HISTORY = 2**28
 """The most values in the history of a Delay for one sample: 1 GiB."""
 
 _HOPELESS = 1000.0
-"""Input spikes through the strongest weight, for one output spike, from which on an IF cannot plausibly fire."""
+"""Input spikes through the strongest weight per output spike above which an IF is implausible."""
 
 
 def problems(graph: Graph, d: Discretization) -> tuple[Problem, ...]:
@@ -65,7 +65,7 @@ def coarse_steps(graph: Graph, d: Discretization) -> list[str]:
 
 
 def doubts(graph: Graph, d: Discretization) -> list[str]:
-    """A warning for each thing that is probably not meant when `graph` runs with `d`."""
+    """Warnings of probable mistakes when `graph` runs with `d`."""
     lines = coarse_steps(graph, d)
     own = np.asarray(graph.metadata.get("dt"))
     if own.size == 1 and own.dtype.kind in "iuf" and np.float32(own.item()) != np.float32(d.dt):
@@ -106,7 +106,7 @@ def _meant(graph: Graph) -> str:
 
 
 def likely_exporter(graph: Graph) -> str | None:
-    """The simulator that most likely wrote the graph, from the names and parameters it leaves; None if unclear."""
+    """The simulator that most likely wrote the graph, from names and parameters; None if unclear."""
     names = list(graph.nodes)
     if any(re.fullmatch(r"\d+_\w+(Torch|Jax)", name) for name in names):
         return "rockpool"

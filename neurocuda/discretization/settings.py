@@ -175,4 +175,4 @@ PRESETS: Mapping[str, Discretization] = {
     "lava": Discretization(if_gain="r", output_delay=1),
     "nengo": Discretization(dt=1e-3, integrator="exponential", synapse="previous", if_gain="r"),
 }
-"""Each simulator's discretization, as data. Its method on `Discretization` says how far the fields carry."""
+"""Each simulator's discretization, as data. The method on `Discretization` states its limits."""

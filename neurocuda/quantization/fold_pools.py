@@ -13,7 +13,7 @@ import numpy as np
 from neurocuda.graph import Graph, Node
 
 
-class _Kept(Exception):
+class _CannotFold(Exception):
     """Pools that cannot be replaced, and the node that prevents it."""
 
     def __init__(self, pools: frozenset[str], because: str) -> None:
@@ -22,22 +22,22 @@ class _Kept(Exception):
 
 
 def with_sums(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
-    """The graph with SumPool2d for AvgPool2d where weights can take the division, and a note for each pool.
+    """The graph with SumPool2d for AvgPool2d where weights can absorb the division, and a note for each pool.
 
     The weights after a pool take the division if nothing else reads the pool. Otherwise, unless the area is a power of
     two, the weights before it do.
     """
     into = graph.sources
     pools = [name for name, node in graph.nodes.items() if node.primitive.averages]
-    changed, kept = set(pools), dict[str, str]()
+    changed, blocked = set(pools), dict[str, str]()
     while True:
         try:
             factors = _Factors(graph, changed)
-            taken = {name: factors.into(name)[0] for name in graph.nodes}
+            factor = {name: factors.into(name)[0] for name in graph.nodes}
             break
-        except _Kept as clash:
+        except _CannotFold as clash:
             changed -= clash.pools
-            kept |= dict.fromkeys(clash.pools, clash.because)
+            blocked |= dict.fromkeys(clash.pools, clash.because)
     areas = {name: math.prod(graph.nodes[name].numbers("kernel_size")) for name in pools}
     before = {
         source: name
@@ -49,8 +49,8 @@ def with_sums(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
     for name, node in graph.nodes.items():
         if name in changed or name in before.values():
             nodes[name] = replace(node, type="SumPool2d")
-        elif node.primitive.weight_field and (taken[name] != 1 or name in before):
-            nodes[name] = _divided(node, taken[name], areas[before[name]] if name in before else 1)
+        elif node.primitive.weight_field and (factor[name] != 1 or name in before):
+            nodes[name] = _divided(node, factor[name], areas[before[name]] if name in before else 1)
     notes = []
     for name in pools:
         if name in nodes:
@@ -59,7 +59,7 @@ def with_sums(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
             notes.append(f"node {name!r}: AvgPool2d became SumPool2d, 1/{areas[name]} went into the weights of {whose}")
         else:
             rest = "a power of two" if areas[name].bit_count() == 1 else "no power of two: its mean leaves the grid"
-            notes.append(f"node {name!r}: AvgPool2d stays, as {kept[name]!r} cannot take 1/{areas[name]}, {rest}")
+            notes.append(f"node {name!r}: AvgPool2d stays, as {blocked[name]!r} cannot take 1/{areas[name]}, {rest}")
     return replace(graph, nodes={**graph.nodes, **nodes}), tuple(notes)
 
 
@@ -102,7 +102,7 @@ class _Factors:
         node = self.graph.nodes[name]
         takes = node.primitive.weight_field is not None or _carries(node)
         if any(other != factor for other, _ in found) or (factor != 1 and not takes):
-            raise _Kept(pools, name)
+            raise _CannotFold(pools, name)
         return factor, pools
 
     def out_of(self, name: str) -> tuple[int, frozenset[str]]:
@@ -112,7 +112,7 @@ class _Factors:
             return 1, frozenset()
         if name in self.path:  # a cycle without weights
             if self.changed.intersection(self.path):
-                raise _Kept(frozenset(self.path) & self.changed, name)
+                raise _CannotFold(frozenset(self.path) & self.changed, name)
             return 1, frozenset()
         if name not in self.known:
             self.path.append(name)

@@ -7,7 +7,7 @@ after them. The result is ordinary NIR.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import nir
@@ -65,7 +65,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Quantized:
-    """A quantised graph, and the changes. Its text is a table.
+    """A quantized graph, and the changes. Its text is a table.
 
     inputs: the grid that each Input must be on; the caller has to round to it. certificate: which sums are exact.
     notes: one line for each average pool.
@@ -100,13 +100,13 @@ def quantize(
     discretization: Discretization | None = None,
     steps: int | None = None,
 ) -> Quantized:
-    """Round the weights of a graph to `bits` bits, so that its sums are exact in any order.
+    """Rounds the weights of a graph to `bits` bits, so that its sums are exact in any order.
 
     Weights of layers and scales become k * 2^e, |k| < 2^(bits - 1), with one e for each output channel, that of the
-    least squared error; where a sum would pass 2^24 spacings, k has fewer bits. Biases, and the amounts that the resets
-    of IF and of soft resets (I, Threshold and Scale in a cycle) subtract, become multiples of spacings that keep sums
-    and potentials exact. AvgPool2d becomes SumPool2d where the next weights can take the division. All else is
-    unchanged; the input graph is not modified.
+    least squared error; where a sum would exceed 2^24 spacings, k has fewer bits. Biases, and the amounts that
+    the resets of IF and of soft resets (I, Threshold and Scale in a cycle) subtract, become multiples of spacings that
+    keep sums and potentials exact. AvgPool2d becomes SumPool2d where the next weights can take the division. All else
+    is unchanged; the input graph is not modified.
 
     Args:
         graph: The graph.
@@ -116,7 +116,7 @@ def quantize(
         steps: The most time steps of a run (see `certify`). Default: unknown.
 
     Returns:
-        The quantised graph with its certificate.
+        The quantized graph with its certificate.
 
     Raises:
         ArgumentError: An argument does not fit.
@@ -163,10 +163,10 @@ def input_grid(samples: Sequence[np.ndarray], bits: int = 8) -> InputGrid:
     if most == 0:
         return InputGrid()
     mantissa, exponent = np.frexp(most)
-    whole = int(exponent) - int(mantissa == 0.5)  # the least 2^whole >= most
+    power = int(exponent) - int(mantissa == 0.5)  # the least 2^power >= most
     own = min(int(grids.lowest_bits(array).min()) for array in arrays if array.size)
-    step = own if own >= whole - _INPUT_BITS else max(whole - bits, LEAST)
-    most = max(most, 2.0**whole - 2.0**step)
+    step = own if own >= power - _INPUT_BITS else max(power - bits, LEAST)
+    most = max(most, 2.0**power - 2.0**step)
     return InputGrid(2.0**step, -most if low < 0 else 0.0, most if high > 0 else 0.0)
 
 
@@ -175,18 +175,23 @@ def checked_bits(name: str, bits: object) -> int:
     return check_integer(name, bits, BITS[0], BITS[-1])
 
 
-def _check_finite(graph: Graph) -> None:
+def _arrays(graph: Graph) -> Iterator[tuple[Node, str, np.ndarray]]:
+    """The real arrays of a graph, each with its node and field."""
     for node in graph.nodes.values():
         for field, value in node.parameters.items():
-            if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
-                continue
-            with np.errstate(over="ignore"):
-                single = value.astype(np.float32) if node.primitive.weight_field else value
-            if not np.isfinite(single).all():
-                found = value[~np.isfinite(single)].flat[0]
-                raise ArgumentError(
-                    f"graph, node {node.name!r}, field {field!r}: expected finite float32 numbers, found {found}"
-                )
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+                yield node, field, value
+
+
+def _check_finite(graph: Graph) -> None:
+    for node, field, value in _arrays(graph):
+        with np.errstate(over="ignore"):
+            single = value.astype(np.float32) if node.primitive.weight_field else value
+        if not np.isfinite(single).all():
+            found = value[~np.isfinite(single)].flat[0]
+            raise ArgumentError(
+                f"graph, node {node.name!r}, field {field!r}: expected finite float32 numbers, found {found}"
+            )
 
 
 class _Rounder:
@@ -254,15 +259,14 @@ class _Rounder:
         return nodes
 
     def _fire(self, node: Node) -> Node:
-        """An IF whose potential stays on the grid of its input when it is reset."""
+        """An IF whose reset keeps the potential on the grid of its input."""
         step = self._potential(node, self._arriving(node.name))
         if step is None:
             return node
-        for field in ("v_reset",) if self.d.reset == "to-value" else ("v_threshold",):
-            values = near(node.array(field), len(node.input_shape), self.bits, step)
-            node = _with(node, field, values)
-            step = np.minimum(step, steps_of(values, step.size))
-        return self._level(node, "v_threshold", step)
+        field = "v_reset" if self.d.reset == "to-value" else "v_threshold"
+        values = near(node.array(field), len(node.input_shape), self.bits, step)
+        step = np.minimum(step, steps_of(values, step.size))
+        return self._level(_with(node, field, values), "v_threshold", step)
 
     def _level(self, node: Node, field: str, step: np.ndarray) -> Node:
         """A threshold moved to a multiple of the potential's spacing, at which the same potentials fire."""
@@ -282,12 +286,12 @@ def _with(node: Node, field: str, value: np.ndarray) -> Node:
     old = node.array(field)
     if old.shape == value.shape and (old == value).all():
         return node
-    value = value.astype(np.result_type(old.dtype, np.float32))  # which holds what is on a grid
+    value = value.astype(np.result_type(old.dtype, np.float32))  # float32 represents all values on a grid
     return replace(node, parameters={**node.parameters, field: value})
 
 
 def _rounded(node: Node, bits: int, left: int, x: Grid | None) -> Node:
-    """A layer or a Scale with weights of at most so many bits, for an input on the grid x, if it is on one.
+    """A layer or a Scale with weights of at most so many bits, for an input on the grid x, if x is not None.
 
     left: bits of the sum that the bias leaves free.
     """
@@ -334,7 +338,7 @@ def _bias_rows(node: Node, rows: int) -> np.ndarray:
 
 
 def _over(total: Sum | None, largest: np.ndarray) -> np.ndarray:
-    """Which rows may pass 2^24 spacings of their sum, with biases of at most `largest`."""
+    """Which rows may exceed 2^24 spacings of their sum, with biases of at most `largest`."""
     if total is None:
         return np.zeros(len(largest), bool)
     with np.errstate(over="ignore"):
@@ -345,9 +349,9 @@ def _over(total: Sum | None, largest: np.ndarray) -> np.ndarray:
 
 def _bias_steps(total: Sum, largest: np.ndarray, left: int) -> np.ndarray:
     """The exponent of the spacing of each row's biases: that of the sum, or finer if that leaves so many bits."""
-    whole = np.frexp(total.magnitude + largest)[1].astype(np.int64)  # no magnitude passes 2^whole
-    finest = np.maximum(whole - (24 - left), total.step - _FINER)
-    finest = np.where(total.step > HIGHEST, whole - 16, finest)  # a row of zeros
+    power = np.frexp(total.magnitude + largest)[1].astype(np.int64)  # no magnitude exceeds 2^power
+    finest = np.maximum(power - (24 - left), total.step - _FINER)
+    finest = np.where(total.step > HIGHEST, power - 16, finest)  # a row of zeros
     steps: np.ndarray = np.maximum(np.minimum(total.step, finest), LEAST)
     return steps
 
@@ -355,20 +359,17 @@ def _bias_steps(total: Sum, largest: np.ndarray, left: int) -> np.ndarray:
 def _changes(before: Graph, after: Graph) -> tuple[Change, ...]:
     """The changes of each array of a layer, and of the arrays of other nodes that were rounded."""
     found = []
-    for name, node in after.nodes.items():
-        for field, value in node.parameters.items():
-            if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
-                continue
-            old = before.nodes[name].array(field).astype(np.float64)
-            new = value.astype(np.float64)
-            if field in SIGNAL_PARAMETERS:
-                old, new = (align(array, len(node.input_shape)) for array in (old, new))
-            if not node.primitive.is_weighted and old.shape == new.shape and (old == new).all():
-                continue
-            moved, size = np.abs(new - old), np.broadcast_to(old, np.broadcast_shapes(old.shape, new.shape))
-            scale = float(np.sqrt((size**2).mean()))
-            relative = float(np.sqrt((moved**2).mean())) / scale if scale else 0.0
-            steps = steps_of(new.astype(np.float32), new.shape[0] if new.ndim else 1)
-            steps = steps[steps <= HIGHEST] if (steps <= HIGHEST).any() else np.zeros(1, np.int64)
-            found.append(Change(name, field, int(steps.min()), int(steps.max()), float(moved.max()), relative))
+    for node, field, value in _arrays(after):
+        old = before.nodes[node.name].array(field).astype(np.float64)
+        new = value.astype(np.float64)
+        if field in SIGNAL_PARAMETERS:
+            old, new = (align(array, len(node.input_shape)) for array in (old, new))
+        if not node.primitive.is_weighted and old.shape == new.shape and (old == new).all():
+            continue
+        moved, size = np.abs(new - old), np.broadcast_to(old, np.broadcast_shapes(old.shape, new.shape))
+        scale = float(np.sqrt((size**2).mean()))
+        relative = float(np.sqrt((moved**2).mean())) / scale if scale else 0.0
+        steps = steps_of(new.astype(np.float32), new.shape[0] if new.ndim else 1)
+        steps = steps[steps <= HIGHEST] if (steps <= HIGHEST).any() else np.zeros(1, np.int64)
+        found.append(Change(node.name, field, int(steps.min()), int(steps.max()), float(moved.max()), relative))
     return tuple(found)

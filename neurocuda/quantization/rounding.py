@@ -10,7 +10,7 @@ from neurocuda.graph import align
 
 
 def on_step(values: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """The nearest multiples of 2^step, one step for each row; half goes to even."""
+    """Rounds to multiples of 2^step, half to even, with one exponent `steps` for each row."""
     spread = steps.reshape(-1, *(1,) * (values.ndim - 1))
     rounded: np.ndarray = np.ldexp(np.rint(np.ldexp(values, -spread)), spread)
     return rounded

@@ -48,13 +48,13 @@ FLAWS: dict[str, tuple[Node, str, str, str]] = {
     "a potential that decays": (
         graph("input>n n>fc fc>output", input=input_(2), n=neuron("LI", 2), fc=weighted(1, 1), output=output(1)),
         "fc",
-        "since node 'n' (LI): it gives a potential that decays",
-        "a spiking neuron gives 0 or 1",
+        "since node 'n' (LI): it outputs a potential that decays",
+        "a spiking neuron outputs 0 or 1",
     ),
     "a potential without steps": (
         graph("input>n n>fc fc>output", input=input_(2), n=ones("I", 2), fc=weighted(1, 1), output=output(1)),
         "fc",
-        "since node 'n' (I): it gives a potential that grows with time",
+        "since node 'n' (I): it outputs a potential that grows with time",
         "certify(..., steps=)",
     ),
     "a cycle without spikes": (
@@ -67,7 +67,7 @@ FLAWS: dict[str, tuple[Node, str, str, str]] = {
             output=output(2),
         ),
         "fc",
-        "comes back to it without bound",
+        "its output feeds back to it without bound",
         "a spiking neuron in the cycle",
     ),
     "branches too far apart": (
@@ -87,7 +87,7 @@ FLAWS: dict[str, tuple[Node, str, str, str]] = {
         graph("input>fc fc>output", input=input_(2), fc=weighted(2.0**16, 2.0**16 - 1, bias=0.5), output=output(1)),
         "fc",
         "18 bits a weight, its sum may reach 2^26.0 steps of 2^-1",
-        "2^24 are held",
+        "float32 represents 2^24",
     ),
     "a window too large": (
         graph(
@@ -158,7 +158,7 @@ def test_a_graph_without_layers_is_exact() -> None:
         ({"low": float("nan")}, "input_grid: expected three finite numbers"),
         ({"low": 2, "high": 1}, "input_grid: expected low <= high, found 2 and 1"),
         ({"low": 0.2, "high": 0.8}, "input_grid: expected a multiple of the step between low and high"),
-        ({"high": MOST + 1}, "input_grid: expected bounds within 16777216 steps, which float32 holds"),
+        ({"high": MOST + 1}, "input_grid: expected bounds within 16777216 steps, which float32 represents"),
         ({"low": -MOST - 1, "step": 1}, "input_grid: expected bounds within 16777216 steps"),
         ({"high": 1e300, "step": 2.0**-126}, "input_grid: expected bounds within 16777216 steps"),
     ],
@@ -204,4 +204,4 @@ def test_a_node_without_a_rule_is_not_proved() -> None:
     assert not certificate.exact
     (proof,) = certificate.proofs
     assert proof.node == "fc"
-    assert "since node 'm' (ReLU): no rule says what values it gives" in proof.reason
+    assert "since node 'm' (ReLU): it has no range rule" in proof.reason

@@ -22,7 +22,7 @@ from neurocuda.convert.relu_to_spiking import spiking
 FAST: dict[str, Any] = {"percentile": 99.5, "timesteps": 8, "samples": 100, "report": False}
 GRID = 2.0**-8
 
-pytestmark = pytest.mark.filterwarnings("ignore:channels that gave nothing")
+pytestmark = pytest.mark.filterwarnings("ignore:channels that were always zero")
 
 
 def converted(name: str) -> SNN:

@@ -21,7 +21,7 @@ from neurocuda.convert.relu_to_spiking import as_rectifiers
 
 FAST: dict[str, Any] = {"percentile": 99.5, "timesteps": 16, "report": False}
 
-pytestmark = pytest.mark.filterwarnings("ignore:channels that gave nothing")
+pytestmark = pytest.mark.filterwarnings("ignore:channels that were always zero")
 
 
 def converted(name: str, **how: Any) -> SNN:

@@ -109,10 +109,10 @@ def test_it_is_the_users_choice_and_the_schedule_says_so(large: nir.NIRGraph, tm
         stages = neurocuda.load(large, ordered=ordered).schedule.stages
         found = {entry.node.name: entry for stage in stages for entry in stage.nodes}
         assert {found[name].how for name in ("conv1", "conv2", "fc")} == {how}
-        assert ("asked for" in found["fc"].why) == ordered
+        assert ("requested" in found["fc"].why) == ordered
     nir.write(tmp_path / "large.nir", large)
-    assert "asked for" not in command("info", tmp_path / "large.nir")[0]
-    assert "asked for" in command("info", tmp_path / "large.nir", "--ordered")[0]
+    assert "requested" not in command("info", tmp_path / "large.nir")[0]
+    assert "requested" in command("info", tmp_path / "large.nir", "--ordered")[0]
 
 
 def test_the_command_runs_it(large: nir.NIRGraph, x: Tensor, tmp_path: Path) -> None:

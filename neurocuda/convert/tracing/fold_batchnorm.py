@@ -1,4 +1,4 @@
-"""Takes what scales and shifts channels, a BatchNorm above all, into the weights before it, in float64."""
+"""Folds scales and shifts of channels, such as BatchNorm, into neighbouring weights, in float64."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from neurocuda.graph import Node, align
 def fold(sketch: Sketch) -> None:
     """Replace every ChannelAffine of a sketch.
 
-    It goes into the nodes before it, weights and Scales, if nothing else listens to them, the shift into one of
-    them. Otherwise, of a signal of one axis, into the matrices after it. Otherwise it becomes a Scale, or, where it
-    shifts, a depthwise convolution of size 1: a following convolution that pads could not take the shift in.
+    It is folded into the layers and Scales before it if no other node reads them, the shift into one. Otherwise, for a
+    signal of one axis, it is folded into the matrices after it. Otherwise it becomes a Scale, or, with a shift, a
+    depthwise convolution of size 1, since a following convolution with padding cannot absorb the shift.
     """
     targets: dict[str, list[str]] = {name: [] for name in sketch.nodes}
     for name, sources in sketch.into.items():
@@ -35,14 +35,14 @@ def fold(sketch: Sketch) -> None:
 
 
 def _bypass(sketch: Sketch, targets: dict[str, list[str]], name: str) -> None:
-    """Take a node out: what it had as input goes to those who listened to it."""
+    """Removes a node; its sources become sources of its targets."""
     sources = sketch.into.pop(name)
     for target in dict.fromkeys(targets[name]):
         before = sketch.into[target]
         sketch.into[target] = [new for old in before for new in (sources if old == name else [old])]
     for source in set(sources):
-        kept = [target for target in targets[source] if target != name]
-        targets[source] = kept + targets[name] * sources.count(source)
+        others = [target for target in targets[source] if target != name]
+        targets[source] = others + targets[name] * sources.count(source)
     del sketch.nodes[name], targets[name]
 
 
@@ -120,26 +120,19 @@ def _fold_forward(sketch: Sketch, node: Node, targets: list[str]) -> None:
 
 
 def _write(sketch: Sketch, node: Node, targets: dict[str, list[str]]) -> None:
-    """As a node of its own."""
+    """Writes a Scale, a depthwise convolution, or a Scale beside an Affine without input, whose bias is the shift."""
     scale, shift = _values(node)
     shape = node.input_shape
+    sketch.nodes[node.name] = replace(node, type="Scale", parameters={"scale": scale})
     if not shift.any():
-        sketch.nodes[node.name] = replace(node, type="Scale", parameters={"scale": scale})
-    elif len(shape) in (2, 3) and _channelwise(scale) and _channelwise(shift):
+        return
+    if len(shape) in (2, 3) and _channelwise(scale) and _channelwise(shift):
         rank = len(shape) - 1
         weight = np.broadcast_to(scale.reshape(-1), shape[:1]).reshape(-1, 1, *(1,) * rank).copy()
         bias = np.broadcast_to(shift.reshape(-1), shape[:1]).copy()
         parameters = convolution_parameters(weight, bias, shape[0])
         sketch.nodes[node.name] = replace(node, type=f"Conv{rank}d", parameters=parameters)
-    else:
-        _write_constant(sketch, node, targets)
-
-
-def _write_constant(sketch: Sketch, node: Node, targets: dict[str, list[str]]) -> None:
-    """A Scale, and beside it what is added: the bias of an Affine that has no input, and so receives zero."""
-    scale, shift = _values(node)
-    shape = node.input_shape
-    sketch.nodes[node.name] = replace(node, type="Scale", parameters={"scale": scale})
+        return
     parameters = {"weight": np.zeros((*shape, 1)), "bias": np.broadcast_to(shift, shape).copy()}
     constant = sketch.unused(f"{node.name}.shift")
     sketch.put(Node(constant, "Affine", parameters, (*shape[:-1], 1), shape), ())

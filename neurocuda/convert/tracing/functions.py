@@ -1,4 +1,4 @@
-"""Which functions and methods of torch the tracer knows, and what they do to Values."""
+"""The functions and methods of torch that the tracer supports, as operations on Values."""
 
 from __future__ import annotations
 
@@ -131,7 +131,9 @@ def _linear(call: Call, x: Value, weight: Any, bias: Any = None) -> Value:
     return layer_rules.linear(call, x, weight, bias)
 
 
-def _ranked(pool: Operation, rank: int) -> Operation:
+def ranked(pool: Operation, rank: int) -> Operation:
+    """A pool over `rank` axes."""
+
     def operation(call: Call, x: Value, *args: Any, **kwargs: Any) -> Value:
         result: Value = pool(call, x, rank, *args, **kwargs)
         return result
@@ -148,7 +150,7 @@ def _reshaping(name: str) -> Operation:
         except RuntimeError:
             sizes = [size for value in args for size in (value if isinstance(value, Sequence) else [value])]
             call.refuse(
-                f"the shape {sizes} does not hold any number of samples of {x.shape}",
+                f"the shape {sizes} does not fit a batch of samples of {x.shape}",
                 "keep the batch the first axis, x.flatten(1) or x.view(x.size(0), -1)",
             )
         return layer_rules.reshaped(call, x, shape)
@@ -182,9 +184,9 @@ def _copied(call: Call, x: Value, *args: Any, **kwargs: Any) -> Value:
 
 
 def _to(call: Call, x: Value, *args: Any, **kwargs: Any) -> Value:
-    for asked in (*args, *kwargs.values()):
-        if isinstance(asked, torch.dtype) and asked not in _WIDE:
-            call.refuse(f"it rounds a signal to {asked}", "leave signals in float32")
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.dtype) and value not in _WIDE:
+            call.refuse(f"it rounds a signal to {value}", "leave signals in float32")
     return x
 
 
@@ -251,8 +253,8 @@ FUNCTIONS: dict[Any, Operation] = {
     torch.conv1d: _conv(1),  # which torch.nn.functional has too, as all of torch's that are not here twice
     torch.conv2d: _conv(2),
     torch.dropout: _dropout,
-    torch.max_pool1d: _ranked(max_pool, 1),
-    torch.max_pool2d: _ranked(max_pool, 2),
+    torch.max_pool1d: ranked(max_pool, 1),
+    torch.max_pool2d: ranked(max_pool, 2),
     functional.linear: _linear,
     functional.batch_norm: layer_rules.batch_norm,
     **dict.fromkeys((functional.relu, functional.relu_), _relu),
@@ -260,7 +262,7 @@ FUNCTIONS: dict[Any, Operation] = {
     **dict.fromkeys((functional.hardtanh, functional.hardtanh_), _hardtanh),
     **dict.fromkeys((functional.softmax, functional.log_softmax), softmax),
     **{getattr(functional, name): _dropout for name in _DROPOUTS},
-    **{getattr(functional, f"{name}{n}d"): _ranked(pool, n) for name, pool in _POOLS.items() for n in (1, 2)},
+    **{getattr(functional, f"{name}{n}d"): ranked(pool, n) for name, pool in _POOLS.items() for n in (1, 2)},
     **{getattr(torch, name): operation for name, operation in METHODS.items() if hasattr(torch, name)},
 }
 

@@ -1,4 +1,4 @@
-"""What layers are in the graph: convolutions, matrices, normalisation, sums, rectifiers."""
+"""Writes layers into the graph: convolutions, matrices, normalization, sums, ReLUs."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from neurocuda.graph import Shape, align
 
 
 def array(x: Tensor) -> np.ndarray:
-    """The values of a tensor, float64, its own copy."""
+    """A float64 copy of a tensor."""
     return x.detach().cpu().double().numpy().copy()
 
 
 def numbers(value: int | Sequence[int], count: int) -> tuple[int, ...]:
     """One number for each axis."""
-    given = (value,) if isinstance(value, int) else tuple(int(n) for n in value)
-    return given * count if len(given) == 1 else given
+    values = (value,) if isinstance(value, int) else tuple(int(n) for n in value)
+    return values * count if len(values) == 1 else values
 
 
 def frames(call: Call, x: Value, rank: int) -> Value:
-    """x, which must be [B, ...] of `rank` axes behind the batch, true to its axes."""
+    """x with its axes resolved. Refuses all but [B, ...] with `rank` axes behind the batch."""
     if len(x.lead) != 1:
         call.refuse("it takes frames [B, ...], found a signal over time", "wrap it in neurocuda.nn.PerStep")
     if len(x.shape) != rank:
-        call.refuse(f"it takes {rank} axes behind the batch, found {x.shape}", "give it a batch of samples")
+        call.refuse(f"it takes {rank} axes behind the batch, found {x.shape}", "pass it a batch of samples")
     return call.true(x)
 
 
@@ -52,14 +52,14 @@ def conv(
     apply = functional.conv1d if rank == 1 else functional.conv2d
     kernel = torch.empty(weight.shape, device="meta", dtype=torch.float64)
     apply(x.meta, kernel, None, stride, padding, dilation, groups)  # torch's own errors
-    how: dict[str, Any] = {"stride": numbers(stride, rank), "dilation": numbers(dilation, rank)}
-    how["padding"] = _padding(padding, tuple(weight.shape[2:]), how["dilation"])
+    fields: dict[str, Any] = {"stride": numbers(stride, rank), "dilation": numbers(dilation, rank)}
+    fields["padding"] = _padding(padding, tuple(weight.shape[2:]), fields["dilation"])
     w = array(weight)
     b = np.zeros(len(w)) if bias is None else array(bias)
     if groups == 1:
         sources: list[str] = []
         for name, part, place in call.named(x):
-            made = call.sketch.convolution(name, part, w[:, place], None if sources else b, **how)
+            made = call.sketch.convolution(name, part, w[:, place], None if sources else b, **fields)
             sources += made.sources
         return fresh(x, [Part(tuple(sources), made.shape)])
     size = w.shape[1]
@@ -68,7 +68,7 @@ def conv(
     parts = []
     for name, part, place in call.named(x):
         rows = slice(place.start // size * len(w) // groups, place.stop // size * len(w) // groups)
-        parts.append(call.sketch.convolution(name, part, w[rows], b[rows], groups=part.shape[0] // size, **how))
+        parts.append(call.sketch.convolution(name, part, w[rows], b[rows], part.shape[0] // size, **fields))
     return fresh(x, parts)
 
 
@@ -83,13 +83,13 @@ def _padding(padding: str | int | Sequence[int], kernel: Shape, dilation: Shape)
 
 
 def linear(call: Call, x: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
-    """A matrix on the last axis; further axes have it each."""
+    """A matrix on the last axis, repeated along further axes."""
     x = call.true(x)
     functional.linear(x.meta, torch.empty(weight.shape, device="meta", dtype=torch.float64))  # torch's own errors
     w = array(weight)
     b = None if bias is None else array(bias)
     if len(x.shape) == 0:
-        call.refuse("it takes features behind the batch, found none", "give it a batch of samples [B, features]")
+        call.refuse("it takes features behind the batch, found none", "pass it a batch of samples [B, features]")
     if len(x.shape) > 1:
         return fresh(x, [_matrices(call, name, part, w, b) for name, part, _ in call.named(x)])
     sources: list[str] = []
@@ -117,7 +117,7 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Value:
-    """A normalisation by running statistics, (x - mean) / sqrt(var + eps) * weight + bias."""
+    """A normalization by running statistics, (x - mean) / sqrt(var + eps) * weight + bias."""
     if training or running_mean is None or running_var is None:
         call.refuse("its statistics are those of the batch", "track running statistics (track_running_stats=True)")
     if len(x.lead) != 1:

@@ -28,11 +28,10 @@ def max_pool(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Value:
-    """The maximum over windows. What is beyond the border counts as zero, so where a window reaches
-    beyond it the signal must be one that is never negative.
+    """The maximum over windows. Padding counts as zero, so a padded signal must never be negative.
 
-    Of what a ReLU gives it is taken before the ReLU, which then follows: the same values, whatever the sign, of fewer
-    neurons, and sums of many spikes are steadier to compare than single neurons are.
+    The maximum of the outputs of a ReLU is computed before the ReLU, which then follows it: the values are the same,
+    the neurons fewer, and sums of many spikes fluctuate less than the spikes of single neurons.
     """
     if return_indices:
         call.refuse("it returns indices", "return_indices=False")
@@ -40,17 +39,17 @@ def max_pool(
     kernel, pad, gap = (numbers(value, rank) for value in (kernel_size, padding, dilation))
     step = kernel if stride is None or stride == () else numbers(stride, rank)
     pool = functional.max_pool1d if rank == 1 else functional.max_pool2d
-    given = tuple(pool(x.meta, kernel, step, pad, gap, ceil_mode).shape[2:])
+    pooled = tuple(pool(x.meta, kernel, step, pad, gap, ceil_mode).shape[2:])
     late = []
     for axis, size in enumerate(x.shape[1:]):
-        end = (given[axis] - 1) * step[axis] - pad[axis] + gap[axis] * (kernel[axis] - 1) + 1
+        end = (pooled[axis] - 1) * step[axis] - pad[axis] + gap[axis] * (kernel[axis] - 1) + 1
         late.append(max(0, end - size - pad[axis]))
     rectified = [_rectified(call.sketch, part) for part in x.parts]
     if (any(pad) or any(late)) and None in rectified:
         for part in x.parts:
             if not all(never_negative(call.sketch, source) for source in part.sources):
                 call.refuse(
-                    "it has a padding, which counts as nothing, around a signal that may be negative",
+                    "it pads a signal that may be negative",
                     "put a ReLU before it (a ReLU after it may change places with it)",
                 )
     parts = []
@@ -66,25 +65,29 @@ def max_pool(
 
 
 def _rectified(sketch: Sketch, part: Part) -> Node | None:
-    """The ReLU that alone gives a part."""
+    """The ReLU that is the only source of a part, if there is one."""
     node = sketch.nodes[part.sources[0]]
     alone = len(part.sources) == 1 and node.primitive.is_rectifier and node.output_shape == part.shape
     return node if alone and sketch.into[node.name] else None
 
 
-def adaptive_max_pool(call: Call, x: Value, rank: int, output_size: int | Sequence[int | None] | None) -> Value:
-    """The maximum over the windows that the traced size and the size asked for make."""
+def adaptive_max_pool(
+    call: Call,
+    x: Value,
+    rank: int,
+    output_size: int | Sequence[int | None] | None,
+    return_indices: bool = False,
+) -> Value:
+    """The maximum over the windows of torch's adaptive pools, for the traced input size."""
     x = frames(call, x, rank + 1)
-    windows = adaptive_windows(x.shape[1:], output_size)
-    pairs = [even(along, size) for along, size in zip(windows, x.shape[1:], strict=True)]
-    known = [pair for pair in pairs if pair is not None]
-    if len(known) < len(pairs):
+    regular = even(adaptive_windows(x.shape[1:], output_size), x.shape[1:])
+    if regular is None:
         call.refuse(f"its windows of {x.shape[1:]} are not all of one size", "choose a size that divides evenly")
-    return max_pool(call, x, rank, [pair[0] for pair in known], [pair[1] for pair in known])
+    return max_pool(call, x, rank, *regular, return_indices=return_indices)
 
 
 def never_negative(sketch: Sketch, name: str) -> bool:
-    """Whether a node gives no negative values, by what it is and by what it is made of."""
+    """Whether the output of a node is never negative, by its primitive, its weights and its sources."""
     seen: set[str] = set()
     waiting = [name]
     while waiting:

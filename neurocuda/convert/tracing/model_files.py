@@ -1,11 +1,10 @@
-"""Models from files: of `torch.export` and of TorchScript, as modules that the tracer follows."""
+"""Reads models from files of `torch.export` and TorchScript as modules for the tracer."""
 
 from __future__ import annotations
 
 import os
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ _CODE = "constants.pkl"
 def read_model(path: str | os.PathLike[str], example: Tensor) -> nn.Module:
     """The model in a file of `torch.export.save` or `torch.jit.save`, in terms of torch's functions.
 
-    example: samples [B, *shape], on which TorchScript is followed. Neither kind of file runs code of its own.
+    example: samples [B, *shape], on which TorchScript is traced. Neither kind of file runs code of its own.
     Raises `FileError` for another file, `UnsupportedModuleError` for operators without a meaning in a spiking network.
     """
     if not Path(path).is_file():
@@ -37,59 +36,47 @@ def read_model(path: str | os.PathLike[str], example: Tensor) -> nn.Module:
     if not names & {*_MARKS, _CODE}:
         raise FileError(f"{expected}, found another archive (weights alone, or a pickled module, are no model)")
     try:
-        program = _exported(path) if names & _MARKS else _scripted(path, example)
-    except Exception as error:  # torch raises whatever its readers come upon
+        program = _program(path, None if names & _MARKS else example)
+    except Exception as error:  # torch raises many types of errors
         raise FileError(f"{expected}, found one that cannot be read ({type(error).__name__}: {error})") from error
     return _functions(program)
 
 
-def _exported(path: str | os.PathLike[str]) -> fx.GraphModule:
-    module = torch.export.load(os.fspath(path)).module()
+def _program(path: str | os.PathLike[str], example: Tensor | None) -> fx.GraphModule:
+    """The program in a file of `torch.export`, or with an example of TorchScript."""
+    if example is None:
+        program = torch.export.load(os.fspath(path))
+    else:
+        from torch._export.converter import TS2EPConverter
+
+        script = torch.jit.load(os.fspath(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
+        program = TS2EPConverter(script, (example,)).convert()
+    module = program.module()
     assert isinstance(module, fx.GraphModule)
     return module
-
-
-def _scripted(path: str | os.PathLike[str], example: Tensor) -> fx.GraphModule:
-    from torch._export.converter import TS2EPConverter
-
-    module = torch.jit.load(os.fspath(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
-    program = TS2EPConverter(module, (example,)).convert()
-    result = program.module()
-    assert isinstance(result, fx.GraphModule)
-    return result
 
 
 def _functions(module: fx.GraphModule) -> fx.GraphModule:
     """The same graph with torch's functions in place of the operators behind them."""
     for node in list(module.graph.nodes):
         if node.op == "call_module" and node.target == "_guards_fn":
-            module.graph.erase_node(node)  # it holds the model to the sizes of its example
+            module.graph.erase_node(node)  # it checks the sizes of the example
         elif node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
             name = node.target._schema.name.removeprefix("aten::").removesuffix("_")
-            if name not in _FUNCTIONS:
+            if name not in _FUNCTIONS and name not in _REORDERED:
                 raise UnsupportedModuleError(
                     f"operator {node.name!r}, {node.target}: it has no meaning in a spiking network; instead: "
-                    f"{', '.join(sorted(_FUNCTIONS))}"
+                    f"{', '.join(sorted({*_FUNCTIONS, *_REORDERED}))}"
                 )
             with module.graph.inserting_before(node):
-                new = _new(module.graph, _FUNCTIONS[name], node)
+                if name in _REORDERED:
+                    new = _REORDERED[name](module.graph, *node.args, **node.kwargs)
+                else:
+                    new = module.graph.call_function(_FUNCTIONS[name], node.args, node.kwargs)
             node.replace_all_uses_with(new)
             module.graph.erase_node(node)
     module.graph.eliminate_dead_code()
     return fx.GraphModule(module, module.graph)  # of the plain class, which has train() and eval()
-
-
-def _new(graph: fx.Graph, function: Any, node: fx.Node) -> fx.Node:
-    if isinstance(function, _Written):
-        return function.out(graph, *node.args, **node.kwargs)
-    return graph.call_function(function, node.args, node.kwargs)
-
-
-@dataclass(frozen=True)
-class _Written:
-    """An operator whose arguments come in another order than those of torch's function."""
-
-    out: Callable[..., fx.Node]
 
 
 def _same(graph: fx.Graph, x: fx.Node, *rest: Any, **named: Any) -> fx.Node:
@@ -118,7 +105,11 @@ _FUNCTIONS: Mapping[str, Any] = {
     **{name: getattr(functional, name) for name in _LAYERS},
     **{name: getattr(torch, name) for name in (*_OPERATIONS, "squeeze")},
     "view": torch.reshape,
-    "convolution": _Written(_convolution),
-    "batch_norm": _Written(_batch_norm),
-    **dict.fromkeys(_IDENTITIES, _Written(_same)),
 }
+
+_REORDERED: Mapping[str, Callable[..., fx.Node]] = {
+    "convolution": _convolution,
+    "batch_norm": _batch_norm,
+    **dict.fromkeys(_IDENTITIES, _same),
+}
+"""Operators whose arguments come in another order than those of torch's function, or that return their input."""

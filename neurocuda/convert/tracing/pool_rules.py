@@ -33,12 +33,12 @@ def avg_pool(
     step = kernel if stride is None or stride == () else numbers(stride, rank)
     pad = numbers(padding, rank)
     pool = functional.avg_pool1d if rank == 1 else functional.avg_pool2d
-    given = tuple(pool(x.meta, kernel, step, pad, ceil_mode).shape[2:])
+    pooled = tuple(pool(x.meta, kernel, step, pad, ceil_mode).shape[2:])
     counts = np.ones((1,) * rank)
     late = []
     for axis in range(rank):
         size = x.shape[1 + axis]
-        starts = np.arange(given[axis]) * step[axis] - pad[axis]
+        starts = np.arange(pooled[axis]) * step[axis] - pad[axis]
         late.append(max(0, int(starts[-1]) + kernel[axis] - size - pad[axis]))
         low, high = (0, size) if not count_include_pad else (-pad[axis], size + pad[axis])
         count = np.minimum(starts + kernel[axis], high) - np.maximum(starts, low)
@@ -51,7 +51,7 @@ def avg_pool(
 
 
 def _scaled(call: Call, y: Value, factors: np.ndarray) -> Value:
-    """Each place times its own factor, in all channels."""
+    """Each position times its factor, in all channels."""
     named = Call(call.sketch, f"{call.name}.counts", call.path, call.what)
     return affine(named, y, factors[None] if factors.size > 1 else factors)
 
@@ -59,7 +59,7 @@ def _scaled(call: Call, y: Value, factors: np.ndarray) -> Value:
 def _uniform(
     call: Call, x: Value, kernel: Shape, stride: Shape, padding: Shape, late: Sequence[int] | None = None
 ) -> Value:
-    """The sum over windows of one size divided by that size, `late` windows' ends beyond the padding."""
+    """The mean over windows of one size; along each axis the last window ends `late` elements behind the padding."""
     parts = []
     for name, part, _ in call.named(x):
         if len(kernel) == 2 and not any(late or ()):
@@ -80,9 +80,9 @@ def depthwise(
     padding: Shape,
     late: Sequence[int] | None = None,
 ) -> Part:
-    """One kernel for each channel; along each axis `late` zeros more behind the signal than before it."""
+    """One kernel for each channel; along each axis there are `late` more zeros behind the signal than before it."""
     late = late or (0,) * taps.ndim
-    # NIR pads both sides alike: the kernel jumps over what is too much before the signal.
+    # NIR pads both sides equally: the kernel has zeros for the excess padding before the signal.
     taps = np.pad(taps, [(extra, 0) for extra in late])
     padding = tuple(pad + extra for pad, extra in zip(padding, late, strict=True))
     channels = part.shape[0]
@@ -91,37 +91,40 @@ def depthwise(
 
 
 def adaptive_avg_pool(call: Call, x: Value, rank: int, output_size: int | Sequence[int | None] | None) -> Value:
-    """The mean over the windows that the traced size and the size asked for make."""
+    """The mean over the windows of torch's adaptive pools, for the traced input size."""
     x = frames(call, x, rank + 1)
     return window_mean(call, x, adaptive_windows(x.shape[1:], output_size))
 
 
 def adaptive_windows(shape: Shape, output_size: int | Sequence[int | None] | None) -> list[Windows]:
     """Along each axis, the windows of torch's adaptive pools."""
-    asked = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * len(shape)
-    wanted = [size if n is None else n for n, size in zip(asked, shape, strict=True)]
-    return [[(i * size // n, -(-(i + 1) * size // n)) for i in range(n)] for size, n in zip(shape, wanted, strict=True)]
+    requested = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * len(shape)
+    sizes = [size if n is None else n for n, size in zip(requested, shape, strict=True)]
+    return [[(i * size // n, -(-(i + 1) * size // n)) for i in range(n)] for size, n in zip(shape, sizes, strict=True)]
 
 
-def even(windows: Windows, size: int) -> tuple[int, int] | None:
-    """Kernel and stride where windows are of one size and one distance, as a pool without padding has them."""
-    lengths = {end - start for start, end in windows}
-    steps = {b[0] - a[0] for a, b in pairwise(windows)}
-    if len(lengths) != 1 or len(steps) > 1 or windows[0][0] != 0:
-        return None
-    kernel = lengths.pop()
-    stride = steps.pop() if steps else kernel
-    return (kernel, stride) if stride > 0 and (size - kernel) // stride + 1 == len(windows) else None
+def even(windows: list[Windows], sizes: Shape) -> tuple[Shape, Shape] | None:
+    """Kernel and stride of windows that are evenly spaced and of one size along each axis; None for other windows."""
+    kernel: list[int] = []
+    stride: list[int] = []
+    for along, size in zip(windows, sizes, strict=True):
+        lengths = {end - start for start, end in along}
+        steps = {b[0] - a[0] for a, b in pairwise(along)} or lengths
+        if len(lengths) != 1 or len(steps) != 1 or along[0][0] != 0:
+            return None
+        kernel += lengths
+        stride += steps
+        if stride[-1] <= 0 or (size - kernel[-1]) // stride[-1] + 1 != len(along):
+            return None
+    return tuple(kernel), tuple(stride)
 
 
 def window_mean(call: Call, x: Value, windows: list[Windows]) -> Value:
-    """The mean over each window of each channel; uneven windows as many kernels for each channel."""
+    """The mean over each window of each channel; for uneven windows, one kernel for each window and channel."""
     sizes = x.shape[1:]
-    pairs = [even(along, size) for along, size in zip(windows, sizes, strict=True)]
-    known = [pair for pair in pairs if pair is not None]
-    if len(known) == len(pairs):
-        kernel, stride = (tuple(pair[i] for pair in known) for i in (0, 1))
-        return _uniform(call, x, kernel, stride, (0,) * len(sizes))
+    regular = even(windows, sizes)
+    if regular is not None:
+        return _uniform(call, x, *regular, (0,) * len(sizes))
     kernels = np.ones((1,) * (2 * len(sizes)))
     for axis, (along, size) in enumerate(zip(windows, sizes, strict=True)):
         shares = np.zeros((len(along), size))
@@ -140,7 +143,7 @@ def window_mean(call: Call, x: Value, windows: list[Windows]) -> Value:
 
 
 def mean(call: Call, x: Value, axes: Sequence[int], keepdim: bool) -> Value:
-    """The mean over whole axes, rows or columns or both."""
+    """The mean over rows, columns or both."""
     lead = len(x.lead)
     rank = lead + len(x.shape)
     chosen = sorted({axis % rank for axis in axes})

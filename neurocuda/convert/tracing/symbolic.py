@@ -1,4 +1,4 @@
-"""What a tracer holds in place of tensors: which nodes of the graph to be make up a value, and the sketch of it."""
+"""Symbolic tensors (`Value`), each a concatenation of sums of nodes, and the graph under construction (`Sketch`)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STEPS, BATCH = 7907, 7919
 
 @dataclass(frozen=True)
 class Part:
-    """Some of a value's first axis: the sum of nodes that give signals of `shape`."""
+    """A slice of a value along its first axis: the sum of the outputs of nodes, each of `shape`."""
 
     sources: tuple[str, ...]
     shape: Shape
@@ -48,7 +48,7 @@ class Value:
 
     @property
     def meta(self) -> Tensor:
-        """A tensor of this shape without content, of which torch tells shapes."""
+        """A meta tensor of this shape, for torch's shape rules."""
         return torch.empty((*self.lead, *self.shape), device="meta", dtype=torch.float64)
 
     @property
@@ -60,7 +60,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Call:
-    """A call of the model under way: the name of its nodes, the path of the module, what it is."""
+    """A traced call: the name for its nodes, the path of its module, and the type or function (`what`)."""
 
     sketch: Sketch
     name: str
@@ -68,7 +68,7 @@ class Call:
     what: str
 
     def refuse(self, reason: str, instead: str) -> NoReturn:
-        """Raise the error of what cannot be a part of a spiking network."""
+        """Raises `UnsupportedModuleError` for this call."""
         raise unsupported(self.path, self.what, reason, instead)
 
     def named(self, x: Value) -> Iterator[tuple[str, Part, slice]]:
@@ -80,13 +80,13 @@ class Call:
             yield self.name if len(x.parts) == 1 else f"{self.name}.{number}", part, place
 
     def true(self, x: Value) -> Value:
-        """The same value with parts of the axes that it has for the model."""
+        """The same value, its parts reshaped to the axes that the model sees."""
         if x.joined == x.shape:
             return x
         merges = _merges(x.joined, x.shape)
         if merges is None:
             self.refuse(
-                f"it takes axes {x.shape} of what is {x.joined} in the graph",
+                f"it takes axes {x.shape}, which are {x.joined} in the graph",
                 "keep channels, rows and columns as they are, or flatten them",
             )
         parts = []
@@ -97,7 +97,7 @@ class Call:
         return replace(x, parts=tuple(parts))
 
     def whole(self, x: Value) -> Value:
-        """The same value in one part, true to its axes."""
+        """The same value as one part, with the axes that the model sees."""
         x = self.true(x)
         if len(x.parts) == 1:
             return x
@@ -111,7 +111,7 @@ class Call:
 
 
 def unsupported(path: str, what: str, reason: str, instead: str) -> UnsupportedModuleError:
-    """The error of what cannot be a part of a spiking network."""
+    """The error for a module or function without a spiking counterpart."""
     where = f"module {path!r}" if path else "the model"
     return UnsupportedModuleError(f"{where}, {what}: {reason}; instead: {instead}")
 
@@ -123,7 +123,7 @@ def fresh(x: Value, parts: Iterable[Part], shape: Shape | None = None) -> Value:
 
 
 class Sketch:
-    """A graph that is being drawn, in an order in which signals can be computed."""
+    """A graph under construction, its nodes in topological order."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
@@ -133,17 +133,17 @@ class Sketch:
     def add(self, name: str, type: str, parameters: Mapping[str, Any], source: Part) -> Part:
         """A node whose input is the sum of the part's sources."""
         node = Node(self.unused(name), type, parameters, source.shape, ())
-        given = node.primitive.shape_rule(node.parameters, source.shape)
-        return self.put(replace(node, output_shape=given), source.sources)
+        shape = node.primitive.shape_rule(node.parameters, source.shape)
+        return self.put(replace(node, output_shape=shape), source.sources)
 
     def put(self, node: Node, sources: Iterable[str]) -> Part:
-        """A node as it is, under a name of its own."""
+        """Adds a node, whose name must be unused."""
         self.nodes[node.name] = node
         self.into[node.name] = list(sources)
         return Part((node.name,), node.output_shape)
 
     def unused(self, name: str) -> str:
-        """`name`, or with a number if there is a node of that name: a module that is called again."""
+        """`name`, with a number appended if it is taken, as by an earlier call of the same module."""
         number, free = 1, name
         while free in self.nodes:
             number += 1
@@ -151,7 +151,7 @@ class Sketch:
         return free
 
     def flatten(self, name: str, part: Part, start: int, end: int) -> Part:
-        """A Flatten, the same one where the same is asked again."""
+        """A Flatten; equal requests share one node."""
         key = (part.sources, start, end)
         if key not in self._flat:
             self._flat[key] = self.add(name, "Flatten", {"start_dim": start, "end_dim": end}, part)
@@ -170,23 +170,15 @@ class Sketch:
         part: Part,
         weight: np.ndarray,
         bias: np.ndarray | None = None,
-        *,
-        stride: tuple[int, ...] | None = None,
-        padding: tuple[int, ...] | str | None = None,
-        dilation: tuple[int, ...] | None = None,
         groups: int = 1,
+        **fields: Shape | str,
     ) -> Part:
-        """A Conv1d or Conv2d, by the axes of the weight."""
-        parameters = {
-            **convolution_parameters(weight, bias, groups),
-            **({} if stride is None else {"stride": stride}),
-            **({} if padding is None else {"padding": padding}),
-            **({} if dilation is None else {"dilation": dilation}),
-        }
+        """A Conv1d or Conv2d, by the axes of the weight; `fields` are its stride, padding and dilation."""
+        parameters = convolution_parameters(weight, bias, groups) | fields
         return self.add(name, f"Conv{weight.ndim - 2}d", parameters, part)
 
     def graph(self, source: str) -> Graph:
-        """The graph, without what no Output depends on."""
+        """The graph, without nodes that no Output depends on."""
         needed: set[str] = set()
         waiting = [name for name, node in self.nodes.items() if node.primitive.is_terminal]
         while waiting:
@@ -213,22 +205,22 @@ def _finished(node: Node) -> Node:
     return replace(node, parameters={**node.parameters, "scale": scale})
 
 
-def _merges(given: Shape, wanted: Shape) -> list[tuple[int, int]] | None:
-    """The Flattens, as (first, last) axes one after the other, that make the axes `wanted`; None if there are none."""
+def _merges(shape: Shape, target: Shape) -> list[tuple[int, int]] | None:
+    """The Flattens, as (first, last) axes one after the other, that map `shape` to `target`; None if there are none."""
     groups: list[tuple[int, int]] = []
     axis = 0
-    for size in wanted:
-        if axis == len(given):
+    for size in target:
+        if axis == len(shape):
             return None
-        first, product = axis, given[axis]
-        while product < size and axis + 1 < len(given):
+        first, product = axis, shape[axis]
+        while product < size and axis + 1 < len(shape):
             axis += 1
-            product *= given[axis]
+            product *= shape[axis]
         if product != size:
             return None
         groups.append((first, axis))
         axis += 1
-    if math.prod(given[axis:]) != 1 or not groups:
+    if math.prod(shape[axis:]) != 1 or not groups:
         return None
-    groups[-1] = (groups[-1][0], len(given) - 1)
+    groups[-1] = (groups[-1][0], len(shape) - 1)
     return [(first, last) for first, last in reversed(groups) if last > first]

@@ -45,10 +45,10 @@ _WRAPPERS = {
 
 
 def trace(model: nn.Module, example: Tensor) -> Graph:
-    """The graph of what `model` computes in eval mode.
+    """The graph of `model` in eval mode.
 
-    example: a batch [B, *shape], or [T, B, *shape] where the model holds neurons of `neurocuda.nn`; its shape alone
-    counts. Nodes are NIR primitives with float64 weights, named after the modules, BatchNorm taken into the weights,
+    example: a batch [B, *shape], or [T, B, *shape] for a model with neurons of `neurocuda.nn`; only its shape is
+    used. Nodes are NIR primitives with float64 weights, named after the modules, BatchNorm folded into the weights,
     and `ReLU` nodes (`cap` is their upper bound, if they have one). Several results, as a tuple or a dict,
     are the Outputs "output.0" or "output.<key>". The model, its parameters, buffers and mode, is left as it is.
 
@@ -85,27 +85,24 @@ def _copied(model: nn.Module) -> nn.Module:
         raise unsupported("", type(model).__name__, f"it cannot be copied ({error})", "modules that can be") from None
 
 
+def _in_place(function: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    """The method of a proxy that records an in-place operator."""
+    return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
+
+
 class _Proxy(fx.Proxy):
     """A proxy whose `x += y` changes x, as that of a tensor does, and that passes for a tensor in `isinstance`."""
 
     _is_param = False
     __class__ = property(lambda self: Tensor)
 
-    def __iadd__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
-
-    def __isub__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
-
-    def __imul__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
-
-    def __itruediv__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+    __iadd__, __isub__, __imul__, __itruediv__ = map(
+        _in_place, (operator.iadd, operator.isub, operator.imul, operator.itruediv)
+    )
 
 
 class _Tracer(fx.Tracer):
-    """fx's tracer; it stops at known layers, and knows in which module it is."""
+    """fx's tracer; it stops at supported layers, and tracks the path of the current module."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,9 +135,9 @@ class _Tracer(fx.Tracer):
 
 @dataclass(frozen=True)
 class _Walk:
-    """Goes through a module call by call.
+    """Interprets a module call by call.
 
-    `prefix` is the path of the module in the model, `borrowed` the storage of an input that others may use still.
+    `prefix` is the path of the module in the model, `borrowed` the storage of an input that the caller may still read.
     """
 
     sketch: Sketch
@@ -149,7 +146,7 @@ class _Walk:
     borrowed: object = None
 
     def run(self, x: Value) -> Any:
-        """What the module returns for x, Values in place of tensors."""
+        """The output of the module for x, with Values in place of tensors."""
         root = self.root
         if "forward" in vars(root) or root._forward_hooks or root._forward_pre_hooks:
             what = type(root).__name__
@@ -173,11 +170,11 @@ class _Walk:
             ) from error
         env: dict[fx.Node, Any] = {}
         order = {node: number for number, node in enumerate(graph.nodes)}
-        given = iter([x, *defaults.values()])
+        inputs = iter([x, *defaults.values()])
         for node in graph.nodes:
             if node.op == "placeholder":
                 rest: Any = {} if str(node.target).startswith("**") else ()
-                env[node] = rest if str(node.target).startswith("*") else next(given)
+                env[node] = rest if str(node.target).startswith("*") else next(inputs)
             elif node.op == "get_attr":
                 env[node] = operator.attrgetter(str(node.target))(root)
             elif node.op == "output":
@@ -233,7 +230,7 @@ class _Walk:
             raise
         except TypeError as error:
             raise unsupported(
-                call.path, call.what, f"it is called in an unknown way ({_line(error)})", "its plain form"
+                call.path, call.what, f"its arguments are not supported ({_line(error)})", "its plain form"
             ) from error
         except (RuntimeError, LookupError, ValueError, AssertionError) as error:
             where = f"module {call.path!r}, {call.what}"
@@ -250,7 +247,7 @@ class _Walk:
         env: dict[fx.Node, Any],
         order: Mapping[fx.Node, int],
     ) -> None:
-        """All names of a tensor see what was done to it in place."""
+        """Replaces a tensor that was changed in place, under all its names."""
 
         def renewed(leaf: Any) -> Any:
             return after if leaf is before else leaf
@@ -305,14 +302,14 @@ def _neuron(call: Call, module: Neuron, x: Value, *args: Any, **kwargs: Any) -> 
 
 
 def _run_hooks(call: Call, module: nn.Module) -> None:
-    """Hooks of torch's own that compute weights are run; others could do anything."""
+    """Runs torch's own hooks that compute weights; refuses all others, whose effect is unknown."""
     for hook in module._forward_pre_hooks.values():
         if type(hook).__module__.startswith("torch.nn.utils"):
             hook(module, ())
         else:
-            call.refuse("it has a hook, which could do anything", "remove the hook")
+            call.refuse("it has a hook, whose effect is unknown", "remove the hook")
     if module._forward_hooks:
-        call.refuse("it has a hook, which could do anything", "remove the hook")
+        call.refuse("it has a hook, whose effect is unknown", "remove the hook")
 
 
 def _defaults(root: nn.Module) -> dict[str, Any]:
@@ -331,7 +328,7 @@ def _defaults(root: nn.Module) -> dict[str, Any]:
 
 
 def _constant(function: Callable[..., Any] | None, method: str, *args: Any, **kwargs: Any) -> Any:
-    """What a function or a method of the first argument gives for arguments that are no signals."""
+    """The result of a function, or of a method of the first argument, whose arguments are no signals."""
     return function(*args, **kwargs) if function else getattr(args[0], method)(*args[1:], **kwargs)
 
 

@@ -1,4 +1,4 @@
-"""Training on disk: written whole or not at all, and taken up only by the run that wrote it."""
+"""Checkpoints of training: written atomically, and read only by a run with the same settings."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from neurocuda.errors import ArgumentError, FileError
 
 
 class Position(NamedTuple):
-    """The next thing to do: the batch `batch` of an epoch of a phase."""
+    """The next batch to train on: its phase, epoch and number."""
 
     phase: int
     epoch: int
     batch: int
 
     def done(self, phase: int, epoch: int, batches: int) -> int:
-        """How many batches of that epoch have been done."""
+        """The number of batches of an epoch that are done."""
         if (phase, epoch) == (self.phase, self.epoch):
             return self.batch
         return batches if (phase, epoch) < (self.phase, self.epoch) else 0
@@ -30,7 +30,7 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """What a checkpoint holds: where training stood, parameters, optimizer, generators at the start of the epoch."""
+    """The content of a checkpoint; `generators` are their states at the start of the epoch."""
 
     position: Position
     parameters: dict[str, Tensor]
@@ -40,13 +40,13 @@ class Found:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file that training is written to. `run` tells the run apart from others."""
+    """The file of a run of training. `run` is the fingerprint of the run."""
 
     path: str | os.PathLike[str]
     run: str
 
     def read(self) -> Found | None:
-        """What the file holds, None where there is none. Raises `FileError`, or `ArgumentError` if of another run."""
+        """The content of the file, None without a file. Raises `FileError`, or `ArgumentError` for another run."""
         path = Path(self.path)
         if not path.exists():
             return None
@@ -54,7 +54,7 @@ class Checkpoint:
             content = torch.load(path, weights_only=True)
             run, position = content["run"], Position(*content["position"])
             found = Found(position, content["parameters"], content["optimizer"], content["generators"])
-        except Exception as error:  # torch.load raises whatever the file makes it stumble over
+        except Exception as error:  # torch.load raises many types of errors
             raise FileError(f"{path}: expected a checkpoint of finetune, found what cannot be read: {error}") from error
         if run != self.run:
             raise ArgumentError(
@@ -66,7 +66,7 @@ class Checkpoint:
     def write(
         self, parameters: nn.Module, optimizer: torch.optim.Optimizer, at: Position, states: list[Tensor]
     ) -> None:
-        """Write to a file beside it, and then put it in its place."""
+        """Writes a temporary file, and renames it to `path`."""
         path = Path(self.path)
         content = {
             "run": self.run,
@@ -87,7 +87,7 @@ class Checkpoint:
 
 
 def fingerprint(settings: tuple[object, ...], network: nn.Module) -> str:
-    """A few letters that tell settings and what training starts from."""
+    """A hash of the settings and of the initial parameters."""
     digest = hashlib.sha256(repr(settings).encode())
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode())

@@ -1,9 +1,9 @@
-"""`finetune`: a converted network is trained for a few steps.
+"""`finetune`: trains a converted network to compute in few time steps.
 
-Two ways, one after the other, of the same weights and thresholds (`Trainable`): first, if asked for, with rectifiers
-that are quantised to as many levels as there are steps (QCFS, Bu et al. 2022), at the cost of training the original;
-then the spiking network itself, run by its neurons' kernels. Gradients of spikes are those of their rates, or go back
-through time by a surrogate. What it learns from is the original, and labels where there are some.
+Two phases train the same weights and thresholds (`Trainable`). The first, which is optional, has ReLUs quantized to as
+many levels as there are steps (QCFS, Bu et al. 2022), and costs as much as training the original. The second runs the
+spiking network with the neuron kernels. Its gradients are those of firing rates, or pass back through time with a
+surrogate. The targets are the outputs of the original, and labels if the data have them.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from neurocuda.convert.calibrate import convert
-from neurocuda.convert.calibration_data import take
+from neurocuda.convert.calibration_data import split, take, type_name
 from neurocuda.convert.evaluate import is_classes, measure
 from neurocuda.convert.progress import progress
+from neurocuda.convert.relu_network import check_samples
 from neurocuda.convert.snn import SNN
 from neurocuda.convert.training.checkpoint import Checkpoint, Position, fingerprint
 from neurocuda.convert.training.seeding import generators_of, restored, seed_all
@@ -40,7 +41,7 @@ _WARM_UP = 20
 
 @dataclass(frozen=True)
 class _Phase:
-    """A way to train: `run` gives what the network returns for a batch."""
+    """A phase of training; `run` computes the output of the network for a batch."""
 
     name: str
     epochs: int
@@ -79,7 +80,7 @@ def finetune(
         loss: Of the output and the labels of a batch. None: learns the original's values, or its classes and, in equal
             part, the labels where batches have them (integers [B]).
         surrogate: Derivative of a spike, of u in units of theta, for gradients through time. None: gradients of firing
-            rates, in less than half the time.
+            rates, which takes less than half the time.
         dtype: In which layers with weights run while they train; the weights stay float32.
         seed: Of all random numbers.
         samples: Samples of the report, as `convert` takes them.
@@ -113,10 +114,12 @@ def finetune(
     with restored():
         seed_all(seed)
         start = _start(network, data, timesteps, samples)
-        given = take(data, samples) if report else None
-        how = surrogate or Surrogate()
-        trained = Trainable(start.rectified, start.thresholds, how).to(_device(start))
-        original = Trainable(start.rectified, start.thresholds, how).to(_device(start)).requires_grad_(False)
+        device = next((p.device for p in start.parameters()), torch.device("cpu"))
+        measured = take(data, samples) if report else None
+        trained, original = (
+            Trainable(start.rectified, start.thresholds, surrogate or Surrogate()).to(device) for _ in range(2)
+        )
+        original.requires_grad_(False)
 
         def spiking(x: Tensor) -> Tensor:
             return trained.rates(x, timesteps) if surrogate is None else trained.spikes(x, timesteps).mean(0)
@@ -127,14 +130,14 @@ def finetune(
         )
         about = (epochs, timesteps, quantized_epochs, rate, repr(surrogate), str(dtype), seed, len(loader))
         run = fingerprint((*about, loss is None), trained)
-        kept = None if checkpoint is None else Checkpoint(checkpoint, run)
-        _train(trained, original, loader, phases, rate, loss, dtype, seed, kept, checkpoint_every)
+        file = None if checkpoint is None else Checkpoint(checkpoint, run)
+        _train(trained, original, loader, phases, rate, loss, dtype, seed, file, checkpoint_every)
         d = start.network.discretization
         snn = SNN(trained.graph(), trained.thresholds(), timesteps=timesteps, readout_delay=0, dt=d.dt)
-        snn.to(_device(start))
-        if given is not None:
+        snn.to(device)
+        if measured is not None:
             with torch.no_grad():
-                snn.report = measure(snn, given, [original.rectified(x.to(_device(start))) for x in given.batches])
+                snn.report = measure(snn, measured, [original.rectified(x.to(device)) for x in measured.batches])
     return snn
 
 
@@ -146,13 +149,13 @@ def _start(network: nn.Module, data: Any, timesteps: int, samples: int | None) -
             if isinstance(module, Neuron):
                 raise ArgumentError(
                     f"network, {name!r}: expected rectifiers, found a {type(module).__name__}; a model that spikes "
-                    "already is trained as any other module is"
+                    "already is trained as any other torch module"
                 )
     return convert(network, data, timesteps=timesteps, readout_delay=0, samples=samples, report=False)
 
 
 def _loader(data: Any) -> Any:
-    """What is gone through in every epoch."""
+    """The batches of an epoch, as a loader or list with a length."""
     if isinstance(data, Tensor) and data.ndim:
         data = TensorDataset(data)
     elif isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) and part.ndim for part in data):
@@ -163,24 +166,10 @@ def _loader(data: Any) -> Any:
         return DataLoader(data, _BATCH, shuffle=True)
     if not (isinstance(data, Sized) and isinstance(data, Iterable)) or isinstance(data, str | bytes | dict | Tensor):
         expected = "a tensor, a pair (samples, labels), a dataset, or a loader or list of batches with a length"
-        raise ArgumentError(f"data: expected {expected}, found {'None' if data is None else type(data).__name__}")
+        raise ArgumentError(f"data: expected {expected}, found {type_name(data)}")
     if len(data) == 0:
         raise ArgumentError("data: expected at least one batch, found none")
     return data
-
-
-def _batch(item: Any, where: str) -> tuple[Tensor, Tensor | None]:
-    """The samples of a batch, and its labels or other targets if it has any."""
-    several = isinstance(item, tuple | list) and len(item) > 0
-    x = item[0] if several else item
-    labels = item[1] if several and len(item) > 1 else None
-    if not isinstance(x, Tensor) or not (labels is None or isinstance(labels, Tensor)):
-        raise ArgumentError(f"{where}: expected a tensor or a pair (samples, labels), found {type(item).__name__}")
-    return x, labels
-
-
-def _device(snn: SNN) -> torch.device:
-    return next((p.device for p in snn.parameters()), torch.device("cpu"))
 
 
 def _train(
@@ -192,13 +181,13 @@ def _train(
     loss: Loss | None,
     dtype: torch.dtype,
     seed: int,
-    kept: Checkpoint | None,
+    checkpoint: Checkpoint | None,
     every: int,
 ) -> None:
-    """Go through all phases and epochs, from where the checkpoint stands."""
+    """Trains all phases and epochs, from the position of the checkpoint."""
     position = Position(0, 0, 0)
     optimizers = [_optimizer(trained, rate) for _ in phases]
-    found = None if kept is None else kept.read()
+    found = None if checkpoint is None else checkpoint.read()
     if found is not None:
         position = found.position
         trained.load_state_dict(found.parameters)
@@ -226,14 +215,14 @@ def _train(
                     step = epoch * len(loader) + count - 1
                     _set_rate(optimizer, step, total)
                     _step(phase, optimizer, original, item, loss, dtype, f"data, batch {count - 1}")
-                    if kept is not None and count % every == 0:
-                        kept.write(trained, optimizer, Position(number, epoch, count), states)
-        if kept is not None and (found is None or position.phase < len(phases)):
-            kept.write(trained, optimizers[-1], Position(len(phases), 0, 0), [])
+                    if checkpoint is not None and count % every == 0:
+                        checkpoint.write(trained, optimizer, Position(number, epoch, count), states)
+        if checkpoint is not None and (found is None or position.phase < len(phases)):
+            checkpoint.write(trained, optimizers[-1], Position(len(phases), 0, 0), [])
 
 
 def _batches(loader: Any) -> Iterator[Any]:
-    """The batches of an epoch; as many as the loader has said."""
+    """The batches of an epoch. Raises `ArgumentError` if their number is not the loader's length."""
     count = 0
     for item in loader:
         count += 1
@@ -244,7 +233,7 @@ def _batches(loader: Any) -> Iterator[Any]:
 
 
 def _optimizer(trained: Trainable, rate: float) -> torch.optim.Optimizer:
-    """Adam with a rate for each tensor, in units of its root mean square; thresholds move by a tenth, in octaves."""
+    """Adam with a rate for each tensor, in units of its root mean square; log2 thresholds have a tenth of the rate."""
     groups: list[dict[str, Any]] = []
     for parameter in trained.learned:
         size = float(parameter.detach().square().mean().sqrt())
@@ -267,11 +256,13 @@ def _step(
     dtype: torch.dtype,
     where: str,
 ) -> None:
-    x, labels = _batch(item, where)
-    graph, device = original.source, next(original.parameters()).device
-    shape = graph.nodes[graph.inputs[0]].output_shape
-    if tuple(x.shape[1:]) != shape or len(x) == 0:
-        raise ArgumentError(f"{where}: expected samples [B, {', '.join(map(str, shape))}], found {tuple(x.shape)}")
+    x, labels = split(item, where)
+    if not (labels is None or isinstance(labels, Tensor)):
+        raise ArgumentError(f"{where}: expected labels as a tensor, found {type_name(labels)}")
+    check_samples(where, x, original.source)
+    if len(x) == 0:
+        raise ArgumentError(f"{where}: expected at least one sample, found a tensor of shape {tuple(x.shape)}")
+    device = next(original.parameters()).device
     x = x.to(device).float()
     answer = None
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -293,7 +284,7 @@ def _step(
 
 
 def _classes(labels: Tensor | None, answer: Tensor, where: str) -> Tensor | None:
-    """Labels that are those of the classes scored; what else comes with a batch is left alone."""
+    """The labels of a batch as int64 [B], None for other targets or an output without class scores."""
     if labels is None or labels.is_floating_point() or labels.ndim != 1 or not is_classes(answer):
         return None
     classes = answer.shape[1]
@@ -303,13 +294,13 @@ def _classes(labels: Tensor | None, answer: Tensor, where: str) -> Tensor | None
     return labels.to(answer.device).long()
 
 
-def _distance(y: Tensor, wanted: Tensor, labels: Tensor | None) -> Tensor:
-    """How far scores of classes, or values, are from the original's: divergence of the classes, or mean square.
+def _distance(y: Tensor, target: Tensor, labels: Tensor | None) -> Tensor:
+    """The Kullback-Leibler divergence from the original's class scores, or for other outputs the mean square error.
 
-    With labels the half of that and of the cross entropy.
+    With labels: the mean of the divergence and the cross entropy.
     """
-    if not is_classes(wanted):
-        return functional.mse_loss(y, wanted)
-    logs = functional.log_softmax(y, 1), functional.log_softmax(wanted, 1)
+    if not is_classes(target):
+        return functional.mse_loss(y, target)
+    logs = functional.log_softmax(y, 1), functional.log_softmax(target, 1)
     divergence = functional.kl_div(*logs, reduction="batchmean", log_target=True)
     return divergence if labels is None else (divergence + functional.cross_entropy(y, labels)) / 2

@@ -1,4 +1,4 @@
-"""Random numbers of training: drawn from a seed, so that a run can be repeated, and the caller's left as they were."""
+"""Reproducible random numbers of training from one seed; the caller's generators are restored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """Put the generators of torch, numpy and Python back, afterwards, to where they were."""
+    """Restores the states of the generators of torch, numpy and Python at exit."""
     states = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():
@@ -24,14 +24,14 @@ def restored() -> Iterator[None]:
 
 
 def seed_all(seed: int) -> None:
-    """Seed the generators of torch, numpy and Python, which data may be shuffled and augmented with."""
+    """Seeds the generators of torch, numpy and Python, which may shuffle and augment the data."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 
 
 def generators_of(loader: Any) -> list[torch.Generator]:
-    """The generators of a DataLoader's own, which nobody else seeds, each once."""
+    """The distinct generators that a DataLoader and its samplers own, which `seed_all` does not seed."""
     sampler = getattr(loader, "sampler", None)
     inner = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
     found = [getattr(holder, "generator", None) for holder in (loader, sampler, inner)]

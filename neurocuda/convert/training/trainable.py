@@ -1,9 +1,9 @@
-"""`Trainable`: a network of ReLU nodes with learned weights and thresholds, as quantised activations or spikes."""
+"""`Trainable`: a network of ReLU nodes with learned weights and thresholds, as quantized activations or spikes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -20,15 +20,17 @@ from neurocuda.ops import NeuronCoefficients, NeuronState, Surrogate, reference
 from neurocuda.ops.backends import operators
 
 
+@dataclass(frozen=True, eq=False)
 class Signal:
-    """Frames [N, *shape], and a factor `scale` for each channel that is still to be applied.
+    """Frames [N, *shape], and a deferred factor `scale` for each channel.
 
     Spikes and levels are small integers. Their thresholds are applied to the next weight, which is smaller than the
     frames. `steady` frames are the same at each time step, and stored once: N = B, not T * B.
     """
 
-    def __init__(self, frames: Tensor, scale: Tensor | None = None, steady: bool = False) -> None:
-        self.frames, self.scale, self.steady = frames, scale, steady
+    frames: Tensor
+    scale: Tensor | None = None
+    steady: bool = False
 
     def whole(self) -> Tensor:
         """The frames times the scale."""
@@ -38,7 +40,7 @@ class Signal:
 
 
 class Trainable(nn.Module):
-    """A network of ReLU nodes as a torch module: `levels` runs it with quantised activations, `spikes` with neurons.
+    """A network of ReLU nodes as a torch module: `levels` runs it with quantized activations, `spikes` with neurons.
 
     thresholds: for each ReLU of the graph a value > 0 for each channel [C], or one for all. The parameters are their
     logarithms to base 2, so that they stay positive. Weights, biases and scales are float32 parameters.
@@ -66,7 +68,7 @@ class Trainable(nn.Module):
                 self.log_thresholds.append(nn.Parameter(values))
 
     def rectified(self, x: Tensor) -> Tensor:
-        """The output [B, *shape] for frames x [B, *shape], with the rectifiers as they are."""
+        """The output [B, *shape] for frames x [B, *shape], with unquantized ReLUs."""
 
         def rectify(node: Node, branches: list[Signal]) -> Signal:
             return Signal(rectified(node, _total(branches), {}))
@@ -74,7 +76,7 @@ class Trainable(nn.Module):
         return self._output(Signal(x), rectify).whole()
 
     def levels(self, x: Tensor, count: int) -> Tensor:
-        """The output [B, *shape] for frames x [B, *shape], each rectifier rounded to `count` levels up to its theta.
+        """The output [B, *shape] for frames x [B, *shape], each ReLU quantized to `count` levels up to its theta.
 
         y = theta * clip(floor(x count / theta + 1/2) / count, 0, 1): clip, floor and shift (Bu et al. 2022, eq. 15),
         which is the mean over `count` steps of a neuron with soft reset that starts at theta / 2.
@@ -90,15 +92,15 @@ class Trainable(nn.Module):
         return self._output(Signal(x), rectify).whole()
 
     def rates(self, x: Tensor, timesteps: int) -> Tensor:
-        """The mean [B, *shape] over T steps of `spikes`, whose gradient is that of means, at the cost of one step back.
+        """The mean [B, *shape] over T steps of `spikes`, with the gradient of firing rates: one backward step.
 
-        Means go through the layers, which are linear, as signals do. The rate of a neuron, as it was counted, is taken
-        backwards for clip(mean of its input / theta, 0, 1), to which it tends with T (spike representation, Meng et al.
-        2022; rate-based backpropagation, Yu et al. 2024).
+        Layers are linear, so they map means as they map signals. Backward, the counted rate of a neuron is replaced by
+        clip(mean of its input / theta, 0, 1), its limit for large T (spike representation, Meng et al. 2022; rate-based
+        backpropagation, Yu et al. 2024).
         """
         counted: dict[str, Tensor] = {}
         with torch.no_grad():
-            self._spikes(x, timesteps, counted)
+            self.spikes(x, timesteps, counted)
 
         def rectify(node: Node, branches: list[Signal]) -> Signal:
             theta, total = self._theta(node), _total(branches)
@@ -106,18 +108,16 @@ class Trainable(nn.Module):
 
         return self._output(Signal(x), rectify).whole()
 
-    def spikes(self, x: Tensor, timesteps: int) -> Tensor:
-        """The output [T, B, *shape] for frames x [B, *shape] shown at each of T steps.
+    def spikes(self, x: Tensor, timesteps: int, counted: dict[str, Tensor] | None = None) -> Tensor:
+        """The output [T, B, *shape] for frames x [B, *shape] repeated at each of T steps.
 
-        The neurons are those of `spiking`: gain 1 / theta, threshold 1, reset by subtraction, and where they start.
-        Gradients go through each spike by its surrogate, back through time.
+        The neurons are those of `spiking`: gain 1 / theta, threshold 1, reset by subtraction, and the same initial
+        potential. Gradients pass back through time with the surrogate derivative of each spike.
+
+        counted: filled with the firing rate of each neuron, spikes per step.
         """
-        return self._spikes(x, timesteps, None)
-
-    def _spikes(self, x: Tensor, timesteps: int, counted: dict[str, Tensor] | None) -> Tensor:
-        """counted: takes the rate of each neuron, spikes a step."""
         batch, ops, kind = x.shape[0], operators(x.device), x.device.type
-        # Under autocast in the type that the next layer takes: spikes are exact in it.
+        # Under autocast, spikes have the dtype of the next layer, in which they are exact.
         mixed = torch.is_autocast_enabled(kind) and ops is not reference
         narrow = {"dtype": torch.get_autocast_dtype(kind)} if mixed else {}
 
@@ -145,7 +145,7 @@ class Trainable(nn.Module):
         return _over_time(self._output(Signal(x, steady=True), rectify), timesteps, batch)
 
     def graph(self) -> Graph:
-        """The rectified graph with the weights as they are now."""
+        """The graph of ReLU nodes with the current weights."""
         nodes = {}
         for name, node in self.source.nodes.items():
             own = {field: self.learned[place] for (owner, field), place in self._places.items() if owner == name}
@@ -157,7 +157,7 @@ class Trainable(nn.Module):
         return replace(self.source, nodes=nodes)
 
     def thresholds(self) -> dict[str, np.ndarray]:
-        """The threshold of each rectifier as it is now, float64."""
+        """The current threshold of each ReLU, float64."""
         return {
             name: self.log_thresholds[place].detach().cpu().double().exp2().numpy()
             for name, place in self._populations.items()
@@ -208,7 +208,7 @@ def _rate(x: Tensor, gain: Tensor, rate: Tensor) -> Tensor:
 
 
 def _mean(frames: Tensor, timesteps: int) -> Tensor:
-    """Of spikes [T * B, *shape] over time, added up step by step, which is faster than a sum.
+    """The mean over time of spikes [T * B, *shape], added step by step, which is faster than `sum`.
 
     Counts up to 256 are exact in every type.
     """
@@ -229,7 +229,7 @@ def _weight(node: Node, field: str) -> Tensor:
 
 
 def _channels(value: Tensor, rank: int) -> Tensor:
-    """One value, or one for each channel, beside frames of `rank` axes, batch first."""
+    """Values [1] or [C], reshaped to broadcast against frames [B, C, *] of `rank` axes."""
     return value.reshape(1, -1, *[1] * (rank - 2)) if rank > 1 else value
 
 
@@ -248,7 +248,7 @@ def _sum(parts: list[Signal]) -> Signal:
 
 
 def _over_time(x: Signal, timesteps: int, batch: int) -> Tensor:
-    """The signal [T, B, *shape]; a steady one takes no memory for its steps."""
+    """The signal as [T, B, *shape]; a steady one is expanded without a copy."""
     frames = x.whole()
     if x.steady:
         return frames.unsqueeze(0).expand(timesteps, *frames.shape)
@@ -256,7 +256,7 @@ def _over_time(x: Signal, timesteps: int, batch: int) -> Tensor:
 
 
 def _unscaled(node: Node, x: Signal, operands: Operands) -> Signal:
-    """A layer that treats all values of a channel alike, so that their scale may be applied after it."""
+    """A layer that is linear and keeps channels apart, so the scale is applied after it."""
     return Signal(compute(node, x.frames, operands), x.scale, x.steady)
 
 
@@ -294,7 +294,7 @@ def _convolution(node: Node, x: Signal, operands: Operands) -> Signal:
 
 
 def _channels_last(frames: Tensor) -> Tensor:
-    """Images on the CPU with the channels last, which is the faster way to train by."""
+    """Frames [N, C, H, W] on the CPU with the channels last in memory, which trains faster."""
     if frames.dim() != 4 or frames.device.type != "cpu":
         return frames
     return frames.contiguous(memory_format=torch.channels_last)
@@ -315,4 +315,4 @@ _LINEAR: Mapping[str, Callable[[Node, Signal, Operands], Signal]] = complete(
     "neurocuda/convert/training/trainable.py, _LINEAR",
     {name: primitive for name, primitive in SUPPORTED.items() if not primitive.is_rectifier},
 )
-"""Computes the output of a linear node, with the scale of its input applied where that costs least."""
+"""Computes the output of a linear node, and applies the scale of its input where that is cheapest."""

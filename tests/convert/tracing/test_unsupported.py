@@ -155,7 +155,7 @@ CASES: dict[str, tuple[Any, tuple[int, ...], str]] = {
     "transposed": (lambda: By(lambda m, x: x.transpose(2, 3)), IMAGE, "transpose: .*the axes"),
     "no batch any more": (lambda: By(lambda m, x: x.flatten()), IMAGE, "flatten: it merges the batch"),
     "a batch of its own": (lambda: By(lambda m, x: x.view(2, -1)), IMAGE, "view: it merges the batch"),
-    "no number of samples": (lambda: By(lambda m, x: x.view(7, -1)), IMAGE, "view: the shape .* does not hold any"),
+    "no number of samples": (lambda: By(lambda m, x: x.view(7, -1)), IMAGE, "view: the shape .* does not fit a batch"),
     "a shape in a loop": (lambda: By(lambda m, x: x.view(*x.shape)), IMAGE, "the model, By: torch.fx cannot follow it"),
     "bits": (lambda: By(lambda m, x: x.view(torch.int32)), IMAGE, "view: it reads the bits"),
     "rounded": (lambda: By(lambda m, x: x.to(torch.float16)), IMAGE, "to: it rounds a signal"),

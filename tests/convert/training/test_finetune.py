@@ -28,7 +28,7 @@ from neurocuda.convert.snn import SNN
 from neurocuda.convert.training.finetune import finetune
 from neurocuda.ops import backends
 
-pytestmark = pytest.mark.filterwarnings("ignore:channels that gave nothing:neurocuda.NeuroCUDAWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:channels that were always zero:neurocuda.NeuroCUDAWarning")
 
 
 def bits(network: nn.Module) -> dict[str, bytes]:

@@ -201,7 +201,7 @@ def test_gradients_are_those_of_a_straight_through_estimate(way: str) -> None:
     twin = Trainable(residual(), odd, HOW)
     counted: dict[str, Tensor] = {}
     with torch.no_grad():
-        twin._spikes(x, 4, counted)
+        twin.spikes(x, 4, counted)
     thetas = dict(zip(CHANNELS, twin.log_thresholds, strict=True))
 
     def straight(net: Trainable, x: Tensor) -> Tensor:
