@@ -222,10 +222,14 @@ class Executor(nn.Module):
         """
         plan, device, calls = self._plan, given[0].device, self._calls
         ops = operators(device)
-        graph = self.cuda_graph and ops is not reference
+        registered = self._store.is_registered(self)
+        graph = self.cuda_graph and ops is not reference and registered
         graph = graph and (given[0].is_cuda or calls.simulated) and calls.can_capture(given)
         unwatched = (
-            ops is native and unobserved(given) and not (given[0].is_cuda and torch.cuda.is_current_stream_capturing())
+            registered
+            and ops is native
+            and unobserved(given)
+            and not (given[0].is_cuda and torch.cuda.is_current_stream_capturing())
         )
         inputs = dict(zip(plan.inputs, given, strict=False))
         for speculate in (*(True,) * _ATTEMPTS, False):

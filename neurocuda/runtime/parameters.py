@@ -86,6 +86,16 @@ class ParameterStore:
         """The name of the parameter or buffer of a field, None where there is none."""
         return None if self.frozen else self.weights.get((node, field), self.exact.get((node, field)))
 
+    def is_registered(self, network: nn.Module) -> bool:
+        """Whether all fields are parameters and buffers of the network itself.
+
+        A parametrization, pruning or weight norm computes one of them from others at every call.
+        """
+        if self.frozen:
+            return True
+        names = (*self.weights.values(), *self.exact.values(), *self.delays.values())
+        return all(name in network._parameters or name in network._buffers for name in names)
+
     def by_field(self, network: nn.Module) -> dict[Field, Tensor]:
         """Parameters and buffers of the nodes by field; {} where frozen."""
         if self.frozen:
