@@ -36,7 +36,8 @@ class Program {
       std::vector<at::Tensor> inputs, std::vector<std::pair<std::string, double>>* times = nullptr) const;
 
   // For calls of few and small tensors, whose checks cost more than their kernels: later runs use a bound
-  // call for each that has one. Runs once with these inputs, and does nothing the next time.
+  // call for each that has one, while the memory of the constants does not move. Runs once with these inputs,
+  // and does nothing the next time.
   void make_ready(std::vector<at::Tensor> inputs) const;
 
  private:
@@ -44,8 +45,11 @@ class Program {
   void step(const Call& call, std::vector<at::Tensor>& slots, std::vector<c10::IValue>& stack,
             std::atomic<bool>& finite) const;
 
+  bool in_place() const;
+
   mutable std::once_flag made_ready_;
   mutable std::vector<BoundCall> ready_;
+  mutable std::vector<std::pair<std::size_t, const void*>> memory_;  // of the constants, by slot
   mutable std::atomic<bool> is_ready_ = false;
   std::vector<at::Tensor> constants_;  // by slot; undefined where a slot is no constant
   std::vector<Call> calls_;

@@ -233,23 +233,26 @@ class Executor(nn.Module):
         )
         inputs = dict(zip(plan.inputs, given, strict=False))
         for speculate in (*(True,) * _ATTEMPTS, False):
+            sources = self._sources()  # before the operands: a thread may replace a parameter between the two
             cached = unwatched and speculate
             finite = arguments.start_finite_check(inputs) if graph or given[0].is_cuda else None
             operands = self._operands.speculate(self, device) if cached else None
             int8 = self._int8.speculate(inputs, self._by_field) if cached and plan.has_int8 else None
             values = None if operands is None else operands.value
             weights = None if int8 is None else int8.value
-            function = partial(self._whole, returns, operands, weights, cached and not graph, finite is not None)
+            function = partial(
+                self._whole, returns, operands, weights, sources if cached and not graph else None, finite is not None
+            )
             # A single operator needs no graph, and so no copies, unless its operands are computed beside it.
             single = graph and cached and not self.schedule.layered
             key = (returns, values, *(weights or ()))
             if values is not None and single and not weights:
-                calls.refresh(self._sources())
+                calls.refresh(sources)
                 state = 0 if returns.ends else len(plan.entries)
                 made = calls.run_program(key, function, given, state=state, constants=values.derived)
                 results = copied_to(out, made or [])
             elif graph and not single:
-                results = calls.run_graph(key, function, given, self._sources(), out)
+                results = calls.run_graph(key, function, given, sources, out)
             else:
                 results = copied_to(out, function(given))
             if finite is not None:
@@ -262,9 +265,7 @@ class Executor(nn.Module):
             run = function if single and weights else calls.captured(key, given)
             if run is not None:
                 guards = [one.guards for one in (operands, int8) if one is not None]
-                calls.guard(
-                    returns.ends, run, given, [*plan.entries], self._sources(), guards, self.schedule.by_library
-                )
+                calls.guard(returns.ends, run, given, [*plan.entries], sources, guards, self.schedule.by_library)
         return results
 
     def _is_guardable(self, returns: Returns) -> bool:
@@ -291,7 +292,7 @@ class Executor(nn.Module):
         returns: Returns,
         operands: Speculation[Operands] | None,
         int8: Int8Weights | None,
-        programs: bool,
+        sources: list[Tensor] | None,
         checked: bool,
         given: list[Tensor],
     ) -> list[Tensor]:
@@ -300,15 +301,16 @@ class Executor(nn.Module):
         Args:
             operands: None to build them from the parameters.
             int8: weights of the layers that run in integers; None to choose them for each chunk on a CPU.
-            programs: whether chunks are captured as programs, with cached operands.
+            sources: the parameters, where chunks are captured as programs on a CPU, with cached operands.
             checked: whether the inputs are known to be finite, or a guard checks it.
         """
         plan = self._plan
         inputs = dict(zip(plan.inputs, given, strict=False))
         steps, batch = given[0].shape[:2]
-        programs = programs and given[0].is_cpu
+        programs = sources is not None and given[0].is_cpu
         if programs:
-            self._calls.refresh(self._sources())
+            assert sources is not None
+            self._calls.refresh(sources)
         elif not checked:
             arguments.check_finite(inputs)
         given = self._with_state(given)
@@ -323,10 +325,11 @@ class Executor(nn.Module):
 
         def guarded(program: Any, weights: Int8Weights) -> None:
             assert operands is not None
+            assert sources is not None
             names, promise = self._int8.guards(inputs, self._by_field()) if plan.has_int8 else ((), Guards())
             if names == tuple(weights):  # otherwise a later call may use more int8 weights
                 guards = [operands.guards, promise]
-                self._calls.guard(returns.ends, program, given, [*plan.entries], self._sources(), guards)
+                self._calls.guard(returns.ends, program, given, [*plan.entries], sources, guards)
 
         def run(part: list[Tensor], ends: bool) -> list[Tensor]:
             weights, values = int8 or {}, built

@@ -54,6 +54,7 @@ class ParameterStore:
         module = network if self.constants is None else self.constants
         for node in graph.nodes.values():
             self._register(module, node, d, learn, node.name in (lazy or ()))
+        self._names = frozenset((*self.weights.values(), *self.exact.values(), *self.delays.values()))
         known = {entry for _, entry in self.exact}
         if unknown := sorted(set(learn) - known):
             raise ArgumentError(f"learn: expected neuron parameters of this graph {sorted(known)}, found {unknown}")
@@ -91,10 +92,7 @@ class ParameterStore:
 
         A parametrization, pruning or weight norm computes one of them from others at every call.
         """
-        if self.frozen:
-            return True
-        names = (*self.weights.values(), *self.exact.values(), *self.delays.values())
-        return all(name in network._parameters or name in network._buffers for name in names)
+        return self.frozen or not self._names.difference(network._parameters, network._buffers)
 
     def by_field(self, network: nn.Module) -> dict[Field, Tensor]:
         """Parameters and buffers of the nodes by field; {} where frozen."""
