@@ -35,6 +35,10 @@ bool fits(const BoundCall& ready, const std::vector<at::Tensor>& slots) {
                                   [&](int slot) { return slots[slot].is_contiguous(); });
 }
 
+const void* memory(const at::Tensor& tensor) {
+  return tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl()->data();
+}
+
 bool must_look(const at::Tensor& tensor) { return tensor.is_floating_point() && tensor.numel() > 0; }
 
 }  // namespace
@@ -100,7 +104,7 @@ std::optional<std::vector<at::Tensor>> Program::run(
   std::vector<at::Tensor> slots = filled(std::move(inputs));
   std::vector<c10::IValue> stack;
   std::atomic<bool> finite = true;
-  const bool ready = is_ready_;
+  const bool ready = is_ready_ && in_place();
   for (std::size_t at = 0; at < calls_.size(); ++at) {
     const Call& call = calls_[at];
     const auto start = times == nullptr ? Clock::time_point() : Clock::now();
@@ -152,6 +156,13 @@ std::vector<at::Tensor> Program::filled(std::vector<at::Tensor> inputs) const {
   return slots;
 }
 
+// `share_memory_`, which multiprocessing calls, and `resize_` of a storage move it for all tensors that share
+// it.
+bool Program::in_place() const {
+  return std::all_of(memory_.begin(), memory_.end(),
+                     [&](const auto& at) { return memory(constants_[at.first]) == at.second; });
+}
+
 void Program::make_ready(std::vector<at::Tensor> inputs) const {
   std::call_once(made_ready_, [&] {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
@@ -165,6 +176,10 @@ void Program::make_ready(std::vector<at::Tensor> inputs) const {
       for (const int slot : call.spent) slots[slot].reset();
     }
     ready_ = std::move(ready);
+    for (std::size_t slot = 0; slot < constants_.size(); ++slot) {
+      const at::Tensor& constant = constants_[slot];
+      if (constant.defined() && constant.has_storage()) memory_.emplace_back(slot, memory(constant));
+    }
     is_ready_ = true;
   });
 }

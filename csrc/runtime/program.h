@@ -35,7 +35,8 @@ class Program {
       std::vector<at::Tensor> inputs, std::vector<std::pair<std::string, double>>* times = nullptr) const;
 
   // For calls of small tensors, where checks take longer than kernels: runs once with these inputs, and binds
-  // each call that can be bound, for later runs. Does nothing the second time.
+  // each call that can be bound, for later runs while the memory of the constants stays where it is. Does
+  // nothing the second time.
   void make_ready(std::vector<at::Tensor> inputs) const;
 
  private:
@@ -43,8 +44,11 @@ class Program {
   void step(const Call& call, std::vector<at::Tensor>& slots, std::vector<c10::IValue>& stack,
             std::atomic<bool>& finite) const;
 
+  bool in_place() const;
+
   mutable std::once_flag made_ready_;
   mutable std::vector<BoundCall> ready_;
+  mutable std::vector<std::pair<std::size_t, const void*>> memory_;  // of the constants, by slot
   mutable std::atomic<bool> is_ready_ = false;
   std::vector<at::Tensor> constants_;  // by slot; undefined if the slot is no constant
   std::vector<Call> calls_;

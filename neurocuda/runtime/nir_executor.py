@@ -234,11 +234,14 @@ class Executor(nn.Module):
         """
         plan, device, calls = self._plan, tensors[0].device, self._calls
         ops, on_gpu = operators(device), tensors[0].is_cuda
-        graph = self.cuda_graph and ops is not reference and (on_gpu or calls.simulated) and calls.can_capture(tensors)
-        can_cache = ops is native and unobserved(tensors)
+        registered = self._store.is_registered(self)
+        graph = self.cuda_graph and ops is not reference and (on_gpu or calls.simulated) and registered
+        graph = graph and calls.can_capture(tensors)
+        can_cache = registered and ops is native and unobserved(tensors)
         inputs = dict(zip(plan.inputs, tensors, strict=False))
         for speculate in (*(True,) * _ATTEMPTS, False):
             cached = can_cache and speculate
+            sources = self._sources()  # before the operands: a thread may replace a parameter between the two
             finite = arguments.start_finite_check(inputs) if graph or on_gpu else None
             operands = self._operands.speculate(self, device) if cached else None
             has_int8 = cached and on_gpu and plan.has_int8
@@ -246,17 +249,17 @@ class Executor(nn.Module):
             weights = None if int8 is None else int8.value
             speculations = [one for one in (operands, int8) if one is not None]
             checks = [one.validate for one in speculations if one.validate is not None]
-            function = partial(self._run_steps, returns, operands, weights, finite is not None)
+            function = partial(self._run_steps, returns, operands, weights, sources, finite is not None)
             # A single operator needs no graph, and so no copies, unless its operands are computed beside it.
             single = graph and operands is not None and not self.schedule.layered
             key = (returns, operands and operands.value, *(weights or ()))
             if single and operands is not None and not weights:
-                calls.refresh(self._sources())
+                calls.refresh(sources)
                 state = 0 if returns.ends else len(plan.entries)
                 made = calls.run_program(key, function, tensors, 0, state, operands.value.derived)
                 results = copied_to(out, made or [])
             elif graph and not single:
-                results = calls.run_graph(key, function, tensors, self._sources(), out)
+                results = calls.run_graph(key, function, tensors, sources, out)
             else:
                 results = copied_to(out, function(tensors))
             if finite is not None:
@@ -269,7 +272,7 @@ class Executor(nn.Module):
             run = function if single and weights else calls.captured(key, tensors)
             if run is not None:
                 guards, by_library = [one.guards for one in speculations], self.schedule.by_library
-                calls.guard(returns.ends, run, tensors, [*plan.entries], self._sources(), guards, by_library)
+                calls.guard(returns.ends, run, tensors, [*plan.entries], sources, guards, by_library)
         return results
 
     def _run_steps(
@@ -277,6 +280,7 @@ class Executor(nn.Module):
         returns: Returns,
         operands: Speculation[Operands] | None,
         int8: Int8Weights | None,
+        sources: list[Tensor],
         checked: bool,
         tensors: list[Tensor],
     ) -> list[Tensor]:
@@ -285,6 +289,7 @@ class Executor(nn.Module):
         Args:
             operands: Cached operands; None to build them from the parameters.
             int8: The weights of the int8 layers; None to choose them for each chunk on a CPU.
+            sources: The parameters that the operands were built from.
             checked: Whether a check of finite inputs was started already: on a GPU, and for a CUDA graph.
             tensors: As of `_execute`.
         """
@@ -293,7 +298,7 @@ class Executor(nn.Module):
         (steps, batch), device = tensors[0].shape[:2], tensors[0].device
         programs = operands is not None and not checked
         if programs:
-            calls.refresh(self._sources())
+            calls.refresh(sources)
         elif not checked:
             arguments.start_finite_check(inputs)()
         tensors = plan.with_state(tensors)
@@ -309,7 +314,7 @@ class Executor(nn.Module):
             of_int8 = self._int8.guards(weights, inputs, self._store.by_field(self)) if plan.has_int8 else Guards()
             if of_int8 is not None:
                 guards = [operands.guards, of_int8]
-                calls.guard(returns.ends, program, tensors, [*plan.entries], self._sources(), guards)
+                calls.guard(returns.ends, program, tensors, [*plan.entries], sources, guards)
 
         def run(part: list[Tensor], ends: bool) -> list[Tensor]:
             weights = int8 or {}

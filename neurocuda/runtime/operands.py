@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import import_module
@@ -92,8 +93,9 @@ class OperandBuilder:
                 bound_[entry.node.name] = operator
         tensors = [getattr(of_one, entry.name) for of_one in c.values() for entry in fields(of_one)]
         parameters = store.by_field(network)
-        converted = [t for key, t in weights.items() if key in parameters and t is not parameters[key]]
-        derived = [t for t in (*tensors, *prepacked.values(), *converted) if isinstance(t, Tensor)]
+        converted = [t for key, t in weights.items() if key in parameters]
+        own = set(map(id, parameters.values()))  # a float32 buffer, set by a user, may be a coefficient
+        derived = [t for t in (*tensors, *prepacked.values(), *converted) if isinstance(t, Tensor) and id(t) not in own]
         vendor_weight = store.vendor_weight if cached and store.frozen and device.type == "cpu" else None
         return Operands(
             ops,
@@ -138,56 +140,82 @@ class OperandBuilder:
         return [t for key, t in by_field if key in store.exact or key in ordered or t.dtype != torch.float32]
 
 
+@dataclass(frozen=True)
+class _Cached:
+    """Operands, the parameters and dtypes that they were built for, and guards on the values of these."""
+
+    operands: Operands
+    device: torch.device
+    parameters: Sequence[Tensor]
+    dtypes: Sequence[torch.dtype]
+    guards: Guards
+
+    def fits(self, parameters: Sequence[Tensor], dtypes: Sequence[torch.dtype], device: torch.device) -> bool:
+        return dtypes == self.dtypes and all(map(is_, parameters, self.parameters)) and device == self.device
+
+
 class OperandCache:
-    """The operands of the last call that nothing observed, and the parameters that they were computed from."""
+    """The operands of the last call that nothing observed, and the parameters that they were computed from.
+
+    Threads may call while another one edits parameters: one thread at a time updates, and a snapshot is taken before
+    the operands are computed, so that a later edit fails the guards.
+    """
 
     def __init__(self, builder: OperandBuilder) -> None:
         self._builder = builder
-        self.operands: Operands | None = None
-        self._device: torch.device | None = None
-        self._parameters: list[Tensor] = []
-        self._dtypes: list[torch.dtype] = []
-        self._guards = Guards()
+        self._cached: _Cached | None = None
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[OperandCache], tuple[OperandBuilder]]:
+        return OperandCache, (self._builder,)  # a copy builds anew
+
+    @property
+    def operands(self) -> Operands | None:
+        return None if self._cached is None else self._cached.operands
 
     def speculate(self, network: nn.Module, device: torch.device) -> Speculation[Operands]:
         """Operands for a call on the native operators. The guards of a CPU are checked at once."""
         parameters = [t for t in (*network._parameters.values(), *network._buffers.values()) if t is not None]
         dtypes = list(map(attrgetter("dtype"), parameters))
-        same = dtypes == self._dtypes and all(map(is_, parameters, self._parameters))
-        operands = self.operands
-        if operands is None or not same or self._device != device:
-            self._parameters, self._dtypes, self._device = parameters, dtypes, device
-            operands = self._rebuild(network, device)
-        guards = self._guards
+        cached = self._cached
+        if cached is None or not cached.fits(parameters, dtypes, device):
+            cached = self._rebuild(network, parameters, dtypes, device)
+        guards = cached.guards
         if not guards.current:
-            return Speculation(operands)
+            return Speculation(cached.operands)
         check = import_module("neurocuda._C").Answer()
         check.ask_same_bits(guards.current, guards.snapshot)
         if device.type != "cpu":
-            return Speculation(operands, lambda: check.wait() or self._update(network, device) is None, guards)
+            return Speculation(cached.operands, lambda: check.wait() or self._update(network, cached) is None, guards)
         if not check.wait():
-            operands = self._update(network, device)
-        return Speculation(operands, guards=self._guards)
+            cached = self._update(network, cached)
+        return Speculation(cached.operands, guards=cached.guards)
 
-    def _rebuild(self, network: nn.Module, device: torch.device) -> Operands:
+    def _rebuild(
+        self, network: nn.Module, parameters: Sequence[Tensor], dtypes: Sequence[torch.dtype], device: torch.device
+    ) -> _Cached:
         with torch.inference_mode(False), torch.no_grad():
             current = self._builder.sources(network)
+            snapshot = [t.detach().clone() for t in current]
             operands = self._builder.build(network, device, cached=True)
-            self.operands, self._guards = operands, Guards(current, [t.detach().clone() for t in current])
         _synchronize(device)
-        return operands
+        self._cached = _Cached(operands, device, parameters, dtypes, Guards(current, snapshot))
+        return self._cached
 
-    def _update(self, network: nn.Module, device: torch.device) -> Operands:
+    def _update(self, network: nn.Module, cached: _Cached) -> _Cached:
         """Computes the derived tensors again, in the memory that programs and graphs read."""
-        assert self.operands is not None
-        with torch.inference_mode(False), torch.no_grad():
+        guards, device = cached.guards, cached.device
+        with self._lock, torch.inference_mode(False), torch.no_grad():
+            if import_module("neurocuda._C").same_bits(guards.current, guards.snapshot):
+                return cached  # another thread has updated it
+            snapshot = [t.detach().clone() for t in guards.current]
             new = self._builder.build(network, device, cached=True)
-            old, values = [*self.operands.derived, *self._guards.snapshot], [*new.derived, *self._guards.current]
+            old, values = [*cached.operands.derived, *guards.snapshot], [*new.derived, *snapshot]
             if [(t.shape, t.dtype) for t in old] != [(t.shape, t.dtype) for t in values]:
-                return self._rebuild(network, device)
-            torch._foreach_copy_(old, values)
-        _synchronize(device)
-        return self.operands
+                return self._rebuild(network, cached.parameters, cached.dtypes, device)
+            torch._foreach_copy_(old, values)  # in this order: a thread that sees the snapshot sees all
+            _synchronize(device)
+        return cached
 
 
 def _synchronize(device: torch.device) -> None:
