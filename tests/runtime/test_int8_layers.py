@@ -1,4 +1,4 @@
-"""Layers that run as whole numbers, and spikes in bytes between them: the bits of any other way."""
+"""int8 layers and spikes as int8 between them: the same bits as any other implementation."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PARTS = 10
 
 
 def assert_again(net: Executor, x: dict[str, np.ndarray], *what: object) -> None:
-    """Calls give the same bits again and again: the second is recorded, the next run that."""
+    """Repeated calls return the same bits: the second is captured, later ones replay it."""
     with torch.no_grad():
         first, state = net(tensors(x))
         for number in range(3):
@@ -54,11 +54,11 @@ def assert_again(net: Executor, x: dict[str, np.ndarray], *what: object) -> None
             assert same(state.tensors, after.tensors), (number, *what)
 
 
-# Every way is forced
+# Every implementation is forced
 
 
 def assert_in_parts(net: Executor, x: dict[str, np.ndarray], draw: np.random.Generator, *what: object) -> None:
-    """A run that is stopped and resumed, and the samples on their own, give the same bits."""
+    """A run that is stopped and resumed, and a single sample, return the same bits."""
     steps, batch = next(iter(x.values())).shape[:2]
     stop, sample = int(draw.integers(steps + 1)), int(draw.integers(batch))
     with torch.no_grad():
@@ -74,7 +74,7 @@ def assert_in_parts(net: Executor, x: dict[str, np.ndarray], draw: np.random.Gen
 
 
 def on_grids(case: Case, draw: np.random.Generator) -> tuple[dict[str, InputGrid], dict[str, np.ndarray]]:
-    """A promise for each input, and a signal at its ends."""
+    """A grid for each input, and signals with the extremes of their grid."""
     grids = promise_of(draw, list(case.x))
     return grids, {name: extremes(draw, grids[name], values.shape) for name, values in case.x.items()}
 
@@ -83,7 +83,7 @@ def assert_ways(case: Case, seed: int, as_given: bool = False) -> None:
     draw = np.random.default_rng(seed)
     found, options = graph_of(case.raw), Discretization(**case.discretization)
     grids, x = (None, case.x) if as_given else on_grids(case, draw)
-    if draw.random() < 0.3:  # held for all steps
+    if draw.random() < 0.3:  # the same at all steps
         x = {name: np.broadcast_to(signal[:1], signal.shape) for name, signal in x.items()}
     net = Executor(found, options, input_grid=grids)
     with np.errstate(all="ignore"):
@@ -161,7 +161,7 @@ LARGE: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
 @needs_bytes
 @pytest.mark.parametrize("name", LARGE)
 def test_layers_of_real_sizes_equal_their_exact_sums(name: str) -> None:
-    """The library has other kernels for them."""
+    """The vendor library has other kernels for them."""
     (into, out, *space), fields = LARGE[name]
     kernel, groups = {"1 x 1": 1, "matrix": 0}.get(name, 3), fields.get("groups", 1)
     draw = numbers(name)
@@ -186,7 +186,7 @@ def test_layers_of_real_sizes_equal_their_exact_sums(name: str) -> None:
                     assert torch.equal(net(torch.from_numpy(x))[0].double().flatten(0, 1), exact)
 
 
-# Spikes in bytes
+# Spikes as int8
 
 
 IMAGE = (2, 4, 4)
@@ -355,7 +355,7 @@ def test_spikes_in_bytes_give_the_same_bits(name: str) -> None:
 
 @needs_bytes
 def test_a_chunk_in_pieces_gives_the_same_bits() -> None:
-    """Signals too large for a cache run piece by piece."""
+    """Signals that are too large for the cache run tile by tile."""
     size = (32, 24, 24)
     edges = "input>c1 c1>n1 n1>c2 c2>n2 n2>c3 c3>n3 n1>n3 n3>p p>c4 c4>output n3>output2 n1>output2"
     nodes = {"c1": conv(32, 3, key=1), "c2": conv(32, 32, key=2), "c3": conv(32, 32, key=3), "c4": conv(8, 32, key=4)}
@@ -376,7 +376,7 @@ def net_outputs(net: Executor, x: dict[str, np.ndarray]) -> Any:
 
 
 def assert_types(net: Executor, x: dict[str, np.ndarray]) -> None:
-    """Nothing that a user sees is in bytes."""
+    """No returned tensor is int8."""
     with torch.no_grad():
         record = dict.fromkeys(net.schedule.bytes, ("spikes", "output", "input"))
         result = net.run(tensors(x), record=record)
@@ -400,7 +400,7 @@ def test_counts_beyond_a_byte_are_floats(gain: float, fits: bool) -> None:
 
 @needs_bytes
 def test_a_layer_that_nothing_feeds_is_one_of_whole_numbers_too() -> None:
-    """What it gives is a constant of the recorded program, computed from weights that cannot be looked at."""
+    """Its output is a constant of the program, computed from weights that no guard can check."""
     half = {"type": "Affine", "weight": np.array([[0.5]], "f4"), "bias": np.array([1.0], "f4")}
     raw = graph("x>fed fed>y idle>y", x=input_(1), fed=half, idle=half, y=output(1))
     net = Executor(graph_of(raw), force={"fed": "integer", "idle": "integer"})
@@ -414,7 +414,7 @@ def test_a_layer_that_nothing_feeds_is_one_of_whole_numbers_too() -> None:
     ("asked", "so"), [("AVX2", False), ("avx512_core", False), ("AVX2_VNNI", False), ("ALL", True)]
 )
 def test_a_library_that_is_held_to_less_than_vnni_multiplies_no_bytes(asked: str, so: bool) -> None:
-    """oneDNN then sums bytes in 16 bits, which saturate: 255 x 127 twice is too much."""
+    """Without VNNI, oneDNN sums int8 products in 16 bits, which saturate: 2 x 255 x 127 exceeds them."""
     program = "from neurocuda.ops import int8; print(int8.is_fast('cpu'))"
     done = subprocess.run(
         [sys.executable, "-c", program], env=os.environ | {"ONEDNN_MAX_CPU_ISA": asked}, capture_output=True, text=True

@@ -1,4 +1,4 @@
-"""Whole numbers end where what was proved ends: inputs off their grid, parameters that change, what watches a call."""
+"""int8 layers run only while their proof holds: off-grid inputs, changed parameters, observed calls."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ pytestmark = [
 
 @pytest.fixture
 def multiplied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The shapes of the signals of all integer products that Python asks for; a recorded call asks for none."""
+    """The signal shapes of the int8 convolutions that run from Python; a replayed call has none."""
     shapes: list[tuple[int, ...]] = []
     plain = int8.convolution
 
@@ -184,7 +184,7 @@ KEPT = {
 
 @pytest.mark.parametrize("name", KEPT)
 def test_what_a_state_kept_of_a_chunk_off_its_grid(name: str) -> None:
-    """A later chunk is on the grid, and what it reads is not."""
+    """A later chunk is on-grid, but the state that it reads is not."""
     raw, options = KEPT[name]
     found, d, grid = graph_of(raw), Discretization(**options), InputGrid(high=4)
     force = {node: hows[-1] for node, hows in ways(Executor(found, d, input_grid=grid)).items()}
@@ -232,7 +232,7 @@ def other_weights(net: Executor) -> None:
 
 
 def turned(net: Executor) -> None:
-    """The same numbers, in memory the other way round."""
+    """New data with reversed memory order."""
     p = parameter(net, "a", "weight")
     p.data = p.data.t().contiguous().t() * 1.5
 
@@ -274,7 +274,7 @@ def test_a_changed_parameter_ends_it(name: str, multiplied: list[tuple[int, ...]
 
 @torch.no_grad()
 def test_a_call_made_again_in_one_looks_at_its_proof_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The third of a kind is one call into C++; what it finds changed goes the long way."""
+    """The third call is replayed in C++; if a guard fails, the call runs through Python."""
     net, x = two_layers(chunk=8), whole_signal()[:4]
     expected = two_layers(chunk=8, force={"a": "library", "b": "library"})
     long: list[int] = []
@@ -365,7 +365,7 @@ def test_other_types_of_parameters_run_in_float(dtype: torch.dtype) -> None:
             assert torch.equal(converted.float()(x)[0], expected.float()(x)[0])
 
 
-# What watches a call
+# Observed calls
 
 
 def test_gradients_are_those_of_the_library() -> None:
@@ -398,7 +398,7 @@ def test_a_compiled_network_gives_the_same_bits() -> None:
 
 
 class Alone(torch.nn.Module):
-    """A network whose output is a tensor and no state."""
+    """A network that returns its output without the state."""
 
     def __init__(self, net: Executor) -> None:
         super().__init__()
@@ -471,7 +471,7 @@ def library_doubled(net: Executor) -> Executor:
 
 
 def test_settings_of_torch_change_no_bit() -> None:
-    """The default device is not where the weights are made, and another number of threads has them packed alike."""
+    """Weights are not created on the default device, and any number of threads prepacks them in the same layout."""
     net, expected = two_layers(), two_layers(force={})
     x = whole_signal()
     with torch.no_grad():
@@ -518,8 +518,8 @@ def test_what_is_not_proved_cannot_be_forced() -> None:
         (2.5, 1.0, 0.0, 255.0, False),
         (2.5, 0.5, 0.0, 255.0, True),
         (2.0**-140, 1.0, 0.0, 255.0, False),  # subnormal
-        (2.0**-100, 2.0**100, 0.0, 2.0**100, False),  # of the product nothing is left
-        (2.0**127, 2.0**127, 0.0, 2.0**127, True),  # the reciprocal of the step is subnormal
+        (2.0**-100, 2.0**100, 0.0, 2.0**100, False),  # the product underflows
+        (2.0**127, 2.0**127, 0.0, 2.0**127, True),  # the reciprocal of the spacing is subnormal
         (2.0**126, 2.0**127, 0.0, 2.0**127, False),
         (math.inf, 1.0, 0.0, 255.0, False),
         (math.nan, 1.0, 0.0, 255.0, False),

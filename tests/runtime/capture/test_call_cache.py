@@ -1,4 +1,4 @@
-"""The last call on a GPU made again with other values, the CPU playing the GPU: when it is, and when it is not."""
+"""Replays of cached calls on a simulated GPU: when the guards allow one, and when they do not."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ pytestmark = pytest.mark.skipif(
 
 
 class LookedAt(Exception):
-    """A call went the long way."""
+    """A call was not replayed."""
 
 
 @pytest.fixture
 def again(monkeypatch: pytest.MonkeyPatch) -> Executor:
-    """A network that can only repeat its last calls, with a state that is left and without, which were from a state."""
+    """A network that can only replay cached calls from a state, with and without a returned state."""
     net = network(busy(), chunk=7)
     captured(net, monkeypatch, cached=True)
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_threads_take_turns(again: Executor) -> None:
 
 
 class Own(Tensor):
-    """A subclass, which may have operators of its own."""
+    """A tensor subclass, which may override operators."""
 
 
 def _half(net: Executor) -> None:
@@ -139,7 +139,7 @@ def test_graphs_come_back_where_they_were_switched_off(monkeypatch: pytest.Monke
 
 
 def alone() -> Raw:
-    """A population and nothing else."""
+    """A network of one population."""
     return chain({"lif": node("LIF", tau=np.array([2e-4, 3e-4, 5e-4]), v_threshold=0.5)})
 
 

@@ -1,4 +1,4 @@
-"""A recorded function gives what the function gives, whatever has changed since."""
+"""A program returns what its function returns, after any change of its inputs."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def reads_a_constant(given: list[Tensor]) -> list[Tensor]:
 
 
 def populations(given: list[Tensor]) -> list[Tensor]:
-    """Neurons may write over what nobody reads again: here some of it is read again, returned, or a view."""
+    """Neurons may overwrite tensors that are not read again; here some are read again, returned, or views."""
     fires = NeuronCoefficients(*[torch.tensor(c) for c in (0.5, 1.0, 0.125)], threshold=SCALE, v_reset=SCALE * 0)
     membrane = NeuronCoefficients(*[torch.tensor(c) for c in (0.5, 1.0, 0.0)])
 
@@ -159,7 +159,7 @@ def test_most_functions_are_recorded(function: Callable[[list[Tensor]], list[Ten
 
     for seed in range(6):
         call(cache, counted, draw(seed))
-    assert len(calls) == 2  # the first, and the one that is recorded
+    assert len(calls) == 2  # the first call, and the recording
 
 
 EDITS: dict[str, Callable[[], object]] = {
@@ -289,7 +289,7 @@ def test_what_others_watch_is_not_recorded() -> None:
 
 
 def test_a_recording_imports_nothing() -> None:
-    """Torch would import its compiler for a mode like ours: seconds, and as much memory as many networks take."""
+    """torch would import its compiler for such a dispatch mode: seconds, and the memory of many networks."""
     program = (
         "import sys, nir, numpy, torch, neurocuda\n"
         "one = numpy.ones(3)\n"
@@ -329,7 +329,7 @@ def test_a_recording_keeps_no_tensor_for_longer_than_the_function() -> None:
 
 
 def test_a_recording_leaves_nothing_to_the_collector_of_cycles() -> None:
-    """Which may come late, and in the middle of whatever else is measured."""
+    """Garbage collection may run late, and during a measurement."""
     gc.collect()
     gc.disable()
     try:
