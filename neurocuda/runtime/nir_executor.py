@@ -45,8 +45,7 @@ class Executor(nn.Module):
     """A NIR graph that runs: `y, state = net(x, state=None)`, x and y [T, B, *shape].
 
     Weights, biases and scales are float32 parameters named `node:field`, a dot of the node's name written '/'.
-    Parameters of neurons are float64 buffers that `.half()` and `.to(dtype)` leave alone. A frozen network has
-    constants instead.
+    Neuron parameters are float64 buffers that `.half()` and `.to(dtype)` leave alone. Frozen networks have constants.
 
     Without gradients, a second call with the same shapes, strides and dtypes is captured, as a program on a CPU and as
     a CUDA graph on a GPU, and later calls replay it. A graph keeps memory for all its tensors; `cuda_graph = False`
@@ -58,8 +57,7 @@ class Executor(nn.Module):
         chunk: Time steps that run layer by layer at a time, >= 1. Default: the choice that `load` describes.
         surrogate: The derivative of a spike. Default: `Surrogate()`.
         learn: Neuron parameters to train ("tau", "v_threshold", ...): parameters instead of buffers. Default: none.
-        force: "ordered" (the defined order), "library" (the vendor library) or "integer" (int8), by layer. Default: the
-            implementation that is chosen when the network is loaded.
+        force: "ordered", "library" (vendor library) or "integer" (int8) by layer. Default: the choice made at loading.
         input_grid: The grid of the inputs, one for all or by name. Default: the integers 0 .. 255.
         ordered: Sums every layer in the defined order: the same bits on every backend. Default: False.
         frozen: Makes constants of all parameters; then `learn` must be empty. Default: False.
@@ -123,15 +121,12 @@ class Executor(nn.Module):
         """Runs over the T time steps of x.
 
         Args:
-            x: The signal of the Input [T, B, *shape], or a dict by name. float32, or a dtype that is exact in it:
-                float16, bfloat16, uint8, int8, bool. All values must be finite.
+            x: [T, B, *shape] of the Input, or a dict by name; float32, float16, bfloat16, uint8, int8 or bool; finite.
             state: The state that an earlier call returned, of the same batch. Default: rest (all zero).
-            out: Memory for the signals of the Output, float32 [T, B, *shape], or a dict by name; only without
-                gradients. Default: new memory.
+            out: Memory for the outputs, float32 as they are returned; only without gradients. Default: new memory.
 
         Returns:
-            The signals of the Output, float32 [T, B, *shape] (a dict by name if there are several), and the state after
-            the last step.
+            The signals of the Output, float32 [T, B, *shape] (a dict by name if there are several), and the last state.
 
         Raises:
             ArgumentError: An input, an entry of the state or `out` does not fit.
