@@ -27,7 +27,7 @@ def parameter(parameters: Mapping[str, Value], name: str, type: type[T]) -> T:
 
 
 class Unfit(Exception):
-    """A value that does not fit: what was expected, what was found."""
+    """A field that does not fit: what was expected, what was found."""
 
     def __init__(self, expected: str, found: str) -> None:
         super().__init__(expected, found)
@@ -38,8 +38,8 @@ class Unfit(Exception):
 class Field:
     """A field of a primitive.
 
-    aligned: its values belong to elements of the signal, and align with the signal's leading axes. default: used where
-    the file has none; without one the field is required.
+    aligned: an array whose axes align with the leading axes of the signal. default: used where the file has no value;
+    without a default the field is required.
     """
 
     name: str

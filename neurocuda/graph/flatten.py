@@ -21,7 +21,7 @@ _TERMINAL = {"source": "Output", "target": "Input"}
 
 @dataclass(frozen=True)
 class FlatNode:
-    """A node with its flat name; `type` is 'Identity' for the Input or Output of a nested graph."""
+    """A node with its flat name; its type is 'Identity' for the Input or Output of a nested graph."""
 
     name: str
     type: str
@@ -192,7 +192,7 @@ def _collect(level: _Level, flat: FlatGraph) -> None:
 
 
 def _resolve(level: _Level, end: str, role: str, shown: str, flat: FlatGraph) -> str | None:
-    """The flat name of the node that an edge end means, or None with a problem reported."""
+    """The flat name of the node at an edge end, or None after reporting a problem."""
     if end in level.leaves:
         return level.prefix + end
     if _local(level, end) in level.broken:

@@ -19,7 +19,7 @@ class Node:
     """One node of a flat graph. Shapes are those of one sample at one time step.
 
     Args:
-        name: Unique in the graph.
+        name: The flat name, unique in the graph: `outer.inner` for a node of a nested graph.
         type: The NIR primitive; `primitive` is its record.
         parameters: Its fields, in the dtypes of the file. Those that belong to elements of the signal (tau, threshold,
             ...) are collapsed: an axis along which they are constant has size 1, trailing axes of size 1 are left out.
@@ -57,10 +57,10 @@ class Node:
         """A parameter that is an array.
 
         Args:
-            name: The field.
+            name: The field, such as "weight" or "tau".
 
         Returns:
-            Its value.
+            The read-only array, in the dtype of the file.
         """
         return parameter(self.parameters, name, np.ndarray)
 
@@ -68,10 +68,10 @@ class Node:
         """A parameter that is a tuple of integers.
 
         Args:
-            name: The field.
+            name: The field, such as "stride".
 
         Returns:
-            Its value.
+            One integer for each spatial axis.
         """
         return parameter(self.parameters, name, tuple)
 
@@ -97,10 +97,10 @@ class Node:
         """A parameter that is an integer.
 
         Args:
-            name: The field.
+            name: The field, such as "groups".
 
         Returns:
-            Its value.
+            The integer.
         """
         return parameter(self.parameters, name, int)
 

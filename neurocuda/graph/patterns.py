@@ -33,7 +33,7 @@ def soft_resets(graph: Graph) -> tuple[SoftReset, ...]:
 
 
 def replaced(graph: Graph, neuron: Callable[[SoftReset], Node]) -> Graph:
-    """The graph with one node in place of each soft reset, under the name of the integrator."""
+    """The graph with each soft reset replaced by one neuron, which has the name of the integrator."""
     loops = soft_resets(graph)
     gone = {name for loop in loops for name in (loop.threshold, loop.scale)}
     nodes = {name: node for name, node in graph.nodes.items() if name not in gone}

@@ -1,4 +1,4 @@
-"""`PRIMITIVES`: one record for each primitive, which the other rooms ask instead of comparing names of types.
+"""`PRIMITIVES`: one record for each primitive. The other packages read it instead of comparing type names.
 
 docs/adding-a-primitive.md names the other places where a primitive has an entry.
 """
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Primitive:
-    """What the package knows of a type of node.
+    """The properties of a node type.
 
     fields: of a file. shape_rule: computes the output shape. shape_field: the field that states an input shape in a
     file. weight_field: the parameter that multiplies the input. spatial_axes: of a convolution or pool.
@@ -161,7 +161,7 @@ SIGNAL_PARAMETERS = frozenset(field.name for record in _RECORDS for field in rec
 
 
 def check_fields(name: str, type: str, raw: Mapping[str, Any]) -> tuple[dict[str, Value], list[Problem]]:
-    """The checked parameters of node `name`, of this type, and everything that is wrong."""
+    """The checked parameters of node `name`, of this type, and its problems."""
     parameters: dict[str, Value] = {}
     problems = []
     where, fields = f"node {name!r}", PRIMITIVES[type].fields
@@ -182,7 +182,7 @@ def check_fields(name: str, type: str, raw: Mapping[str, Any]) -> tuple[dict[str
 
 
 def complete(table: Mapping[str, T], place: str, types: Mapping[str, object] = PRIMITIVES) -> Mapping[str, T]:
-    """The table of a room, which must have an entry for each of `types` and no other.
+    """Returns `table` if it has an entry for each of `types` and no other.
 
     place: the file and the name of the table, for the message. Raises `TypeError` naming the primitive.
     """

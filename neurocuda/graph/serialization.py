@@ -29,14 +29,14 @@ def read(path: str | os.PathLike[str]) -> Graph:
     """Reads a NIR file, also where the type check of the nir package refuses it.
 
     Args:
-        path: The file.
+        path: The HDF5 file.
 
     Returns:
-        The graph: flat, with inferred shapes.
+        The graph: flat, with inferred shapes. Parameters keep the dtypes of the file.
 
     Raises:
-        FileError: The file is not NIR.
-        GraphError: The graph has problems; each names its node and field.
+        FileError: The file cannot be read, or is not NIR.
+        GraphError: The graph has problems (`ShapeError` if they are of shapes); each names its node and field.
 
     Example:
         >>> import neurocuda
@@ -50,7 +50,7 @@ def read(path: str | os.PathLike[str]) -> Graph:
 
 
 def check(path: str | os.PathLike[str]) -> tuple[Graph | None, tuple[Problem, ...]]:
-    """The graph of a NIR file, or None and everything that is wrong with it. Raises `FileError` as `read`."""
+    """The graph of a NIR file, or None and all its problems. Raises `FileError` as `read`."""
     name = os.fspath(path)
     try:
         with open(path, "rb") as start:
@@ -63,7 +63,7 @@ def check(path: str | os.PathLike[str]) -> tuple[Graph | None, tuple[Problem, ..
     try:
         with h5py.File(path, "r") as file:
             raw, version = _read_root(file, name)
-    except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:  # what h5py raises on damage
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:  # h5py raises these for damaged files
         found = f"an HDF5 file that is truncated or damaged ({error})"
         raise FileError(f"{name}: expected an HDF5 file (NIR), found {found}") from error
     return build(raw, name, version)
@@ -133,7 +133,7 @@ def write(graph: Graph, path: str | os.PathLike[str]) -> None:
 
     Args:
         graph: The graph.
-        path: The file.
+        path: The file; its folder must exist.
 
     Raises:
         FileError: The file cannot be written; an existing one is unchanged.

@@ -42,8 +42,8 @@ class Shapes:
 def infer(nodes: Mapping[str, Typed], edges: list[tuple[str, str]], broken: frozenset[str]) -> Shapes:
     """Propagates shapes along the edges, from the Inputs and from the weights.
 
-    A node that no shape reaches has the shape of its own parameters. Nothing is guessed as long as there are nodes
-    with problems of their own (`broken`), so that one mistake is reported once.
+    A node that no shape reaches has the shape of its own parameters. While nodes have problems of their own
+    (`broken`), no shape is guessed: one mistake is reported once.
     """
     sources = neighbours(nodes, ((target, source) for source, target in sorted(edges)))
     targets = neighbours(nodes, sorted(edges))

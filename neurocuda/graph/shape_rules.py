@@ -15,7 +15,7 @@ ShapeRule = Callable[[Parameters, Shape], Shape]
 
 
 class Misfit(Exception):
-    """An input that a node cannot take: the field it clashes with, what was expected, what was found."""
+    """An input shape that a node does not accept: the field in conflict, what was expected, what was found."""
 
     def __init__(self, field: str | None, expected: str, found: str) -> None:
         super().__init__(field, expected, found)
@@ -93,7 +93,7 @@ def _require_axes(shape: Shape, axes: str) -> None:
 
 
 def _windows(size: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape, field: str) -> Shape:
-    """How many windows fit along each axis, as torch counts them (floor)."""
+    """The number of windows along each axis, rounded down as in torch."""
     counts = []
     for n, k, step, pad, gap in zip(size, kernel, stride, padding, dilation, strict=True):
         room = n + 2 * pad - gap * (k - 1) - 1

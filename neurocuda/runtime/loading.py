@@ -48,11 +48,12 @@ def load(
             less time, above all for few steps.
 
     Returns:
-        The network.
+        The network, on the CPU; `.to("cuda")` moves it.
 
     Raises:
-        FileError: The file is not NIR.
+        FileError: The file cannot be read, or is not NIR.
         GraphError: The graph has problems; each names its node and field.
+        AlgebraicLoopError: A cycle has no state.
         ArgumentError: Another argument does not fit.
 
     Warns with `NeuroCUDAWarning` where the file or the settings are probably not what was meant.

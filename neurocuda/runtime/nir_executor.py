@@ -45,23 +45,22 @@ class Executor(nn.Module):
     """A NIR graph that runs: `y, state = net(x, state=None)`, x and y [T, B, *shape].
 
     Weights, biases and scales are float32 parameters named `node:field`, a dot of the node's name written '/'.
-    Parameters of neurons are float64 buffers that `.half()` and `.to(dtype)` leave alone. A frozen network has
-    constants instead.
+    Neuron parameters are float64 buffers that `.half()` and `.to(dtype)` leave alone. Frozen networks have constants.
 
     Without gradients, a second call with the same shapes, strides and dtypes is captured, as a program on a CPU and as
     a CUDA graph on a GPU, and later calls replay it. A graph keeps memory for all its tensors; `cuda_graph = False`
     runs every GPU call operator by operator.
 
     Args:
-        graph: The graph.
+        graph: The graph, as `read` or `from_nir` returns it.
         discretization: What a time step means. Default: `Discretization()`.
-        chunk: Time steps that run layer by layer at a time; None: see `load`.
+        chunk: Time steps that run layer by layer at a time, >= 1. Default: the choice that `load` describes.
         surrogate: The derivative of a spike. Default: `Surrogate()`.
-        learn: Neuron parameters to train ("tau", "v_threshold", ...): parameters instead of buffers.
-        force: "ordered", "library" or "integer" by layer, instead of the choice made when the network is loaded.
+        learn: Neuron parameters to train ("tau", "v_threshold", ...): parameters instead of buffers. Default: none.
+        force: "ordered", "library" (vendor library) or "integer" (int8) by layer. Default: the choice made at loading.
         input_grid: The grid of the inputs, one for all or by name. Default: the integers 0 .. 255.
-        ordered: Sums every layer in the defined order.
-        frozen: Makes constants of all parameters.
+        ordered: Sums every layer in the defined order: the same bits on every backend. Default: False.
+        frozen: Makes constants of all parameters; then `learn` must be empty. Default: False.
 
     Raises:
         ArgumentError: An argument does not fit.
@@ -122,16 +121,15 @@ class Executor(nn.Module):
         """Runs over the T time steps of x.
 
         Args:
-            x: [T, B, *shape] of the Input, or a dict by name; float32, or a narrower dtype that is exact in it.
-            state: What an earlier call returned; None for rest (all zero).
-            out: float32 memory for the signals of the Output, without gradients.
+            x: [T, B, *shape] of the Input, or a dict by name; float32, float16, bfloat16, uint8, int8 or bool; finite.
+            state: The state that an earlier call returned, of the same batch. Default: rest (all zero).
+            out: Memory for the outputs, float32 as they are returned; only without gradients. Default: new memory.
 
         Returns:
-            The signals of the Output [T, B, *shape] (a dict by name if there are several), and the state after the
-            steps.
+            The signals of the Output, float32 [T, B, *shape] (a dict by name if there are several), and the last state.
 
         Raises:
-            ArgumentError: An input or an entry of the state does not fit.
+            ArgumentError: An input, an entry of the state or `out` does not fit.
         """
         return self._call(x, state, out, _OUTPUTS_AND_STATE)
 
@@ -146,7 +144,10 @@ class Executor(nn.Module):
             out: As of a call.
 
         Returns:
-            The signals of the Output [T, B, *shape] (a dict by name if there are several).
+            The signals of the Output, float32 [T, B, *shape] (a dict by name if there are several).
+
+        Raises:
+            ArgumentError: As a call.
         """
         return self._call(x, state, out, _OUTPUTS)[0]
 
@@ -185,7 +186,7 @@ class Executor(nn.Module):
             out: As of a call.
 
         Returns:
-            Outputs, state and recordings.
+            Outputs, state and recordings, float32 [T, B, *shape] for each recorded quantity.
 
         Raises:
             ArgumentError: As a call, and for a node or quantity that does not exist.
@@ -358,14 +359,14 @@ class Executor(nn.Module):
         return self
 
     def parameter_name(self, node: str, field: str) -> str | None:
-        """The name of a parameter or buffer.
+        """The name of the parameter or buffer of a field, as `state_dict` has it.
 
         Args:
-            node: A node.
-            field: One of its fields.
+            node: The name of a node in the graph.
+            field: One of its NIR fields, such as "weight" or "tau".
 
         Returns:
-            The name; None if the field has no parameter, or the network is frozen.
+            The name, such as "fc:weight"; None if the field has no parameter, or the network is frozen.
         """
         return self._store.name(node, field)
 

@@ -41,10 +41,10 @@ class State:
         """The state on another device.
 
         Args:
-            device: The device.
+            device: The device, such as "cpu" or "cuda:0".
 
         Returns:
-            A new state.
+            A new state; a tensor that is on the device already is shared.
         """
         return self._map(lambda tensor: tensor.to(device))
 
@@ -64,10 +64,10 @@ class State:
         """Concatenates states along the batch.
 
         Args:
-            parts: States of the parts of a batch, in order.
+            parts: States of one network for the parts of a batch, in order.
 
         Returns:
-            The state of the batch.
+            The state of the batch, with copies of the tensors.
 
         Raises:
             ArgumentError: There are no parts, or their entries or shapes differ.

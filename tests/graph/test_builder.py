@@ -1,4 +1,4 @@
-"""The graph: shapes as torch has them, invented ends, inlining, canonical order, immutability."""
+"""The graph: shapes as in torch, added Inputs and Outputs, flattening, canonical order, immutability."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def built(raw: Raw) -> Graph:
 
 
 def shape_or_refusal(kind: str, shape: tuple[int, ...], **fields: Any) -> tuple[int, ...] | None:
-    """The output shape of a node for an Input of `shape`; None where the graph is refused for its shapes."""
+    """The output shape of a node for an Input of `shape`; None where building raises a `ShapeError`."""
     raw = chain({"n": node(kind, **fields)}, shape)
     result, problems = build(raw, "graph", None)
     assert all(problem.error is ShapeError and problem.where == "node 'n'" for problem in problems), problems
@@ -112,7 +112,7 @@ CONV2D = node("Conv2d", input_shape=np.array([6, 5]))
 GROUPED = node("Conv1d", weight=ramp(4, 2, 3), groups=2, input_shape=7)
 FLATTEN = node("Flatten", input_type=np.array([2, 6]))
 
-# nodes, edges, and the shapes of what is invented, by name
+# nodes, edges, and the shapes of the added Inputs and Outputs, by name
 Invention = tuple[dict[str, Raw], list[tuple[str, str]], dict[str, tuple[int, ...]]]
 INVENTED: dict[str, Invention] = {
     "both": ({"n": V}, [], {"input_n": (3,), "output_n": (3,)}),
@@ -312,7 +312,7 @@ def grouped(**more: Any) -> Raw:
     return node("Conv2d", weight=ramp(4, 1, 3, 3), groups=2, **more)
 
 
-# What the checks of the nir package refuse: graph, shape of the output, words of each warning
+# Graphs that the type check of the nir package rejects: graph, output shape, words of each warning
 ODDITIES: dict[str, tuple[Raw, tuple[int, ...], list[str]]] = {
     "groups with a shape": (chain({"c": grouped(input_shape=np.array([6, 5]))}, IMAGE), (4, 4, 3), []),
     "kernel not square": (chain({"c": CONV2D}, IMAGE), (4, 4, 4), []),

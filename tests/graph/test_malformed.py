@@ -1,4 +1,4 @@
-"""Malformed graphs: each is refused with a message of its own that says where, what was expected, what was found."""
+"""Malformed graphs raise an error that names the place, what was expected and what was found."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CASES = [
 
 
 def refusal(raw: Raw, path: Path) -> GraphError:
-    """The error of loading a raw graph. A cycle without state is a valid file and shows only there."""
+    """The error of loading a raw graph. A cycle without state is valid in a file; only loading refuses it."""
     write_raw(raw, path)
     with pytest.raises(NeuroCUDAError) as caught:
         neurocuda.load(path)
@@ -40,8 +40,8 @@ def test_each_mistake_is_refused_by_name(raw: Raw, kind: type[GraphError], words
 
 
 @pytest.mark.parametrize(("raw", "kind", "words"), CASES)
-def test_each_mistake_is_reported_once(raw: Raw, kind: type[GraphError], words: str, tmp_path: Path) -> None:
-    """Nodes before and after a broken one are not blamed for it."""
+def test_each_mistake_is_told_once(raw: Raw, kind: type[GraphError], words: str, tmp_path: Path) -> None:
+    """Nodes before and after a broken one are not reported."""
     problems = refusal(raw, tmp_path / "wrong.nir").problems
     assert len(problems) == 1, "\n".join(map(str, problems))
     assert problems[0].error is kind
@@ -111,8 +111,8 @@ def test_all_problems_are_reported_together(tmp_path: Path) -> None:
     assert str(error).splitlines() == [f"{path}: {problem}" for problem in problems]
 
 
-def test_problems_are_sorted(tmp_path: Path) -> None:
-    """Whatever the order of nodes and edges in the file."""
+def test_problems_stand_in_an_order_of_their_own(tmp_path: Path) -> None:
+    """The order of nodes and edges in the file does not change it."""
     raw = five_mistakes()
     raw["edges"] += [("nope", "a"), ("a", "nope"), ("zzz", "a"), ("in", "missing"), ("d", "in")]
     orders = []

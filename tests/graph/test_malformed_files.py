@@ -1,4 +1,4 @@
-"""Files that are no HDF5, damaged or hostile: refused with a message of their own, quickly, reading nothing else."""
+"""Files that are not HDF5, damaged or hostile raise a specific error, quickly, and read no other file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def edited(change: Callable[[h5py.File], object]) -> Change:
 
 
 def instead(place: str, create: Callable[[h5py.File, str], object]) -> Change:
-    """A valid file in which something else stands at `place`."""
+    """A valid file with another object at `place`."""
 
     def change(file: h5py.File) -> None:
         del file[place]
@@ -42,7 +42,7 @@ def instead(place: str, create: Callable[[h5py.File, str], object]) -> Change:
 
 
 def cut(fraction: float) -> Change:
-    """A real file of which only the beginning is left."""
+    """A valid file, truncated."""
 
     def make(path: Path) -> None:
         write_raw(single("Linear", weight=np.random.default_rng(0).random((40, 3))), path)
@@ -53,7 +53,7 @@ def cut(fraction: float) -> Change:
 
 
 def damaged_chunk(path: Path) -> None:
-    """A compressed weight of which the compressed bytes are overwritten."""
+    """A compressed weight with overwritten compressed bytes."""
     write_raw(lif_chain(), path)
     with h5py.File(path, "r+") as file:
         group = file["node/nodes/n"]
@@ -66,7 +66,7 @@ def damaged_chunk(path: Path) -> None:
 
 
 def linked(levels: int) -> Change:
-    """Groups that each hold the next one twice: 2^levels paths through a file of some kB."""
+    """Nested groups, each linked twice from its parent: 2^levels paths in a file of some kB."""
 
     def change(file: h5py.File) -> None:
         group = file["node"].create_group("metadata")
@@ -88,7 +88,7 @@ def chained(levels: int) -> Callable[[h5py.File], None]:
 
 
 def elsewhere(file: h5py.File, place: str) -> None:
-    """A value that is stored in another file, which exists."""
+    """A dataset that is stored in another file, which exists."""
     other = Path(file.filename).with_name("other.bin")
     other.write_bytes(np.ones(3).tobytes())
     file.create_dataset(place, (3,), "f8", external=[(str(other), 0, 24)])
@@ -123,7 +123,7 @@ def itself(file: h5py.File) -> None:
 
 
 def bomb(file: h5py.File, place: str) -> None:
-    """100 GB announced, nothing stored."""
+    """A dataset of 100 GB without stored data."""
     file.create_dataset(place, (12_500_000_000,), "f8", chunks=(1_000_000,))
 
 
@@ -145,7 +145,7 @@ def ragged(file: h5py.File, place: str) -> None:
 
 
 def words(*names: object) -> Callable[[h5py.File, str], object]:
-    """Strings, of the shape in which they are given."""
+    """A dataset of strings with the shape of `names`."""
     return lambda file, place: file.create_dataset(place, data=np.array(names, dtype=object), dtype=h5py.string_dtype())
 
 
@@ -155,7 +155,7 @@ def value(data: object) -> Callable[[h5py.File, str], object]:
 
 TAU, EDGES = "node/nodes/n/tau", "node/edges"
 
-# what happens to the file, error class, words of the message
+# change of the file, error class, words of the message
 CASES: dict[str, tuple[Change, type[NeuroCUDAError], str]] = {
     "missing": (lambda path: None, FileError, "no such file"),
     "folder": (lambda path: path.mkdir(), FileError, "a folder"),
@@ -226,7 +226,7 @@ def test_each_file_is_refused_by_name(name: str, tmp_path: Path) -> None:
 
 
 def test_no_two_files_have_the_same_message(tmp_path: Path) -> None:
-    alike = {"text", "pickle", "empty", "cut in the signature"}  # all of them are just no HDF5
+    alike = {"text", "pickle", "empty", "cut in the signature"}  # not HDF5, for the same reason
     told: dict[str, str] = {}
     for number, (name, (make, _, _)) in enumerate(CASES.items()):
         path = tmp_path / str(number)
@@ -235,8 +235,8 @@ def test_no_two_files_have_the_same_message(tmp_path: Path) -> None:
         told[body] = name
 
 
-def test_links_that_multiply_are_refused(tmp_path: Path) -> None:
-    """20 levels would be a million groups; either answer is right, but it comes at once."""
+def test_links_that_multiply_are_not_followed_for_ever(tmp_path: Path) -> None:
+    """20 levels are a million paths. An error or a graph is right, if it comes at once."""
     path = tmp_path / "links.nir"
     linked(20)(path)
     opened = 0
@@ -276,7 +276,7 @@ def test_a_file_that_may_not_be_read_is_refused(unreadable: Path) -> None:
 
 
 def overwritten(old: bytes, new: bytes) -> Change:
-    """A file in which some bytes are others, wherever they stand."""
+    """A file with some bytes changed, at any place."""
 
     def make(path: Path) -> None:
         write_raw(lif_chain(), path)
@@ -288,7 +288,7 @@ def overwritten(old: bytes, new: bytes) -> Change:
 
 
 def headless(name: str) -> Change:
-    """A file in which the header of one object is overwritten."""
+    """A file with the header of one object overwritten."""
 
     def make(path: Path) -> None:
         write_raw(lif_chain(), path)
@@ -302,7 +302,7 @@ def headless(name: str) -> Change:
 
 
 def other_precision(path: Path) -> None:
-    """A float of a precision that numpy does not have: 63 bits."""
+    """A float type with a precision that numpy does not support: 63 bits."""
     write_raw(lif_chain(), path)
     with h5py.File(path, "r+") as file:
         kind = h5py.h5t.IEEE_F64LE.copy()
@@ -312,7 +312,7 @@ def other_precision(path: Path) -> None:
         h5py.h5d.create(group.id, b"tau", kind, h5py.h5s.create(h5py.h5s.SCALAR))
 
 
-# Only damage that the HDF5 library itself survives: other bytes make it run for ever, or crash.
+# Only damage that the HDF5 library survives: other bytes make it hang or crash.
 DAMAGES: dict[str, Change] = {
     "tree of a group": overwritten(b"TREE", b"TRUE"),
     "members of a group": overwritten(b"SNOD", b"SNAD"),

@@ -1,4 +1,4 @@
-"""Writing and reading back: nothing is lost, nothing is half written, and what the nir package writes is read."""
+"""Round trips of NIR files: nothing is lost, a write is atomic, files of the nir package are read."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_scalars_are_written_at_full_shape_for_strict_readers(tmp_path: Path) ->
 STRICT: dict[str, Raw] = {
     "everything": everything(),
     **{kind: single(kind) for kind in FIELDS},
-    "Conv2d": single("Conv2d", weight=ramp(4, 2, 3, 3)),  # the nir package takes every kernel for a square
+    "Conv2d": single("Conv2d", weight=ramp(4, 2, 3, 3)),  # the nir package assumes square kernels
     "invented ends": graph({"n": full("LIF", VECTOR)}, []),
 }
 
@@ -154,7 +154,7 @@ def test_files_of_the_nir_package_are_read(name: str, tmp_path: Path) -> None:
 
 
 def nested_twice() -> Raw:
-    """Nested graphs with sums, a cycle and two ends; edges that name inner nodes; inner ends that take part in sums."""
+    """Nested graphs with sums, a cycle and two Outputs; edges to inner nodes; inner Inputs and Outputs in sums."""
     inner = graph(
         {
             "input": terminal("Input", (7, 7)),

@@ -1,4 +1,4 @@
-"""Bad arguments: each is refused by an error that names it, says what was expected and what was found."""
+"""Bad arguments raise an error that names the argument, what was expected and what was found."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ WRONG_SIGNALS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("kind", ["neuron alone", "strided", "float16", "layers", "chunks"])
-def test_a_replayed_call_refuses_values_that_are_not_finite(kind: str, tmp_path: Path) -> None:
-    """At their index in the whole signal; and the call after is as if nothing had been."""
+def test_numbers_that_are_not_finite_are_refused_by_what_was_recorded_too(kind: str, tmp_path: Path) -> None:
+    """The error has the index in all of the signal. The next call is not affected."""
     layers = {"w": node("Linear", weight=ramp(3, 3))} if kind in ("layers", "chunks") else {}
     net = network(chain({**layers, "lif": node("LIF", tau=2e-4, v_threshold=0.5)}), tmp_path, chunk=3)
     x = torch.rand(2 if kind == "layers" else 8, 2, 3, generator=torch.Generator().manual_seed(1))
@@ -315,7 +315,7 @@ def test_wrong_slopes_are_refused(slope: Any) -> None:
 
 MANY = Discretization(spikes_per_step="many", spike_when="reaching", reset="subtract")
 HUGE = 1e39
-# what has no meaning under a discretization, though the file is well-formed
+# valid files with values that a discretization cannot use
 UNFIT: dict[str, tuple[Raw, Discretization, str]] = {
     "threshold 0, many, IF": (single("IF", v_threshold=0.0), MANY, "'n'|'v_threshold'|> 0|'many'|0"),
     "threshold < 0, many, LIF": (single("LIF", v_threshold=np.array([1, -2, 1])), MANY, "'n'|'v_threshold'|> 0|-2"),

@@ -1,4 +1,4 @@
-"""Autocast: layers of the library in the narrower type, state and neurons in float32."""
+"""Autocast: layers of the vendor library in the narrower dtype, state and neurons in float32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torch.compile and torch.export see the whole network, and change no bit."""
+"""torch.compile and torch.export capture the network in one graph and change no bit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DIGITS = ROOT / "examples" / "digits" / "digits.nir"
 
 
 class Tensors(nn.Module):
-    """The network with its state as plain tensors, which is what an exported program returns."""
+    """The network with its state as plain tensors, as an exported program returns it."""
 
     def __init__(self, net: neurocuda.Executor) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Tensors(nn.Module):
 
 
 def digits(frozen: bool) -> tuple[Tensors, Tensor, Tensor]:
-    """The network, an input to compile it with, and another."""
+    """The network, an input to compile it with, and another input."""
     x, another = torch.rand(2, 4, 2, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 16
     return Tensors(neurocuda.load(DIGITS, frozen=frozen)), x, another
 

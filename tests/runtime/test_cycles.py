@@ -1,4 +1,4 @@
-"""Cycles of every kind, under every rule of feedback: a table of graphs against the oracle."""
+"""Cycles of all types, under every feedback rule: a table of graphs against the oracle."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_soft_reset_loop_equals_reset_by_subtraction() -> None:
 @pytest.mark.parametrize("name", ["a", "m", "z"])
 @pytest.mark.parametrize("count", [7, 8, 9, 20])
 def test_recurrent_current_among_many_branches(name: str, count: int) -> None:
-    """More branches than one call of a native operator takes, the recurrent one first, between, or last."""
+    """More branches than one native operator takes, with the recurrent one first, between, or last."""
     others = [f"b{k:02}" if k % 2 else f"n{k:02}" for k in range(count)]
     edges = " ".join(f"input>{other} {other}>neuron" for other in others)
     nodes = {other: affine(4, 4, other) for other in others}

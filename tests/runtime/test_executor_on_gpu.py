@@ -1,4 +1,4 @@
-"""The executor on a GPU: captured calls played on the CPU, and with `-m cuda` on a GPU."""
+"""The executor on a GPU: captured calls, simulated on the CPU, and with `-m cuda` on a GPU."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_observed_calls_use_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Watching(TorchDispatchMode):
-    """Changes nothing."""
+    """A dispatch mode that changes no operator."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         return func(*args, **(kwargs or {}))
@@ -142,7 +142,7 @@ def test_replayed_random_graphs_equal_the_oracle(case: Case) -> None:
             found = recorded(net, x)
     assert_equal(found, told(case.expected), order_of(net), f"{net}\n{net.graph}")
     steps = next(iter(case.x.values())).shape[0]
-    assert device.captures == 3 * (steps > 0)  # with recordings, without, and without a state that is left
+    assert device.captures == 3 * (steps > 0)  # with recordings, without, and without a returned state
 
 
 @needs_compiled
@@ -215,7 +215,7 @@ def on_gpu() -> Executor:
 
 
 def compare_on_gpu(net: Executor, x: Tensor, state: State | None = None) -> None:
-    """A call, captured or not, against the same call run operator by operator, on the CPU."""
+    """Compares a call, captured or not, with the reference operators on the CPU."""
     with torch.no_grad():
         y, after = net(x, state)
         with neurocuda.use_backend("reference"):
@@ -252,7 +252,7 @@ def test_gpu_edits_are_seen(on_gpu: Executor) -> None:
 
 @pytest.mark.cuda
 def test_gpu_streams_take_turns(on_gpu: Executor) -> None:
-    """No stream waits for another but through the graph."""
+    """A stream waits for another only through the CUDA graph."""
     streams = [torch.cuda.Stream() for _ in range(3)]
     signals = [drive().to("cuda") * (1 + turn) for turn in range(30)]
     with torch.no_grad():

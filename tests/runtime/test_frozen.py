@@ -1,4 +1,4 @@
-"""Frozen networks: the bits of a network with parameters, from constants that are stored once."""
+"""Frozen networks: the same bits as with parameters, from constants that are stored once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ needs_library = pytest.mark.skipif(
 
 
 def convolutions(**fields: Any) -> Node:
-    """Two convolutions with integer weights, wide enough to be prepacked for the vendor library."""
+    """Two convolutions with integer weights, wide enough for the vendor library to prepack them."""
     draw = numbers("frozen", *map(str, fields.items()))
     into, x = 8 * fields.get("groups", 1), torch.zeros(1, 8 * fields.get("groups", 1), 9, 9)
     nodes = {}
@@ -67,7 +67,7 @@ def to_torch(value: Any) -> Any:
 def test_frozen_equals_the_oracle(case: Case) -> None:
     net = Executor(graph_of(case.raw), Discretization(**case.discretization), frozen=True)
     expected = told(case.expected)
-    for _ in range(3):  # a first call, a captured one, and a replay
+    for _ in range(3):  # eager, captured, replayed
         assert_equal(recorded(net, case.x), expected, order_of(net), f"{net}\n{net.graph}")
 
 
@@ -120,7 +120,7 @@ def test_a_layer_has_its_weights_once() -> None:
         assert not net._calls._live
         assert not net._calls._folded
         assert not {"a:weight", "b:weight"} & set(constants._parameters)
-        net(whole_signal() + 0.5)  # off-grid; the proof of the second layer does not need the input
+        net(whole_signal() + 0.5)  # off-grid; the second layer does not depend on it
     assert {"a:weight", "b:weight"} & set(constants._parameters) == {"a:weight"}
 
 
@@ -138,8 +138,8 @@ def test_a_layer_has_its_weights_once() -> None:
     ],
     ids=str,
 )
-def test_vendor_convolutions_with_prepacked_weights(fields: dict[str, Any]) -> None:
-    """Of integers, whose sums are exact."""
+def test_library_convolutions_with_weights_laid_out(fields: dict[str, Any]) -> None:
+    """The weights are integers, so that sums are exact."""
     wide, force = graph_of(convolutions(**fields)), {"a": "library", "b": "library"}
     free, net = (Executor(wide, force=force, frozen=frozen) for frozen in (False, True))
     assert set(net._store._prepacked) == {"a", "b"}
@@ -229,8 +229,8 @@ def test_no_conversion_changes_a_value(name: str, warm: bool) -> None:
 
 
 @needs_compiled
-def test_a_gpu_checks_no_constant(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU playing the GPU."""
+def test_a_gpu_looks_at_no_constant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a simulated GPU."""
     free, net = network(busy(), chunk=7), network(busy(), chunk=7, frozen=True)
     with torch.no_grad():
         owed = free(drive())[0]

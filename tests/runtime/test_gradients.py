@@ -1,4 +1,4 @@
-"""Gradients: to the input, to weights and to parameters of neurons, as a plain autograd computation has them."""
+"""Gradients of the input, weights and neuron parameters, against plain autograd."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLOSE: dict[str, Any] = {"rtol": 2e-5, "atol": 1e-6}
 
 
 def derivative(distance: Tensor, how: Surrogate) -> Tensor:
-    """The formulas of the papers that `Surrogate` names."""
+    """The surrogate derivatives of the papers that `Surrogate` cites."""
     if how.kind == "fast-sigmoid":
         return 1 / (1 + how.slope * distance.abs()) ** 2
     if how.kind == "arctan":
@@ -34,7 +34,7 @@ def derivative(distance: Tensor, how: Surrogate) -> Tensor:
 
 
 def spikes(u: Tensor, threshold: Tensor, how: Surrogate) -> Tensor:
-    """A step whose gradient is the surrogate's: forward the spike, backward u - threshold, weighted."""
+    """A step function with the gradient of the surrogate: forward the spike, backward u - threshold, weighted."""
     soft = (u - threshold) * derivative(u - threshold, how).detach()
     return (u > threshold).float() + (soft - soft.detach())
 
@@ -55,12 +55,12 @@ def lif(x: Tensor, p: dict[str, Tensor], how: Surrogate, reset: str) -> Tensor:
 
 
 def grid(*shape: int, seed: int = 0) -> np.ndarray:
-    """Multiples of 1/16, so that sums are exact in any order and both computations fire alike."""
+    """Multiples of 1/16: sums are exact in any order, and both computations fire at the same steps."""
     return (np.random.default_rng(seed).integers(-6, 13, shape) / 16).astype(np.float32)
 
 
 def weights_of(*shape: int, seed: int) -> Tensor:
-    """What a loss weighs its terms with."""
+    """The weights of the terms of a loss."""
     return torch.from_numpy(grid(*shape, seed=seed)).to(here())
 
 
@@ -103,7 +103,7 @@ def test_a_small_network_has_the_gradients_of_plain_torch(how: Surrogate, reset:
     torch.testing.assert_close(x.grad, twin_x.grad, **CLOSE)
     for name, parameter in net.named_parameters():
         if name == "n:v_reset" and reset == "subtract":
-            continue  # takes no part
+            continue  # unused
         assert parameter.grad is not None, name
         assert parameter.grad.any(), name
         torch.testing.assert_close(parameter.grad, p[name].grad, **CLOSE)
@@ -236,7 +236,7 @@ def test_parameters_of_neurons_have_the_gradients_of_finite_differences(kind: st
 
 
 def linear_network() -> Raw:
-    """Everything that is linear in its input, one after the other."""
+    """A chain of all primitives that are linear in their input."""
     nodes = {
         "a": node("Conv2d", weight=grid(4, 2, 3, 2), padding=np.array([1, 0])),
         "b": node("SumPool2d", padding=np.array([1, 0])),
@@ -260,7 +260,7 @@ def linear_network() -> Raw:
 
 
 def test_a_linear_network_changes_as_its_gradient_says() -> None:
-    """Exactly so, up to rounding, for changes of any size: <gradient, h> = f(x + h) - f(x)."""
+    """<gradient, h> = f(x + h) - f(x) for h of any size, up to rounding."""
     net = network(linear_network(), chunk=5)
     x = drive(16, 2, (2, 6, 6)).requires_grad_()
     weights = weights_of(16, 2, 3, seed=7)

@@ -1,4 +1,4 @@
-"""Signals in memory sample by sample, as threads share them: the same values, and no gaps."""
+"""Signals in sample-major memory order, which threads share by samples: the same values, without gaps."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_tiles_join_to_the_signal(shape: tuple[int, ...], layout: str, length: i
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("how", ["ordered", "library", "integer"])
 def test_threads_share_samples_and_change_no_bit(how: How, frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Convolutions, pools, a skip, a soft reset and a layer after them, whole and in pieces."""
+    """Convolutions, pools, a skip, a soft reset and a layer after them, in one chunk and in tiles."""
     monkeypatch.setattr(tiling, "PIECE", 1500)
     nodes = {
         "input": input_(3, 8, 8),
@@ -88,7 +88,7 @@ def test_threads_share_samples_and_change_no_bit(how: How, frozen: bool, monkeyp
             assert net.schedule.by_sample
             with settings(threads), torch.no_grad():
                 states, state = [], None
-                for _ in range(4):  # the first calls are operator by operator, then they are recorded
+                for _ in range(4):  # the first calls run operator by operator, later ones are captured
                     y, state = net(x, state)
                     states.append((y, *state.tensors.values()))
                 recorded = net.run(x, record={"n": ("v", "output"), "z": "output", "p": ("input", "output")})

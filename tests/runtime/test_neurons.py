@@ -64,8 +64,8 @@ def test_signals_of_any_rank(kind: str, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("kind", NEURONS)
-def test_parameters_keep_the_precision_of_the_file(kind: str) -> None:
-    """Coefficients come from the float64 value of the file, whatever its type."""
+def test_parameters_of_any_width_are_used_as_they_stand(kind: str) -> None:
+    """Coefficients are computed from the parameter as float64, for every dtype in the file."""
     for width in ("f2", "f4", "f8"):
         fields = {name: value if name == "type" else value.astype(width) for name, value in neuron(kind, 4).items()}
         if width == "f2":

@@ -1,4 +1,4 @@
-"""The network as a torch module: types, state_dict, copies, edits of parameters."""
+"""The network as a torch module: dtypes, state_dict, copies, edits of parameters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(net: Executor, seed: int = 0) -> Tensor:
 
 
 def exact(net: Executor) -> dict[str, bytes]:
-    """The bits of the parameters of neurons."""
+    """The bits of the neuron parameters."""
     named = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     return {n: t.detach().numpy().tobytes() for n, t in named.items() if t.dtype == torch.float64 and n != "w:weight"}
 
@@ -37,14 +37,14 @@ THIRDS |= {"tau_syn": 2e-3 / 3, "tau_mem": 1e-3 / 7, "w_in": 1 / 11}
 
 
 def fan(nodes: dict[str, Raw], first: str = "in") -> Raw:
-    """in -> each of the nodes -> out; or all of them but the first from that one."""
+    """in -> each node -> out; with `first`, in -> first -> each other node -> out."""
     raw = chain(nodes)
     edges = [(first, name) for name in nodes if name != first] + [(name, "out") for name in nodes if name != first]
     return {**raw, "edges": edges if first == "in" else [("in", first), *edges]}
 
 
 def precise() -> Raw:
-    """All neurons, with parameters that no narrower type holds, after a weight on a grid."""
+    """All neurons, with parameters that no narrower dtype represents, after a weight on a grid."""
     nodes = {f"n_{kind}": node(kind, **{f: v for f, v in THIRDS.items() if f in node(kind)}) for kind in NEURONS}
     nodes |= {"t": node("Threshold", threshold=1e-9 + 1 / 3), "d": node("Delay", delay=np.array([1e-4, 2e-4, 3e-4]))}
     return fan({"w": node("Linear", weight=ramp(3, 3) + 0.5), **nodes}, "w")
@@ -79,7 +79,7 @@ def test_casts_leave_the_parameters_of_neurons_alone(name: str, learn: tuple[str
         assert parameter.requires_grad
     found = run(net)
     assert found.dtype == torch.float32
-    assert torch.equal(found, output)  # the weights are on a grid that every type holds
+    assert torch.equal(found, output)  # every dtype represents the grid of the weights
 
 
 def test_a_cast_rounds_the_weights() -> None:
@@ -109,7 +109,7 @@ NAMES += ("type", "keys", "forward", "training", "graph", "chunk", "weight", "_p
 
 
 def oddly_named(names: tuple[str, ...] = NAMES) -> Raw:
-    """By turns a LIF and a weight of each name."""
+    """Alternately a LIF and a weight with each name."""
     lif = [node("LIF", tau=2e-4 * (k + 1), v_threshold=0.1) for k in range(len(names))]
     linear = [node("Linear", weight=np.eye(3) * (k + 1)) for k in range(len(names))]
     return fan({name: linear[k] if k % 2 else lif[k] for k, name in enumerate(names)})
@@ -120,7 +120,7 @@ def test_nodes_may_have_any_name() -> None:
     assert set(net.graph.nodes) == {*NAMES, "in", "out"}
     assert len(net.state_dict()) == sum(1 if k % 2 else 5 for k in range(len(NAMES)))
     plain = network(oddly_named(tuple(f"n{k}" for k in range(len(NAMES)))))
-    assert torch.equal(run(net), run(plain))  # integers, whose sum is the same in any order
+    assert torch.equal(run(net), run(plain))  # integers: their sum is the same in any order of names
     for k, name in enumerate(NAMES):
         found, expected = (
             one.run(drive(3, 1), record={n: "output"}).recordings[n]["output"]
@@ -198,8 +198,8 @@ def test_copies_compute_the_same_and_share_nothing(name: str, learn: tuple[str, 
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_pickle_holds_graph_settings_and_parameters(frozen: bool) -> None:
-    """Its graph, settings and parameters: modules of ours may move without breaking it."""
+def test_a_pickle_names_what_a_network_is_made_from(frozen: bool) -> None:
+    """A pickle has graph, settings and parameters only, so that moved modules do not break it."""
     net = network(busy(), frozen=frozen, surrogate=Surrogate("arctan"), input_grid=InputGrid(low=-1))
     net(drive(3, 2))
     strings = [value for _, value, _ in pickletools.genops(pickle.dumps(net)) if isinstance(value, str)]
@@ -227,7 +227,7 @@ def test_a_copy_keeps_what_was_set_on_the_network() -> None:
 
 
 def halved(net: Executor, name: str) -> Tensor:
-    """What the output is when a parameter of `busy` is half of what it was."""
+    """The output after a parameter of `busy` is halved."""
     fresh = network(busy())
     with torch.no_grad():
         fresh.state_dict()[name].copy_(net.state_dict()[name] / 2)
@@ -269,7 +269,7 @@ def assigned(net: Executor, name: str) -> None:
 
 
 def another(net: Executor, name: str) -> None:
-    """Another tensor in its place; many of them, so that one comes to lie where the first one was."""
+    """Replaces a parameter by a new tensor, many times, so that one reuses the memory of the first."""
     old = net.state_dict()[name].clone()
     held = name in dict(net.named_parameters())
     for k in range(20, 0, -1):
@@ -322,7 +322,7 @@ def test_edits_do_not_reach_the_graph() -> None:
 
 @pytest.mark.parametrize("learn", [(), ("tau_mem",)])
 def test_inference_mode_at_any_time(learn: tuple[str, ...]) -> None:
-    """Made there, run there, trained afterwards."""
+    """Networks are created and run in inference mode and trained afterwards."""
     expected = run(network(busy()))
     with torch.inference_mode():
         made_there = network(busy(), learn=learn)
@@ -377,7 +377,7 @@ def test_registered_parameters_and_buffers() -> None:
     assert {name for name, _ in net.named_buffers() if not name.endswith(":steps")} == {
         f"{v.name}:{field}" for v in neurons for field in v.parameters
     }
-    assert not [name for name in net.state_dict() if name.endswith(":steps")]  # they follow from the graph and dt
+    assert not [name for name in net.state_dict() if name.endswith(":steps")]  # they are computed from the graph and dt
 
 
 def test_it_prints_its_schedule() -> None:

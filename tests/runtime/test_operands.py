@@ -1,4 +1,4 @@
-"""Operands that are cached between calls: what the guards check, and what follows where they fail."""
+"""Operands that are cached between calls: the guards, and what happens when they fail."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def test_parameters_of_another_shape_or_dtype_are_cached_anew(edit: str) -> None
 
 
 @pytest.mark.parametrize("graphs", [False, True])
-def test_a_call_with_edited_parameters_runs_again(monkeypatch: pytest.MonkeyPatch, graphs: bool) -> None:
-    """On a CPU, and on a simulated GPU, whose graph reads the operands where they are stored."""
+def test_a_call_with_edited_parameters_is_made_again(monkeypatch: pytest.MonkeyPatch, graphs: bool) -> None:
+    """On a CPU and on a simulated GPU, whose CUDA graph reads the operands in place."""
     net, same = network(busy(), chunk=7), network(busy(), chunk=7)
     device = captured(net, monkeypatch, cached=True) if graphs else None
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""`Executor.output`: the outputs of a call that leaves no state. Those of random graphs are compared in `recorded`."""
+"""`Executor.output`: the outputs of a call without its state. `recorded` compares those of random graphs."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_compiled_output_gives_the_same_bits() -> None:
 @needs_compiled
 @pytest.mark.parametrize("frozen", [False, True])
 def test_the_state_takes_no_memory(frozen: bool) -> None:
-    """Six populations of 1 MiB a sample and step: the states of eight samples are 48 MiB, signals and pieces less."""
+    """Six populations of 1 MiB per sample and step: the state of 8 samples is 48 MiB, signals and tiles are less."""
     from neurocuda import _C
 
     wide = 2**18
@@ -80,7 +80,7 @@ def test_the_state_takes_no_memory(frozen: bool) -> None:
     x[1] = 0.25
 
     def peak(way: Callable[[Tensor], object]) -> float:
-        for _ in range(4):  # a first call, a captured one, and replays
+        for _ in range(4):  # eager, captured, replayed
             way(x)
         gc.collect()
         _C.release_memory()

@@ -1,4 +1,4 @@
-"""The primitives without a membrane, in every setting, ordered and by the library, against the oracle."""
+"""Primitives without a membrane potential, ordered and by the vendor library, against the oracle."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_conv2d(case: dict[str, Any]) -> None:
     node = conv2d(4, 4 // case["groups"], case["kernel"], **settings)
     run(node, (4, 6, 7))
     raw = graph("input>n", input=input_(4, 6, 7), n=on_grid(node))
-    if here().type == "cpu":  # the library of a GPU may transform, and then even sums on a grid are not exact
+    if here().type == "cpu":  # cuDNN may transform the operands: even sums on a grid are then inexact
         assert_as_oracle(raw, {"input": signal(4, 2, 4, 6, 7)}, {}, force={"n": "library"})
 
 
@@ -117,7 +117,7 @@ def test_delay_rounds_half_to_even() -> None:
         run(delay() | {"delay": np.array([0, 0.5, 1.5, 2.5, 2.4999, 3.5])}, (6,), {"dt": dt})
 
 
-def test_nodes_without_incoming_edges() -> None:
+def test_nothing_arrives() -> None:
     """A node without incoming edges receives zero: an Affine outputs its bias, a neuron stays at rest."""
     raw = graph("input>output a>output", input=input_(3), a=affine(3, 2))
     raw["nodes"]["output"] = {"type": "Output", "shape": np.array([3])}
@@ -129,4 +129,4 @@ def test_a_layer_above_the_limit_uses_the_vendor_library() -> None:
     net = assert_as_oracle(raw, {"input": signal(2, 1, 1100)}, {})
     how = {entry.node.name: entry.how for stage in net.schedule.stages for entry in stage.nodes}["n"]
     gains = int8.is_fast("cpu") or int8.is_fast("cuda")
-    assert how == ("integer" if gains else "library")  # its weights are int8 values
+    assert how == ("integer" if gains else "library")  # its weights are proved to be integers

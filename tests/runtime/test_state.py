@@ -1,4 +1,4 @@
-"""The state of a network: resumed, sliced, joined, saved; and no returned tensor ever changes."""
+"""The state of a network: resumed, sliced, concatenated, saved. No later call changes a returned tensor."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def everything_of(net: Executor) -> dict[str, list[str]]:
 
 
 def test_the_network_of_these_tests_is_busy(net: Executor) -> None:
-    """Otherwise what follows would show little."""
+    """Without activity, the other tests would check little."""
     result = net.run(drive(), record={"a": "spikes"})
     assert 0.1 < result.recordings["a"]["spikes"].mean() < 0.9
     assert all(tensor.any() for tensor in result.state.tensors.values())
@@ -144,7 +144,7 @@ def test_a_saved_state_is_read_by_another_process(net: Executor, tmp_path: Path)
 
 
 def test_gradients_pass_from_call_to_call(net: Executor) -> None:
-    """Two calls are one computation; `detach` cuts it in two."""
+    """Gradients of two calls are those of one call; `detach` stops them."""
     whole = drive().requires_grad_()
     net(whole)[0].sum().backward()
     parts = drive().requires_grad_()
@@ -165,7 +165,7 @@ def test_gradients_pass_from_call_to_call(net: Executor) -> None:
 
 
 def tensors_of(result: RunResult) -> dict[str, Tensor]:
-    """Every tensor that a call returned."""
+    """All tensors that a call returned."""
     outputs = result.output if isinstance(result.output, dict) else {"output": result.output}
     recordings = {f"{n} {q}": value for n, quantities in result.recordings.items() for q, value in quantities.items()}
     return {**outputs, **recordings, **{f"state {n}": value for n, value in result.state.tensors.items()}}
@@ -177,7 +177,7 @@ def bare() -> Raw:
 
 
 def lone() -> Raw:
-    """An Output that nothing reaches, a weight that only its bias drives, a Delay of nothing."""
+    """An Output without a source, a layer whose only input is its bias, a Delay without a source."""
     raw = chain({"delay": node("Delay", delay=0.0), "flat": node("Flatten"), "one": node("Scale", scale=1.0)})
     raw["nodes"] |= {"b": node("Affine"), "y": terminal("Output", (4,)), "z": terminal("Output", VECTOR)}
     return {**raw, "edges": [*raw["edges"], ("b", "y")]}
@@ -207,7 +207,7 @@ def test_results_and_arguments_never_change(name: str, steps: int, gradients: bo
 
 
 def storages(tensors: dict[str, Tensor]) -> dict[int, str]:
-    """The tensors by place in memory; those of no bytes are nowhere."""
+    """The tensors by address, without empty ones."""
     places: dict[int, str] = {}
     for name, tensor in tensors.items():
         if tensor.numel():
@@ -220,8 +220,8 @@ def storages(tensors: dict[str, Tensor]) -> dict[int, str]:
 @pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.parametrize("steps", [0, 1, 4, 9])
 @pytest.mark.parametrize("name", GRAPHS)
-def test_results_share_no_memory(name: str, steps: int, gradients: bool) -> None:
-    """With another, with x, with the state given, with the parameters, or with what the next call returns."""
+def test_nothing_returned_shares_memory(name: str, steps: int, gradients: bool) -> None:
+    """Not with each other, x, the input state, the parameters or the results of the next call."""
     net = network(GRAPHS[name](), chunk=4)
     shape = net.graph.nodes["in"].output_shape
     record = {n: ["input", "output"] for n in net.graph.nodes}
@@ -263,8 +263,8 @@ def test_a_state_fits_every_network_of_its_graph() -> None:
 
 
 @pytest.mark.parametrize("weights_only", [True, False])
-def test_a_state_saved_by_version_0_1_resumes(weights_only: bool) -> None:
-    """A State and a state_dict from the commit before the modules moved, and what that went on to."""
+def test_what_version_0_1_saved_is_read_and_goes_on(weights_only: bool) -> None:
+    """A State and a state_dict that version 0.1 saved, with its results after them."""
     saved = torch.load(ROOT / "tests/support/data/saved_by_0.1.pt", map_location=here(), weights_only=weights_only)
     net = network(busy(), learn="tau")
     net.load_state_dict(saved["state_dict"])
@@ -277,7 +277,7 @@ def test_a_state_saved_by_version_0_1_resumes(weights_only: bool) -> None:
 
 
 def test_a_state_is_saved_under_the_name_of_version_0_1(net: Executor, tmp_path: Path) -> None:
-    """Files can be exchanged in both directions."""
+    """Both versions read files of the other."""
     _, state = net(drive(3, 2))
     torch.save(state, tmp_path / "state.pt")
     with zipfile.ZipFile(tmp_path / "state.pt") as file:

@@ -1,4 +1,4 @@
-"""When a call on a GPU is replayed, and when it is not; the CPU in the place of the GPU."""
+"""Replays of cached calls on a simulated GPU: when the guards allow one, and when they do not."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LookedAt(Exception):
 
 @pytest.fixture
 def again(monkeypatch: pytest.MonkeyPatch) -> Executor:
-    """A network that can only repeat its last calls, with a state that is left and without, which were from a state."""
+    """A network that can only replay cached calls from a state, with and without a returned state."""
     net = network(busy(), chunk=7)
     captured(net, monkeypatch, cached=True)
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_threads_take_turns(again: Executor) -> None:
 
 
 class Own(Tensor):
-    """A subclass, which may have operators of its own."""
+    """A tensor subclass, which may override operators."""
 
 
 def _half(net: Executor) -> None:
@@ -139,7 +139,7 @@ def test_cuda_graphs_can_be_turned_off_and_on(monkeypatch: pytest.MonkeyPatch) -
 
 
 def alone() -> Raw:
-    """A population and nothing else."""
+    """A network of one population."""
     return chain({"lif": node("LIF", tau=np.array([2e-4, 3e-4, 5e-4]), v_threshold=0.5)})
 
 

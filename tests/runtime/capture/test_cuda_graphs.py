@@ -1,4 +1,4 @@
-"""A CUDA graph has the results of its function, whatever changed since the capture; simulated on the CPU."""
+"""A CUDA graph returns what its function returns, after any change of its inputs: simulated on the CPU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WEIGHT = torch.arange(12.0).reshape(3, 4)
 
 
 def matrix(given: list[Tensor]) -> list[Tensor]:
-    """The weight goes through a computation of its own, as coefficients do."""
+    """The weight is computed from a parameter, as coefficients are."""
     x, state = given
     y = x @ (WEIGHT * 2 + 1).t() + state
     return [y, y[-1:].expand_as(state)]
@@ -244,7 +244,7 @@ def test_only_tensors_of_a_gpu_are_captured() -> None:
 
 
 class Stub:
-    """The part of torch.cuda that `Cuda` calls: streams are numbers, and calls are noted."""
+    """The part of torch.cuda that `Cuda` uses: streams are numbers, and calls are logged."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.said: list[str] = []
@@ -277,7 +277,7 @@ class Stub:
     def stream(self, stream: SimpleNamespace) -> Iterator[None]:
         before, self.now = self.now, stream.cuda_stream
         yield
-        self.now = before  # as torch leaves it after an error
+        self.now = before  # the state of torch after an error
 
     @contextmanager
     def graph(self, graph: object, stream: SimpleNamespace, capture_error_mode: str) -> Iterator[None]:

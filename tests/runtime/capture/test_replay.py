@@ -1,4 +1,4 @@
-"""Single steps: a replayed call has the results of a first call, whatever happens in between."""
+"""Step after step: a replayed call returns what a first call returns, after any change in between."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = [
 
 
 def network() -> Executor:
-    """An ordered layer, a neuron with its recurrent weight, and another: every operator that a step may replay."""
+    """An ordered layer, a neuron with a recurrent weight, and another neuron: all operators that a replay may have."""
     draw = np.random.default_rng(7)
     ones = np.ones(5)
     lif = nir.CubaLIF(
@@ -51,14 +51,14 @@ def signal(batch: int = 2, steps: int = 1) -> Tensor:
 
 
 def oracle(net: Executor, x: Tensor, state: State | None) -> tuple[Tensor, State]:
-    """The reference operators on the parameters as they are now."""
+    """The results of the reference operators with the current parameters."""
     with neurocuda.use_backend("reference"), torch.no_grad():
         y, after = net(x, state)
     return y, after
 
 
 def warm(net: Executor, x: Tensor) -> State:
-    """Calls until they are replayed: a first one, a captured one, one that binds the program."""
+    """Calls until replays start: the first is eager, the second is captured, the third is guarded."""
     _, state = net(x)
     for _ in range(4):
         _, state = net(x, state)
@@ -125,7 +125,7 @@ EDITS = [
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("steps", "from_rest"), [(1, False), (6, False), (6, True)])  # a call from rest has no state
+@pytest.mark.parametrize(("steps", "from_rest"), [(1, False), (6, False), (6, True)])  # from rest: without a state
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__)
 def test_an_edit_is_seen_by_the_next_call(edit: Callable[[Executor], None], steps: int, from_rest: bool) -> None:
     net, x = network(), signal(steps=steps)
@@ -283,7 +283,7 @@ def test_call_after_call_equals_the_oracle(case: Case) -> None:
 
 @given(cases())
 def test_step_after_step_equals_the_oracle(case: Case) -> None:
-    """Of any graph: the first steps are captured, later ones replayed, with bound calls where there are any."""
+    """For random graphs: the first steps are captured, later ones replayed, as bound calls where there are any."""
     net = Executor(graph_of(case.raw), Discretization(**case.discretization))
     x = tensors(case.x)
     steps = next(iter(x.values())).shape[0]
@@ -300,7 +300,7 @@ def test_step_after_step_equals_the_oracle(case: Case) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize(("threads", "batch"), [(2, 2), (2, 4), (2, 5), (3, 2), (3, 6), (4, 3)])
 def test_threads_that_take_whole_samples_change_no_bit(threads: int, batch: int) -> None:
-    """Once a call is recorded, layers share their frames by samples; the first call, and one thread, do not."""
+    """In captured calls, threads share the work of layers by samples; in the first call, and with one thread, not."""
     draw = np.random.default_rng(threads * 10 + batch)
 
     def conv(out: int, into: int, size: int) -> nir.Conv2d:
@@ -328,7 +328,7 @@ def test_threads_that_take_whole_samples_change_no_bit(threads: int, batch: int)
         for number in (1, threads):
             torch.set_num_threads(number)
             state = None
-            for _ in range(4):  # each a chunk of its own, and of pieces
+            for _ in range(4):  # each its own chunk, run in tiles
                 x = torch.from_numpy(np.random.default_rng(5).normal(0.5, 1, (9, batch, 3, 24, 24)).astype(np.float32))
                 y, state = net(x, state)
             found.append((y, state))

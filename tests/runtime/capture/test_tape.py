@@ -1,4 +1,4 @@
-"""A program has the results of its function, whatever changed since the recording."""
+"""A program returns what its function returns, after any change of its inputs."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def reads_a_constant(given: list[Tensor]) -> list[Tensor]:
 
 
 def populations(given: list[Tensor]) -> list[Tensor]:
-    """Neurons may write into spent slots; here some slots are read again, returned, or views."""
+    """Neurons may overwrite tensors that are not read again; here some are read again, returned, or views."""
     fires = NeuronCoefficients(*[torch.tensor(c) for c in (0.5, 1.0, 0.125)], threshold=SCALE, v_reset=SCALE * 0)
     membrane = NeuronCoefficients(*[torch.tensor(c) for c in (0.5, 1.0, 0.0)])
 
@@ -159,7 +159,7 @@ def test_most_functions_are_recorded(function: Callable[[list[Tensor]], list[Ten
 
     for seed in range(6):
         call(cache, counted, draw(seed))
-    assert len(calls) == 2  # the first, and the one that is recorded
+    assert len(calls) == 2  # the first call, and the recording
 
 
 EDITS: dict[str, Callable[[], object]] = {
@@ -289,7 +289,7 @@ def test_observed_calls_are_not_recorded() -> None:
 
 
 def test_a_recording_imports_nothing() -> None:
-    """Torch would import its compiler for a mode like ours: seconds, and as much memory as many networks take."""
+    """torch would import its compiler for such a dispatch mode: seconds, and the memory of many networks."""
     program = (
         "import sys, nir, numpy, torch, neurocuda\n"
         "one = numpy.ones(3)\n"
@@ -328,8 +328,8 @@ def test_a_recording_keeps_no_tensor_for_longer_than_the_function() -> None:
     assert alive[2] == 1, "that which is recorded"
 
 
-def test_a_recording_makes_no_reference_cycle() -> None:
-    """Which may come late, and in the middle of whatever else is measured."""
+def test_a_recording_leaves_nothing_to_the_collector_of_cycles() -> None:
+    """Garbage collection may run late, and during a measurement."""
     gc.collect()
     gc.disable()
     try:
