@@ -92,7 +92,7 @@ def evaluate(lowered: LoweredNode, branches: list[Tensor], operands: Operands, c
         elif name in operands.bound:  # an ordered layer or a pool
             output = unfold_time(operands.bound[name](fold_time(x)), x)
         else:
-            compute = evaluation and evaluation.compute
+            compute = None if evaluation is None else evaluation.compute
             assert compute is not None, node.type
             output = compute(x, lowered, operands)
         recordings = {"input": x, "spikes": output, "output": output}

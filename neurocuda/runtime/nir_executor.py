@@ -92,13 +92,8 @@ class Executor(nn.Module):
         super().__init__()
         learn = {learn} if isinstance(learn, str) else set(learn)
         arguments.check_settings(chunk, discretization, surrogate, learn, frozen)
-        self._settings = {
-            "force": force,
-            "input_grid": input_grid,
-            "ordered": ordered,
-            "frozen": frozen,
-            "learn": learn,
-        }
+        self._settings: dict[str, Any] = {"force": force, "input_grid": input_grid, "ordered": ordered}
+        self._settings |= {"frozen": frozen, "learn": learn}
         self.graph = graph
         self.discretization = Discretization() if discretization is None else discretization
         self.chunk = chunk

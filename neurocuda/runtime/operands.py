@@ -177,8 +177,10 @@ class OperandCache:
         """Operands for a call on the native operators. The guards of a CPU are checked at once."""
         parameters = [t for t in (*network._parameters.values(), *network._buffers.values()) if t is not None]
         dtypes = list(map(attrgetter("dtype"), parameters))
-        cached = self._cached
-        if cached is None or not cached.fits(parameters, dtypes, device):
+        known = self._cached
+        if known is not None and known.fits(parameters, dtypes, device):
+            cached = known
+        else:
             cached = self._rebuild(network, parameters, dtypes, device)
         guards = cached.guards
         if not guards.current:

@@ -34,10 +34,12 @@ class ParameterStore:
     def __init__(
         self, network: nn.Module, graph: Graph, d: Discretization, learn: Collection[str], lazy: Collection[str] | None
     ) -> None:
-        """Args:
-        network: Registers the parameters, unless frozen.
-        learn: Fields of neurons to register as parameters.
-        lazy: Layers of a frozen network whose weights are built when first read; None: not frozen.
+        """Registers the parameters and buffers.
+
+        Args:
+            network: Registers the parameters, unless frozen.
+            learn: Fields of neurons to register as parameters.
+            lazy: Layers of a frozen network whose weights are built when first read; None: not frozen.
 
         Raises:
             ArgumentError: No neuron has a field to learn.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import inspect
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,6 +91,26 @@ def test_arguments_are_described_by_name(name: str) -> None:
             stars = {argument.VAR_POSITIONAL: "*", argument.VAR_KEYWORD: "**"}.get(argument.kind, "")
             if argument.name not in ("self", "cls"):
                 assert f"\n    {stars}{argument.name}: " in described, f"{name}{part}: {argument.name} is not described"
+
+
+SOURCES = sorted(Path(neurocuda.__file__).parent.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: "-".join(path.parts[path.parts.index("neurocuda") :]))
+def test_wrapped_descriptions_are_indented(path: Path) -> None:
+    entry = re.compile(r"    \*{0,2}[\w.]+: ")
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            continue
+        section = ""
+        for line in (ast.get_docstring(node) or "").splitlines():
+            if line in ("Args:", "Raises:") or not line.strip():
+                section = line
+            elif section:
+                indent = len(line) - len(line.lstrip())
+                assert indent == 8 or entry.match(line), f"{path}: {getattr(node, 'name', 'module')}: {line!r}"
+            else:
+                assert not line.startswith(("Args: ", "Raises: ")), f"{path}: {line!r}"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,4 @@
-"""int8 layers on a GPU with `-m cuda`; without a GPU, the guards that allow them."""
+"""int8 layers on a GPU (`-m cuda`); without one, their guards, with the CPU in the place of the GPU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ C: Any = importlib.import_module("neurocuda._C") if backends.is_usable(backends.
 
 
 def residual(**how: Any) -> Executor:
-    """Convolutions above the size limit, a residual sum of two branches, a grouped convolution, and a classifier."""
+    """Convolutions of more than the limit, a residual sum of two branches, one that is grouped, and a classifier."""
     nodes = {
         "a": conv(64, 3, stride=1),
         "na": fires(64, 16, 16),
@@ -48,7 +48,7 @@ def events(steps: int = 5, batch: int = 3, most: int = 3) -> Tensor:
 
 
 def ordered(net: Executor, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """The network with its current parameters, summed in the defined order on the CPU."""
+    """The same with the parameters as they are now, summed in the defined order on the CPU."""
     force = {entry.node.name: "ordered" for entry in net.schedule.integer_layers}
     other = Executor(net.graph, net.discretization, force=force)
     other.load_state_dict({name: value.cpu() for name, value in net.state_dict().items()})
@@ -66,7 +66,7 @@ def assert_as_ordered(net: Executor, x: Tensor) -> None:
 
 @pytest.fixture
 def convolved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The output channels of each int8 convolution that is launched or captured."""
+    """The output channels of every convolution of bytes that is launched, or captured."""
     found: list[int] = []
     kernel = C.integer_conv
 
@@ -171,7 +171,7 @@ def test_gpu_captures_recordings_and_gradients_of_the_user() -> None:
 
 
 class OnGpu(Tensor):
-    """A CPU tensor whose `is_cuda` is True."""
+    """A tensor on the CPU with `is_cuda`."""
 
     is_cuda = True
 
@@ -213,7 +213,7 @@ def test_int8_guards_check_parameters_and_grids(monkeypatch: pytest.MonkeyPatch)
 def test_int8_guards_of_a_frozen_network_check_its_inputs_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8_layers, "is_fast", lambda device: True)
     net, x = two_layers(frozen=True), whole_signal()
-    net._int8.forget()  # as on the device it was moved to
+    net._int8.forget()  # as where it was moved
     for signal, names, so in ((x, {"a", "b"}, True), (x + 0.5, {"a", "b"}, False), (x + 0.5, {"b"}, True)):
         found = net._int8.speculate({"input": OnGpu(signal)}, net._store.by_field(net))
         assert found.value is not None
