@@ -6,8 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from neurocuda.compiler.schedule import in_order
 from neurocuda.convert.calibrate import convert
-from neurocuda.convert.relu_network import compute, in_order
+from neurocuda.convert.relu_network import compute
 from neurocuda.convert.snn import SNN
 from neurocuda.graph import Graph
 
@@ -44,7 +45,8 @@ def by_hand(snn: SNN, x: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
     neurons = {name: f"{name}.spikes" for name, node in nodes.items() if node.type == "I"}
     back = {name for name, node in nodes.items() if node.type == "Scale" and sources[name][0] in neurons.values()}
     loops = {a for name in neurons for a in sources[name] if a in back and sources[a] == [neurons[name]]}
-    order = [name for name in in_order(_without(snn, loops)) if name not in loops]
+    open_graph = _without(snn, loops)
+    order = [name for name in in_order(open_graph.nodes, open_graph.edges) if name not in loops]
     v = {name: torch.zeros((), dtype=dtype) for name in neurons}
     last = {name: torch.zeros((), dtype=dtype) for name in neurons}
     outputs = []

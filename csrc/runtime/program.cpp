@@ -69,6 +69,9 @@ void Program::add(Call call) {
 
 void Program::finish(std::vector<int> results, int finite) {
   results_ = std::move(results);
+  for (std::size_t slot = 0; slot < constants_.size(); ++slot) {
+    if (constants_[slot].defined()) all_.push_back(static_cast<int>(slot));
+  }
   for (int slot = 0; slot < finite; ++slot) {
     const auto reader = only_reader(slot, calls_);
     const bool neuron = reader != calls_.end() && reader->way == Call::Way::kNeuron &&
@@ -101,16 +104,17 @@ std::optional<std::vector<at::Tensor>> Program::run(
   for (const int slot : finite_) {
     if (must_look(inputs[slot]) && !all_finite(inputs[slot])) return std::nullopt;
   }
-  std::vector<at::Tensor> slots = filled(std::move(inputs));
   std::vector<c10::IValue> stack;
   std::atomic<bool> finite = true;
   const bool ready = is_ready_ && in_place();
+  std::vector<at::Tensor> slots = filled(std::move(inputs), ready ? read_ : all_);
   for (std::size_t at = 0; at < calls_.size(); ++at) {
     const Call& call = calls_[at];
     const auto start = times == nullptr ? Clock::time_point() : Clock::now();
     if (ready && fits(ready_[at], slots)) {
       ready_[at].run(slots, finite);
     } else {
+      if (ready && ready_[at].run) copy_constants(all_, slots);
       step(call, slots, stack, finite);
     }
     for (const int slot : call.spent) slots[slot].reset();
@@ -150,10 +154,33 @@ void Program::step(const Call& call, std::vector<at::Tensor>& slots, std::vector
   }
 }
 
-std::vector<at::Tensor> Program::filled(std::vector<at::Tensor> inputs) const {
-  std::vector<at::Tensor> slots = constants_;
-  std::move(inputs.begin(), inputs.end(), slots.begin());
+std::vector<at::Tensor> Program::filled(std::vector<at::Tensor> inputs,
+                                        const std::vector<int>& constants) const {
+  std::vector<at::Tensor> slots = std::move(inputs);
+  slots.resize(constants_.size());
+  copy_constants(constants, slots);
   return slots;
+}
+
+void Program::copy_constants(const std::vector<int>& chosen, std::vector<at::Tensor>& slots) const {
+  for (const int slot : chosen) slots[slot] = constants_[slot];
+}
+
+// The constants that must be in their slots while every bound call fits.
+std::vector<int> Program::read_by(const std::vector<BoundCall>& ready) const {
+  std::vector<int> read = results_;
+  for (std::size_t at = 0; at < calls_.size(); ++at) {
+    if (ready[at].run) {
+      read.insert(read.end(), ready[at].contiguous.begin(), ready[at].contiguous.end());
+      continue;
+    }
+    for (const Argument& argument : calls_[at].arguments) {
+      read.insert(read.end(), argument.slots.begin(), argument.slots.end());
+    }
+  }
+  read.erase(std::remove_if(read.begin(), read.end(), [&](int slot) { return !constants_[slot].defined(); }),
+             read.end());
+  return read;
 }
 
 // `share_memory_`, which multiprocessing calls, and `resize_` of a storage move it for all tensors that share
@@ -166,7 +193,7 @@ bool Program::in_place() const {
 void Program::make_ready(std::vector<at::Tensor> inputs) const {
   std::call_once(made_ready_, [&] {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    std::vector<at::Tensor> slots = filled(std::move(inputs));
+    std::vector<at::Tensor> slots = filled(std::move(inputs), all_);
     std::vector<c10::IValue> stack;
     std::atomic<bool> finite = true;
     std::vector<BoundCall> ready;  // a failed attempt changes nothing
@@ -176,6 +203,7 @@ void Program::make_ready(std::vector<at::Tensor> inputs) const {
       for (const int slot : call.spent) slots[slot].reset();
     }
     ready_ = std::move(ready);
+    read_ = read_by(ready_);
     for (std::size_t slot = 0; slot < constants_.size(); ++slot) {
       const at::Tensor& constant = constants_[slot];
       if (constant.defined() && constant.has_storage()) memory_.emplace_back(slot, memory(constant));

@@ -40,7 +40,9 @@ class Program {
   void make_ready(std::vector<at::Tensor> inputs) const;
 
  private:
-  std::vector<at::Tensor> filled(std::vector<at::Tensor> inputs) const;
+  std::vector<at::Tensor> filled(std::vector<at::Tensor> inputs, const std::vector<int>& constants) const;
+  void copy_constants(const std::vector<int>& chosen, std::vector<at::Tensor>& slots) const;
+  std::vector<int> read_by(const std::vector<BoundCall>& ready) const;
   void step(const Call& call, std::vector<at::Tensor>& slots, std::vector<c10::IValue>& stack,
             std::atomic<bool>& finite) const;
 
@@ -48,9 +50,11 @@ class Program {
 
   mutable std::once_flag made_ready_;
   mutable std::vector<BoundCall> ready_;
+  mutable std::vector<int> read_;  // the constants that calls read in their slots while all bound calls fit
   mutable std::vector<std::pair<std::size_t, const void*>> memory_;  // of the constants, by slot
   mutable std::atomic<bool> is_ready_ = false;
   std::vector<at::Tensor> constants_;  // by slot; undefined if the slot is no constant
+  std::vector<int> all_;               // the slots of the constants
   std::vector<Call> calls_;
   std::vector<int> results_;
   std::vector<int> finite_;  // inputs that are checked before the first call

@@ -229,15 +229,15 @@ class Executor(nn.Module):
             out: Memory for the first results.
         """
         plan, device, calls = self._plan, tensors[0].device, self._calls
+        sources = self._sources()  # before the operands: a thread may replace a parameter between the two
         ops, on_gpu = operators(device), tensors[0].is_cuda
-        registered = self._store.is_registered(self)
-        graph = self.cuda_graph and ops is not reference and (on_gpu or calls.simulated) and registered
+        registered = not self._store.registered.difference(self._parameters, self._buffers)
+        graph = self.cuda_graph and registered and ops is not reference and (on_gpu or calls.simulated)
         graph = graph and calls.can_capture(tensors)
         can_cache = registered and ops is native and unobserved(tensors)
         inputs = dict(zip(plan.inputs, tensors, strict=False))
         for speculate in (*(True,) * _ATTEMPTS, False):
             cached = can_cache and speculate
-            sources = self._sources()  # before the operands: a thread may replace a parameter between the two
             finite = arguments.start_finite_check(inputs) if graph or on_gpu else None
             operands = self._operands.speculate(self, device) if cached else None
             has_int8 = cached and on_gpu and plan.has_int8
@@ -263,6 +263,7 @@ class Executor(nn.Module):
             valid = [*map(call, checks)]  # each waits, also after one that failed
             if all(valid):
                 break
+            sources = self._sources()
         if graph and ops is native and plan.is_guardable(returns):
             # The int8 kernel is no operator of torch: a program cannot record it.
             run = function if single and weights else calls.captured(key, tensors)
@@ -385,9 +386,7 @@ class Executor(nn.Module):
 
     def _device(self) -> torch.device | None:
         """Where the parameters are, None where there are none."""
-        if self._store.constants is not None:
-            return self._store.device
-        return next((t.device for t in self._sources()), None)
+        return self._store.device if self._store.frozen else next((t.device for t in self._sources()), None)
 
 
 def _restored(

@@ -56,7 +56,9 @@ class ParameterStore:
         module = network if self.constants is None else self.constants
         for node in graph.nodes.values():
             self._register(module, node, d, learn, node.name in (lazy or ()))
-        self._names = frozenset((*self.weights.values(), *self.exact.values(), *self.delays.values()))
+        names = (*self.weights.values(), *self.exact.values(), *self.delays.values())
+        # Parameters of the network, unless a parametrization or pruning computes one from others at every call.
+        self.registered = frozenset(() if self.frozen else names)
         known = {entry for _, entry in self.exact}
         if unknown := sorted(set(learn) - known):
             raise ArgumentError(f"learn: expected neuron parameters of this graph {sorted(known)}, found {unknown}")
@@ -88,13 +90,6 @@ class ParameterStore:
     def name(self, node: str, field: str) -> str | None:
         """The name of the parameter or buffer of a field, None if there is none."""
         return None if self.frozen else self.weights.get((node, field), self.exact.get((node, field)))
-
-    def is_registered(self, network: nn.Module) -> bool:
-        """Whether all fields are parameters and buffers of the network itself.
-
-        A parametrization, pruning or weight norm computes one of them from others at every call.
-        """
-        return self.frozen or not self._names.difference(network._parameters, network._buffers)
 
     def by_field(self, network: nn.Module) -> dict[Field, Tensor]:
         """Parameters and buffers of the nodes by field; {} where frozen."""

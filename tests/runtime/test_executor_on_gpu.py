@@ -156,7 +156,7 @@ def test_a_call_copies_nothing_from_the_host(case: Case) -> None:
             patch.setattr(module, "operators", lambda device: native)
         given = on_meta(net, steps, batch)
         with NothingFromTheHost():
-            results = net._run_steps(Returns(tuple(asked)), None, {}, True, given)
+            results = net._run_steps(Returns(tuple(asked)), None, {}, [], True, given)
     assert {t.device.type for t in results} <= {"meta"}
 
 

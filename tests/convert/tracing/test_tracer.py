@@ -373,7 +373,7 @@ def test_what_is_recorded() -> None:
     assert graph.nodes["3"].array("cap") == 6
     with pytest.raises(ArgumentError, match="record: expected names of nodes, found 'nobody'"):
         evaluate(graph, x, record=["nobody"])
-    with pytest.raises(ArgumentError, match=r"x: expected a tensor \[B, 5\], found shape \(3, 4\)"):
+    with pytest.raises(ArgumentError, match=r"x: expected samples \[B, 5\], found shape \(3, 4\)"):
         evaluate(graph, x[:, :4])
 
 
