@@ -14,7 +14,7 @@ import numpy as np
 from neurocuda.compiler import grids
 from neurocuda.compiler.certificate import Integers, Proof
 from neurocuda.compiler.grids import LEAST, MOST, Grid, Sum
-from neurocuda.discretization.coefficients import coefficients, neuron_parameters
+from neurocuda.discretization.coefficients import coefficients, initial_potential, neuron_parameters
 from neurocuda.discretization.settings import Discretization
 from neurocuda.graph import Node, align, complete
 
@@ -148,7 +148,11 @@ def _integrator(node: Node, x: Grid, context: Context) -> tuple[Signal, None]:
     remedy, steps = "certify(..., steps=) bounds it, or a Threshold in its place", context.steps
     if steps is None:
         return Lost(title(node), "it outputs a potential that grows with time", remedy), None
-    gain = grids.scaled(x, coefficients(node, neuron_parameters(node), context.d).gain_v.numpy())
+    p = neuron_parameters(node)
+    start = initial_potential(node, p, context.d)
+    if start is not None and start.any():
+        return Lost(title(node), "it starts at a potential other than zero", "an initial potential of zero"), None
+    gain = grids.scaled(x, coefficients(node, p, context.d).gain_v.numpy())
     longest = replace(gain, magnitude=gain.magnitude * steps)
     if not (gain.exact and longest.exact):
         reason = f"it may reach {_steps(longest)} steps of its grid in {steps} steps"
@@ -165,11 +169,13 @@ def _spikes(node: Node, x: Grid, context: Context) -> tuple[Signal, None]:
     """0 or 1; with many spikes per step, a bound of their count, since a reset leaves less than the threshold."""
     if context.d.spikes_per_step == "one":
         return _threshold(node, x, context)
-    c = coefficients(node, neuron_parameters(node), context.d)
+    p = neuron_parameters(node)
+    c, start = coefficients(node, p, context.d), initial_potential(node, p, context.d)
     assert c.threshold is not None
     decays = bool((c.decay_v >= 0).all()) and bool((c.decay_v <= 1).all())
     plain = c.decay_i is None and decays and bool((c.bias_v <= 0).all()) and bool((c.threshold > 0).all())
     gained = float(c.gain_v.abs().max()) * float(x.magnitude.max())
+    gained += 0.0 if start is None else max(0.0, float(start.max()))
     most = gained / float(c.threshold.min()) + 2 if plain else math.inf  # one for the rest, one for rounding
     if most > _MOST_SPIKES:
         return Lost(title(node), "it may fire any number of spikes in a step", "spikes_per_step='one'"), None

@@ -11,30 +11,37 @@ import torch
 from torch import Tensor
 
 from neurocuda.discretization.settings import Discretization
+from neurocuda.errors import ArgumentError
 from neurocuda.graph import Node, align
+from neurocuda.graph.fields import describe
 from neurocuda.ops.coefficients import NeuronCoefficients
+
+INITIAL_V = "neurocuda.initial_v"
+"""The key of a neuron's metadata for its membrane potential before the first step: a number, or aligned values."""
 
 
 def coefficients(node: Node, p: Mapping[str, Tensor], d: Discretization) -> NeuronCoefficients:
     """The float32 coefficients of a neuron from its parameters `p`, float64, aligned with the signal.
 
-    Computed in float64 and rounded once. With euler g(tau) = dt / tau, with exponential 1 - exp(-dt / tau);
-    decay = 1 - g; the gain of a membrane is r g, of a synapse w_in g, of IF and I r dt (or r).
+    Computed in float64 and rounded once. With euler g(tau) = dt / tau, with exponential 1 - exp(-dt / tau), of IF and I
+    dt; decay = 1 - g; with the gains of NIR the gain of a membrane is r g, of a synapse w_in g.
     """
     synapse: dict[str, Tensor] = {}
     if node.primitive.is_leaky:
-        decay_v, gain = _decay_and_gain(p["tau_mem" if "tau_mem" in p else "tau"], d)
-        gain_v, bias_v = p["r"] * gain, p["v_leak"] * gain
+        decay_v, g = _decay_and_gain(p["tau_mem" if "tau_mem" in p else "tau"], d)
+        gain_v = _gain(d.gain_of("CubaLIF" if "tau_syn" in p else "LIF"), p["r"], g, decay_v)
+        bias_v = p["v_leak"] * g
     else:
         decay_v = torch.ones_like(p["r"])
-        gain_v = p["r"] * d.dt if d.if_gain == "r*dt" else p["r"]
+        gain_v = _gain(d.gain_of("IF"), p["r"], torch.full_like(p["r"], d.dt), decay_v)
         bias_v = torch.zeros_like(p["r"])
     if "tau_syn" in p:
-        decay_i, gain = _decay_and_gain(p["tau_syn"], d)
-        synapse = {"decay_i": decay_i.float(), "gain_i": (p["w_in"] * gain).float()}
+        decay_i, g = _decay_and_gain(p["tau_syn"], d)
+        gain_i = _gain(d.gain_of("synapse"), p["w_in"], g, decay_i)
+        synapse = {"decay_i": decay_i.float(), "gain_i": gain_i.float()}
     firing: dict[str, Tensor] = {}
     if node.primitive.is_spiking:
-        firing = {"threshold": p["v_threshold"].float(), "v_reset": p["v_reset"].float()}
+        firing = {"threshold": p["v_threshold"].float(), "v_reset": _reset_value(p, d).float()}
     return NeuronCoefficients(
         decay_v=decay_v.float(),
         gain_v=gain_v.float(),
@@ -46,6 +53,53 @@ def coefficients(node: Node, p: Mapping[str, Tensor], d: Discretization) -> Neur
         synapse=d.synapse,
         spikes_per_step=d.spikes_per_step,
     )
+
+
+def _gain(choice: str, factor: Tensor, g: Tensor, decay: Tensor) -> Tensor:
+    """The gain of an input; factor: r of a membrane, w_in of a synapse."""
+    if choice in ("r", "w_in"):
+        return factor
+    if choice in ("r*g", "w_in*g"):
+        return factor * g
+    return {"g": g, "decay": decay, "1": torch.ones_like(g)}[choice]
+
+
+def _reset_value(p: Mapping[str, Tensor], d: Discretization) -> Tensor:
+    return p["v_reset"] if d.reset_to == "v_reset" else torch.zeros_like(p["v_reset"])
+
+
+def initial_potential(node: Node, p: Mapping[str, Tensor], d: Discretization) -> Tensor | None:
+    """The membrane potential of a neuron before the first step, float32, aligned with the signal; None: zero.
+
+    `INITIAL_V` in the metadata of the node takes precedence over the Discretization.
+    """
+    if INITIAL_V in node.metadata:
+        return stated_potential(node).to(p["r"].device)
+    if d.initial_state == "v_reset" and node.primitive.is_spiking:
+        return _reset_value(p, d).float()
+    if d.initial_state == "v_leak" and node.primitive.is_leaky:
+        return p["v_leak"].float()
+    return None
+
+
+def stated_potential(node: Node) -> Tensor:
+    """The membrane potential that a neuron's metadata state, float32, aligned with the signal.
+
+    Raises `ArgumentError` unless it is finite and fits the signal.
+    """
+    stated, shape = node.metadata[INITIAL_V], node.input_shape
+    expected = f"node {node.name!r}, metadata {INITIAL_V!r}: expected a number, or numbers that fit {shape}"
+    try:
+        array = np.asarray(stated)
+        if array.dtype.kind not in "iuf" or array.ndim > len(shape):
+            raise ArgumentError(f"{expected}, found {describe(stated)}")
+        value = align(array.astype(np.float32), len(shape))
+    except (TypeError, ValueError):
+        raise ArgumentError(f"{expected}, found {describe(stated)}") from None
+    fits = all(own in (1, size) for own, size in zip(value.shape, shape, strict=True))
+    if not fits or not np.isfinite(value).all():
+        raise ArgumentError(f"{expected}, found {describe(stated)}")
+    return torch.from_numpy(value)
 
 
 def coefficients_together(

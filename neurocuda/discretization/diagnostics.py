@@ -88,7 +88,7 @@ def _integrate_and_fire(graph: Graph) -> list[Node]:
 
 def _spikes_to_fire(graph: Graph, node: Node, d: Discretization) -> float:
     """Input spikes through the strongest weight that bring the neuron with the lowest threshold to it."""
-    gain = float(np.abs(node.array("r")).max()) * (d.dt if d.if_gain == "r*dt" else 1.0)
+    gain = float(np.abs(node.array("r")).max()) * (d.dt if d.gain_of("IF") == "r*g" else 1.0)
     strongest = 0.0
     for source in graph.sources[node.name]:
         origin = graph.nodes[source]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import InitVar, dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from neurocuda.discretization.gains import canonical, gain_of, with_gain
 from neurocuda.errors import ArgumentError
 from neurocuda.ops.coefficients import Reset, SpikesPerStep, SpikeWhen, Synapse
 
@@ -24,10 +25,18 @@ class Discretization:
         reset: "to-value": to v_reset (NIR); "subtract": the threshold is subtracted.
         synapse: The membrane reads the synaptic current "updated" in this step, or that of the "previous" step.
         spikes_per_step: At most "one", or "many": floor(u / threshold).
-        if_gain: What one unit of input adds to IF and I: "r*dt" (NIR: v' = R I), or "r".
+        gain: The factor of the input in the membrane potential, with g = dt / tau or 1 - exp(-dt / tau), of IF and I
+            g = dt: "r*g" (NIR), "g", "r" or "1", for all neurons or by class, such as "IF:r, LIF:g" or
+            {"IF": "r", "LIF": "g"}. Classes: "IF" (I, IF), "LIF" (LI, LIF), "CubaLIF" (CubaLI, CubaLIF), and "synapse",
+            the factor of the input in the synaptic current: "w_in*g" (NIR), "g", "w_in", "1" or "decay" (that of the
+            current: the input enters before the decay).
         feedback: The edges of a cycle that are delayed by one step: those that leave spiking neurons
             ("neuron-output"), or those that enter neurons ("weight-output").
         output_delay: 1 if spikes leave one step late, else 0.
+        reset_to: With reset="to-value": the "v_reset" of the neuron, or "zero".
+        initial_state: The membrane potential before the first step: "zero", the "v_reset" that a reset sets, or
+            "v_leak"; zero for neurons without such a parameter. `initial_v` in the metadata of a node takes precedence.
+        if_gain: The gain of the class "IF" alone, which `gain` also sets: "r*dt" is "r*g".
 
     Raises:
         ArgumentError: A field has no such value, or "many" comes without "reaching" and "subtract".
@@ -46,11 +55,20 @@ class Discretization:
     reset: Reset = "to-value"
     synapse: Synapse = "updated"
     spikes_per_step: SpikesPerStep = "one"
-    if_gain: Literal["r*dt", "r"] = "r*dt"
+    gain: str | Mapping[str, str] = "r*g"
     feedback: Literal["neuron-output", "weight-output"] = "neuron-output"
     output_delay: Literal[0, 1] = 0
+    reset_to: Literal["v_reset", "zero"] = "v_reset"
+    initial_state: Literal["zero", "v_reset", "v_leak"] = "zero"
+    if_gain: InitVar[str | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, if_gain: str | None) -> None:
+        gain = canonical(self.gain)
+        if if_gain is not None:
+            gain = with_gain(gain, "IF", "r*g" if if_gain == "r*dt" else if_gain, "if_gain")
+        object.__setattr__(self, "gain", gain)
+        own = gain_of(gain, "IF")
+        object.__setattr__(self, "if_gain", "r*dt" if own == "r*g" else own)
         number = isinstance(self.dt, int | float) and not isinstance(self.dt, bool)
         if not (number and math.isfinite(self.dt) and self.dt > 0):
             raise ArgumentError(f"discretization, field 'dt': expected seconds > 0, found {self.dt!r}")
@@ -65,6 +83,17 @@ class Discretization:
                 "discretization, field 'spikes_per_step': expected spike_when='reaching' and reset='subtract' "
                 f"with 'many', found {self.spike_when!r} and {self.reset!r}"
             )
+
+    def gain_of(self, neurons: str) -> str:
+        """The gain of a class of neurons.
+
+        Args:
+            neurons: "IF", "LIF", "CubaLIF" or "synapse".
+
+        Returns:
+            One of the choices of `gain`.
+        """
+        return gain_of(str(self.gain), neurons)
 
     @classmethod
     def preset(cls, simulator: str, **changes: Any) -> Discretization:
@@ -83,7 +112,7 @@ class Discretization:
         """
         if simulator not in PRESETS:
             raise ArgumentError(f"preset: expected one of {', '.join(PRESETS)}, found {simulator!r}")
-        unknown = sorted(set(changes) - {field.name for field in fields(cls)})
+        unknown = sorted(set(changes) - {field.name for field in fields(cls)} - {"if_gain"})
         if unknown:
             raise ArgumentError(f"preset: expected fields of Discretization, found {', '.join(unknown)}")
         return replace(PRESETS[simulator], **changes)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neurocuda.discretization.coefficients import coefficients
+from neurocuda.discretization.coefficients import coefficients, initial_potential
 from neurocuda.discretization.diagnostics import coarse_steps, problems
 from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning, Problem
@@ -237,8 +237,11 @@ class Neuron(nn.Module):
             self._check_fit(name, value, shape)
             if value.device != x.device:
                 raise ArgumentError(f"{self.kind}, x: expected a tensor on {value.device}, found one on {x.device}")
-        aligned = {name: _align(value, len(shape)) for name, value in values.items()}
-        return coefficients(self._bare_node, aligned, self.discretization)
+        return coefficients(self._bare_node, self._aligned(x), self.discretization)
+
+    def _aligned(self, x: Tensor) -> dict[str, Tensor]:
+        """The parameters, aligned with the axes of x [T, B, *shape]."""
+        return {name: _align(getattr(self, name), x.dim() - 2) for name in self._names}
 
     def _state_before(self, x: Tensor, state: State | None) -> tuple[NeuronState, Tensor | None]:
         """The state before the first step, and the last spikes if `output_delay` delays them."""
@@ -250,8 +253,10 @@ class Neuron(nn.Module):
         kept = state is None and self.keep_state and self.state is not None
         state = self.state if kept else state
         if state is None:
-            zero = torch.zeros((), device=x.device).expand(x.shape[1:])
-            tensors = dict.fromkeys(names, zero)
+            tensors = dict.fromkeys(names, torch.zeros((), device=x.device).expand(x.shape[1:]))
+            start = initial_potential(self._bare_node, self._aligned(x), self.discretization)
+            if start is not None:
+                tensors["v"] = start.expand(x.shape[1:])
         else:
             try:
                 check_state(state, {name: tuple(x.shape[1:]) for name in names}, x.device)

@@ -219,4 +219,4 @@ def _unit_gain(r: Value | None, options: NeuronOptions) -> Value:
         return r
     d = options.get("discretization")
     d = d if isinstance(d, Discretization) else Discretization()  # Neuron refuses another type
-    return 1 / d.dt if d.if_gain == "r*dt" else 1.0
+    return 1 / d.dt if d.gain_of("IF") == "r*g" else 1.0

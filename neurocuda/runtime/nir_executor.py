@@ -94,17 +94,17 @@ class Executor(nn.Module):
         arguments.check_settings(chunk, discretization, surrogate, learn, frozen)
         self._settings: dict[str, Any] = {"force": force, "input_grid": input_grid, "ordered": ordered}
         self._settings |= {"frozen": frozen, "learn": learn}
-        self.graph = graph
+        self.graph, self.chunk = graph, chunk
         self.discretization = Discretization() if discretization is None else discretization
-        self.chunk = chunk
         self.surrogate = Surrogate() if surrogate is None else surrogate
         compiled = compile_graph(graph, self.discretization, input_grid=input_grid, force=force, ordered=ordered)
         self.certificate, self.schedule = compiled.certificate, compiled.schedule
         lazy = self.schedule.of_library if frozen else None
         self._store = ParameterStore(self, graph, self.discretization, learn, lazy)
         entries = state_shapes(graph, self.schedule.schedule, self._store.delay_counts)
-        has_int8 = bool(self.schedule.integer_layers)
-        self._plan = Plan(graph, self.schedule, entries, graph.inputs, graph.outputs, has_int8)
+        self._plan = Plan(
+            graph, self.schedule, entries, graph.inputs, graph.outputs, bool(self.schedule.integer_layers)
+        )
         self._int8 = Int8Layers(self.schedule, self.certificate, None if frozen else self._store.by_field(self))
         self._builder = OperandBuilder(self._store, self.schedule, self.discretization, self.surrogate)
         self._forget()
@@ -117,7 +117,7 @@ class Executor(nn.Module):
 
         Args:
             x: [T, B, *shape] of the Input, or a dict by name; float32, float16, bfloat16, uint8, int8 or bool; finite.
-            state: The state that an earlier call returned, of the same batch. Default: rest (all zero).
+            state: The state that an earlier call returned, of the same batch. Default: that before the first step.
             out: Memory for the outputs, float32 as they are returned; only without gradients. Default: new memory.
 
         Returns:
@@ -153,6 +153,7 @@ class Executor(nn.Module):
         if self._store.frozen and torch.is_grad_enabled() and not arguments.requires_grad(x, state):
             with torch.no_grad():
                 return self._call(x, state, out, returns)
+        state = self._initial_state(x) if state is None and self._store.starts else state
         if out is None and isinstance(x, Tensor) and (state is None or type(state) is State):
             before = None if state is None else state.tensors
             if self.cuda_graph or (x.is_cpu and not self._calls.simulated):
@@ -189,6 +190,7 @@ class Executor(nn.Module):
         if self._store.frozen and torch.is_grad_enabled() and not arguments.requires_grad(x, state):
             with torch.no_grad():
                 return self.run(x, state, record, out=out)
+        state = self._initial_state(x) if state is None and self._store.starts else state
         return self._run(x, state, out, Returns(arguments.quantities(self.graph, {} if record is None else record)))
 
     def profile(self, x: Tensor, state: State) -> list[tuple[str, float]]:
@@ -206,6 +208,11 @@ class Executor(nn.Module):
         key = Returns(), self._operands.operands, *weights
         return self._calls.profile(key, [x, *(state.tensors[name] for name in self._plan.entries)])
 
+    def _initial_state(self, x: Signals) -> State:
+        """The state before the first step, of a network where it is not zero."""
+        first = arguments.check_inputs(self.graph, self._plan.inputs, x, self._device())[0]
+        return State(self._store.initial_state(self, self._plan.entries, first.shape[1]))
+
     def _run(self, x: Signals, state: State | None, out: Signals | None, returns: Returns) -> RunResult:
         """`run`, with checked recordings."""
         plan = self._plan
@@ -222,11 +229,8 @@ class Executor(nn.Module):
         """Outputs, recordings and the state after all steps.
 
         A GPU runs all steps as one CUDA graph (a single operator as a program), a CPU runs each chunk as a program.
-        Operands and int8 weights are cached and speculative, unless something observes the operators.
-
-        Args:
-            tensors: The inputs, and the state unless the call starts from rest.
-            out: Memory for the first results.
+        Operands and int8 weights are cached and speculative, unless something observes the operators. tensors: the
+        inputs, and the state unless the call starts from rest. out: memory for the first results.
         """
         plan, device, calls = self._plan, tensors[0].device, self._calls
         sources = self._sources()  # before the operands: a thread may replace a parameter between the two
@@ -288,7 +292,6 @@ class Executor(nn.Module):
             int8: The weights of the int8 layers; None to choose them for each chunk on a CPU.
             sources: The parameters that the operands were built from.
             checked: Whether a check of finite inputs was started already: on a GPU, and for a CUDA graph.
-            tensors: As of `_execute`.
         """
         plan, calls = self._plan, self._calls
         inputs = dict(zip(plan.inputs, tensors, strict=False))
@@ -389,9 +392,7 @@ class Executor(nn.Module):
         return self._store.device if self._store.frozen else next((t.device for t in self._sources()), None)
 
 
-def _restored(
-    cls: type[Executor], arguments: tuple[Any, ...], settings: dict[str, Any], device: torch.device | None
-) -> Executor:
+def _restored(cls: type[Executor], arguments: tuple[Any, ...], settings: Any, device: Any) -> Executor:
     """A network from `Executor.__reduce__`. device: of the constants of a frozen one."""
     net = cls.__new__(cls)
     Executor.__init__(net, *arguments, **settings)

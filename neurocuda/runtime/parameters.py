@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from neurocuda.discretization.coefficients import delay_steps, neuron_parameters
+from neurocuda.discretization.coefficients import delay_steps, initial_potential, neuron_parameters
 from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError
-from neurocuda.graph import Graph, Node, align
+from neurocuda.graph import Graph, Node, Shape, align
 from neurocuda.ops import vendor
 
 Field = tuple[str, str]
@@ -49,7 +49,7 @@ class ParameterStore:
         self.weights: dict[Field, str] = {}
         self.delays: dict[str, str] = {}
         self.delay_counts: dict[str, tuple[int, ...]] = {}
-        self.frozen = lazy is not None
+        self.frozen, self._d = lazy is not None, d
         self.constants = nn.Module() if self.frozen else None
         self.device = torch.device("cpu")  # of the constants
         self._prepacked: dict[str, Tensor] = {}
@@ -59,6 +59,9 @@ class ParameterStore:
         names = (*self.weights.values(), *self.exact.values(), *self.delays.values())
         # Parameters of the network, unless a parametrization or pruning computes one from others at every call.
         self.registered = frozenset(() if self.frozen else names)
+        nodes = [node for node in graph.nodes.values() if node.primitive.is_neuron]
+        starts = {node.name: initial_potential(node, neuron_parameters(node), d) for node in nodes}
+        self.starts = frozenset(name for name, start in starts.items() if start is not None)  # elsewhere than at zero
         known = {entry for _, entry in self.exact}
         if unknown := sorted(set(learn) - known):
             raise ArgumentError(f"learn: expected neuron parameters of this graph {sorted(known)}, found {unknown}")
@@ -109,6 +112,20 @@ class ParameterStore:
         for (name, entry), key in self.exact.items():
             if self.graph.nodes[name].primitive.is_neuron:
                 found.setdefault(name, {})[entry] = getattr(module, key)
+        return found
+
+    def initial_state(self, network: nn.Module, entries: Mapping[str, Shape], batch: int) -> dict[str, Tensor]:
+        """The state before the first step, by entry, [batch, *shape]; differentiable."""
+        nodes, rest = self.graph.nodes, {}
+        for name, p in self.neurons(network).items():
+            if name in self.starts:
+                rest[f"{name}.v"] = initial_potential(nodes[name], p, self._d)
+        device = next(t.device for t in rest.values() if t is not None)
+        found = {}
+        for entry, shape in entries.items():
+            start = rest.get(entry)
+            zero = torch.zeros((), device=device)
+            found[entry] = (zero if start is None else start).expand(batch, *shape).contiguous()
         return found
 
     def float_weights(self, network: nn.Module) -> dict[Field, Tensor]:

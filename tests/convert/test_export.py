@@ -132,7 +132,7 @@ def test_metadata_tell_where_it_came_from_and_change_nothing(tmp_path: Path) -> 
     neurocuda.to_nir(snn, tmp_path / "a.nir")
     found = neurocuda.read(tmp_path / "a.nir").metadata
     assert found["dt"] == 1e-3
-    assert found["discretization"]["if_gain"] == "r*dt"
+    assert found["discretization"]["gain"] == "r*g"
     assert (found["timesteps"], found["readout_delay"], found["reset"]) == (8, 8, "loop")
     assert found["versions"]["neurocuda"] == neurocuda.__version__
     x = digits()[2][:2].expand(10, -1, -1, -1, -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +251,10 @@ def test_a_wrong_record_is_refused(record: Any, words: str, tmp_path: Path) -> N
     assert_refused(lambda: net.run(torch.zeros(4, 2, 3), record=record), f"record|{words}")
 
 
-FIELDS = ("integrator", "spike_when", "reset", "synapse", "spikes_per_step", "if_gain", "feedback", "output_delay")
+FIELDS = (
+    *("integrator", "spike_when", "reset", "synapse", "spikes_per_step", "feedback", "output_delay"),
+    *("reset_to", "initial_state"),
+)
 
 
 @pytest.mark.parametrize("dt", [0, 0.0, -1e-3, NAN, INF, -INF, "1e-3", None, True, [1e-3], 1j])
@@ -264,6 +268,38 @@ def test_a_wrong_field_is_refused(field: str, value: Any) -> None:
     choice = repr(getattr(Discretization(), field))
     assert_refused(lambda: Discretization(**{field: value}), f"discretization|'{field}'|{choice}|{value!r}")
     assert_refused(lambda: Discretization.norse(**{field: value}), f"discretization|'{field}'|{choice}|{value!r}")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"gain": "x"}, "'gain'|'r*g'|of IF|'x'"),
+        ({"gain": ""}, "'gain'|'r*g'|of IF|''"),
+        ({"gain": "w_in"}, "'gain'|of IF|'w_in'"),
+        ({"gain": "synapse:r"}, "'gain'|'decay'|of synapse|'r'"),
+        ({"gain": "LIF:g,"}, "'gain'|classes|'CubaLIF'|''"),
+        ({"gain": {"LI": "g"}}, "'gain'|classes|'LIF'|'LI'"),
+        ({"gain": {"LIF": None}}, "'gain'|of LIF|None"),
+        ({"gain": 1}, "'gain'|a string or a mapping|1"),
+        ({"if_gain": "w_in"}, "'if_gain'|'r*dt'|'w_in'"),
+    ],
+)
+def test_a_wrong_gain_is_refused(fields: dict[str, Any], words: str) -> None:
+    assert_refused(lambda: Discretization(**fields), f"discretization|{words}")
+
+
+def test_the_same_gains_are_equal_in_any_spelling() -> None:
+    spellings: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"gain": "IF:r"}, {"if_gain": "r"}),
+        ({"gain": {"LIF": "g", "IF": "r"}}, {"gain": "IF:r,LIF:g"}),
+        ({"gain": "r"}, {"gain": {"IF": "r", "LIF": "r", "CubaLIF": "r"}}),
+        ({"gain": "g", "if_gain": "r*dt"}, {"gain": "LIF:g, CubaLIF:g"}),
+        ({"gain": "IF:r", "if_gain": "r*dt"}, {}),
+    ]
+    for one, other in spellings:
+        assert Discretization(**one) == Discretization(**other), (one, other)
+        assert hash(Discretization(**one)) == hash(Discretization(**other))
+    assert replace(Discretization.sinabs(), dt=2.0).gain == Discretization.sinabs().gain
 
 
 @pytest.mark.parametrize("rest", [{}, {"spike_when": "reaching"}, {"reset": "subtract"}])

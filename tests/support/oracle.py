@@ -31,10 +31,13 @@ DEFAULTS: dict[str, Any] = {
     "reset": "to-value",
     "synapse": "updated",
     "spikes_per_step": "one",
-    "if_gain": "r*dt",
+    "gain": "r*g",
     "feedback": "neuron-output",
     "output_delay": 0,
+    "reset_to": "v_reset",
+    "initial_state": "zero",
 }
+INITIAL_V = "neurocuda.initial_v"
 
 
 class AlgebraicLoop(ValueError):
@@ -350,20 +353,51 @@ def neuron_coefficients(node: Node, shape: Shape, options: Mapping[str, Any]) ->
     def d(tau: Array) -> Array:
         return 1 - dt / tau if euler else np.exp(-dt / tau)
 
-    fields = {"v_reset": 0.0, "w_in": 1.0, **node}
-    p = {name: aligned(value, shape) for name, value in fields.items() if name not in ("type", "metadata")}
+    p = parameters(node, shape)
     c: dict[str, Any] = {}
     if kind in ("CubaLI", "CubaLIF"):
-        c |= {"decay_i": d(p["tau_syn"]), "gain_i": p["w_in"] * g(p["tau_syn"])}
+        tau, w_in = p["tau_syn"], p["w_in"]
+        gains = {"w_in*g": w_in * g(tau), "g": g(tau), "w_in": w_in, "1": 1.0, "decay": d(tau)}
+        c |= {"decay_i": d(tau), "gain_i": gains[gain_of("synapse", options)]}
     if kind in ("I", "IF"):
-        gain = p["r"] * dt if options["if_gain"] == "r*dt" else p["r"]
-        c |= {"decay_v": 1.0, "gain_v": gain, "bias_v": 0.0}
+        of_membrane, decay, bias = dt, 1.0, 0.0
     else:
         tau = p["tau"] if kind in ("LI", "LIF") else p["tau_mem"]
-        c |= {"decay_v": d(tau), "gain_v": p["r"] * g(tau), "bias_v": p["v_leak"] * g(tau)}
+        of_membrane, decay, bias = g(tau), d(tau), p["v_leak"] * g(tau)
+    gains = {"r*g": p["r"] * of_membrane, "g": of_membrane, "r": p["r"], "1": 1.0}
+    gain = gains[gain_of({"I": "IF", "LI": "LIF", "CubaLI": "CubaLIF"}.get(kind, kind), options)]
+    c |= {"decay_v": decay, "gain_v": gain, "bias_v": bias}
     if kind in SPIKING:
-        c |= {"threshold": p["v_threshold"], "v_reset": p["v_reset"]}
+        c |= {"threshold": p["v_threshold"], "v_reset": p["v_reset"] if options["reset_to"] == "v_reset" else 0.0}
     return {name: np.asarray(value).astype(np.float32) for name, value in c.items()}
+
+
+def parameters(node: Node, shape: Shape) -> dict[str, Array]:
+    """The parameters of a neuron, float64, aligned with its signal."""
+    fields = {"v_reset": 0.0, "w_in": 1.0, **node}
+    return {name: aligned(value, shape) for name, value in fields.items() if name not in ("type", "metadata")}
+
+
+def gain_of(neurons: str, options: Mapping[str, Any]) -> str:
+    """The gain of a class of neurons: "IF", "LIF", "CubaLIF" or "synapse"."""
+    if neurons == "IF" and options.get("if_gain") is not None:
+        return str(options["if_gain"]).replace("dt", "g")
+    default = "w_in*g" if neurons == "synapse" else "r*g"
+    if ":" not in options["gain"]:
+        return default if neurons == "synapse" else str(options["gain"])
+    return dict(part.strip().split(":") for part in options["gain"].split(",")).get(neurons, default)
+
+
+def start_of(node: Node, shape: Shape, options: Mapping[str, Any]) -> Array:
+    """The membrane potential before the first step, float32."""
+    p, stated = parameters(node, shape), node.get("metadata", {}).get(INITIAL_V)
+    if stated is not None:
+        return np.asarray(aligned(stated, shape), np.float32)
+    if options["initial_state"] == "v_reset" and node["type"] in SPIKING and options["reset_to"] == "v_reset":
+        return np.asarray(p["v_reset"], np.float32)
+    if options["initial_state"] == "v_leak" and "v_leak" in p:
+        return np.asarray(p["v_leak"], np.float32)
+    return np.zeros((), np.float32)
 
 
 def neuron_step(
@@ -388,7 +422,7 @@ def neuron_step(
 
 
 def run(raw: Node, x: Mapping[str, Array], discretization: Mapping[str, Any]) -> OracleResult:
-    """Runs a raw graph from the zero state on x: {Input name: [T, B, *shape]}."""
+    """Runs a raw graph from its initial state on x: {Input name: [T, B, *shape]}."""
     options = {**DEFAULTS, **discretization}
     graph = flatten(raw)
     plan, nodes = make_plan(graph, options), graph.nodes
@@ -405,6 +439,8 @@ def run(raw: Node, x: Mapping[str, Array], discretization: Mapping[str, Any]) ->
     outputs = {name: np.zeros((steps, batch, *out[name]), np.float32) for name in nodes}
     v = {name: np.zeros_like(outputs[name]) for name in neurons}
     i = {name: np.zeros_like(outputs[name]) for name in neurons}
+
+    starts = {name: np.zeros_like(v[name][0]) + start_of(nodes[name], into[name], options) for name in neurons}
 
     def at(history: Array, t: int) -> Array:
         return np.asarray(history[t] if t >= 0 else np.zeros_like(history[0]))
@@ -431,7 +467,7 @@ def run(raw: Node, x: Mapping[str, Array], discretization: Mapping[str, Any]) ->
             if nodes[name]["type"] == "Delay":
                 outputs[name][t] = delayed_output(name, t)
             elif name in neurons:
-                state = (at(v[name], t - 1), at(i[name], t - 1))
+                state = (at(v[name], t - 1) if t else starts[name], at(i[name], t - 1))
                 outputs[name][t], v[name][t], i[name][t] = neuron_step(
                     neurons[name], coefficients[name], inputs[name][t], *state, options
                 )

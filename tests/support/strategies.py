@@ -144,7 +144,7 @@ def parameters(s: Source, kind: str, shape: Shape, *, full: bool) -> Node:
     taus = (dt, 1.5 * dt, 2 * dt, 4 * dt) if s.chance(90) else (0.75 * dt, 100 * dt)
     fields: Node = {"type": kind}
     if kind in ("I", "IF"):
-        fields["r"] = some(*(np.array([0.25, 0.5, 1, 2]) / (dt if s.options["if_gain"] == "r*dt" else 1)))
+        fields["r"] = some(*(np.array([0.25, 0.5, 1, 2]) / (1 if oracle.gain_of("IF", s.options) == "r" else dt)))
     else:
         for name in ("tau",) if kind in ("LI", "LIF") else ("tau_syn", "tau_mem"):
             fields[name] = some(*taus)
@@ -155,6 +155,8 @@ def parameters(s: Source, kind: str, shape: Shape, *, full: bool) -> Node:
         fields["v_threshold"] = some(*thresholds)
         if full or s.chance(60):
             fields["v_reset"] = some(0, 0.25, -0.5)
+    if s.chance(10):
+        fields["metadata"] = {oracle.INITIAL_V: some(0.25, 0.75, -0.5)}
     return fields
 
 
@@ -409,9 +411,11 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "reset": ("to-value", "subtract"),
     "synapse": ("updated", "previous"),
     "spikes_per_step": ("one",),
-    "if_gain": ("r*dt", "r"),
+    "gain": ("r*g", "r*g", "IF:r", "IF:r", "r", "IF:1, LIF:g, CubaLIF:1, synapse:1", "g", "1", "synapse:decay"),
     "feedback": ("neuron-output", "weight-output"),
     "output_delay": (0, 0, 1),
+    "reset_to": ("v_reset", "v_reset", "zero"),
+    "initial_state": ("zero", "zero", "v_reset", "v_leak"),
 }
 MANY = {"spikes_per_step": "many", "spike_when": "reaching", "reset": "subtract"}
 
