@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from neurocuda.discretization.settings import Discretization
-from neurocuda.errors import ArgumentError
 from neurocuda.graph import Node, align
-from neurocuda.graph.fields import describe
+from neurocuda.graph.fields import Unfit, describe, float32
 from neurocuda.ops.coefficients import NeuronCoefficients
 
 INITIAL_V = "neurocuda.initial_v"
@@ -85,21 +84,13 @@ def initial_potential(node: Node, p: Mapping[str, Tensor], d: Discretization) ->
 def stated_potential(node: Node) -> Tensor:
     """The membrane potential that a neuron's metadata state, float32, aligned with the signal.
 
-    Raises `ArgumentError` unless it is finite and fits the signal.
+    Raises `Unfit` unless it is finite in float32 and fits the signal.
     """
-    stated, shape = node.metadata[INITIAL_V], node.input_shape
-    expected = f"node {node.name!r}, metadata {INITIAL_V!r}: expected a number, or numbers that fit {shape}"
-    try:
-        array = np.asarray(stated)
-        if array.dtype.kind not in "iuf" or array.ndim > len(shape):
-            raise ArgumentError(f"{expected}, found {describe(stated)}")
-        value = align(array.astype(np.float32), len(shape))
-    except (TypeError, ValueError):
-        raise ArgumentError(f"{expected}, found {describe(stated)}") from None
-    fits = all(own in (1, size) for own, size in zip(value.shape, shape, strict=True))
-    if not fits or not np.isfinite(value).all():
-        raise ArgumentError(f"{expected}, found {describe(stated)}")
-    return torch.from_numpy(value)
+    value, rank = float32(node.metadata[INITIAL_V]), len(node.input_shape)
+    shape = align(value, rank).shape if value.ndim <= rank or value.size == 1 else None
+    if shape is None or any(own not in (1, size) for own, size in zip(shape, node.input_shape, strict=True)):
+        raise Unfit(f"a number, or numbers that fit {node.input_shape}", describe(value))
+    return torch.from_numpy(align(value, rank).astype(np.float32))
 
 
 def coefficients_together(

@@ -12,10 +12,11 @@ from dataclasses import fields
 import numpy as np
 from torch import Tensor
 
-from neurocuda.discretization.coefficients import coefficients, neuron_parameters
+from neurocuda.discretization.coefficients import INITIAL_V, coefficients, neuron_parameters, stated_potential
 from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import Problem
 from neurocuda.graph import Graph, Node
+from neurocuda.graph.fields import Unfit
 
 _MOST_HISTORY = 2**28
 """The most values in the history of a Delay for one sample: 1 GiB."""
@@ -37,6 +38,11 @@ def problems(graph: Graph, d: Discretization) -> tuple[Problem, ...]:
                 found.append(Problem(where, "delay", expected, f"{most:.6g} steps of {size} elements"))
         if not node.primitive.is_neuron:
             continue
+        if INITIAL_V in node.metadata:
+            try:
+                stated_potential(node)
+            except Unfit as unfit:
+                found.append(Problem(where, f"metadata {INITIAL_V}", unfit.expected, unfit.found))
         c = coefficients(node, neuron_parameters(node), d)
         for field in fields(c):
             value = getattr(c, field.name)
