@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from neurocuda.discretization.gains import canonical, gain_of, with_gain
+from neurocuda.discretization.by_class import GAINS, MEMBRANES, canonical, value_of
 from neurocuda.errors import ArgumentError
 from neurocuda.ops.coefficients import Reset, SpikesPerStep, SpikeWhen, Synapse
 
@@ -63,12 +63,13 @@ class Discretization:
     if_gain: InitVar[str | None] = None
 
     def __post_init__(self, if_gain: str | None) -> None:
-        gain = canonical(self.gain)
+        gain = canonical("gain", self.gain, GAINS)
         if if_gain is not None:
-            gain = with_gain(gain, "IF", "r*g" if if_gain == "r*dt" else if_gain, "if_gain")
+            own = "r*g" if if_gain == "r*dt" else if_gain
+            canonical("if_gain", own, dict.fromkeys(MEMBRANES, GAINS["IF"]))
+            gain = canonical("gain", {name: value_of(gain, name, GAINS) for name in GAINS} | {"IF": own}, GAINS)
         object.__setattr__(self, "gain", gain)
-        own = gain_of(gain, "IF")
-        object.__setattr__(self, "if_gain", "r*dt" if own == "r*g" else own)
+        object.__setattr__(self, "if_gain", value_of(gain, "IF", GAINS).replace("r*g", "r*dt"))
         number = isinstance(self.dt, int | float) and not isinstance(self.dt, bool)
         if not (number and math.isfinite(self.dt) and self.dt > 0):
             raise ArgumentError(f"discretization, field 'dt': expected seconds > 0, found {self.dt!r}")
@@ -93,7 +94,7 @@ class Discretization:
         Returns:
             One of the choices of `gain`.
         """
-        return gain_of(str(self.gain), neurons)
+        return value_of(str(self.gain), neurons, GAINS)
 
     @classmethod
     def preset(cls, simulator: str, **changes: Any) -> Discretization:

@@ -273,15 +273,15 @@ def test_a_wrong_field_is_refused(field: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"gain": "x"}, "'gain'|'r*g'|of IF|'x'"),
-        ({"gain": ""}, "'gain'|'r*g'|of IF|''"),
-        ({"gain": "w_in"}, "'gain'|of IF|'w_in'"),
-        ({"gain": "synapse:r"}, "'gain'|'decay'|of synapse|'r'"),
+        ({"gain": "x"}, "'gain'|'r*g'|for IF|'x'"),
+        ({"gain": ""}, "'gain'|'r*g'|for IF|''"),
+        ({"gain": "w_in"}, "'gain'|for IF|'w_in'"),
+        ({"gain": "synapse:r"}, "'gain'|for synapse|'decay'|'r'"),
         ({"gain": "LIF:g,"}, "'gain'|classes|'CubaLIF'|''"),
         ({"gain": {"LI": "g"}}, "'gain'|classes|'LIF'|'LI'"),
-        ({"gain": {"LIF": None}}, "'gain'|of LIF|None"),
-        ({"gain": 1}, "'gain'|a string or a mapping|1"),
-        ({"if_gain": "w_in"}, "'if_gain'|'r*dt'|'w_in'"),
+        ({"gain": {"LIF": None}}, "'gain'|for LIF|None"),
+        ({"gain": True}, "'gain'|for IF|True"),
+        ({"if_gain": "w_in"}, "'if_gain'|'r*g'|'w_in'"),
     ],
 )
 def test_a_wrong_gain_is_refused(fields: dict[str, Any], words: str) -> None:
