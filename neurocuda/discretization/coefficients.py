@@ -28,7 +28,7 @@ def coefficients(node: Node, p: Mapping[str, Tensor], d: Discretization) -> Neur
     synapse: dict[str, Tensor] = {}
     if node.primitive.is_leaky:
         decay_v, g = _decay_and_gain(p["tau_mem" if "tau_mem" in p else "tau"], d)
-        gain_v = _gain(d.gain_of("CubaLIF" if "tau_syn" in p else "LIF"), p["r"], g, decay_v)
+        gain_v = _gain(d.gain_of(_class_of(node)), p["r"], g, decay_v)
         bias_v = p["v_leak"] * g
     else:
         decay_v = torch.ones_like(p["r"])
@@ -41,6 +41,10 @@ def coefficients(node: Node, p: Mapping[str, Tensor], d: Discretization) -> Neur
     firing: dict[str, Tensor] = {}
     if node.primitive.is_spiking:
         firing = {"threshold": p["v_threshold"].float(), "v_reset": _reset_value(p, d).float()}
+        kind = _class_of(node)
+        if d.clamp_of(kind) != "none":
+            bound = -p["v_threshold"] if d.clamp_of(kind) == "-threshold" else torch.zeros_like(p["v_threshold"])
+            firing["v_min"] = bound.float()
     return NeuronCoefficients(
         decay_v=decay_v.float(),
         gain_v=gain_v.float(),
@@ -51,7 +55,13 @@ def coefficients(node: Node, p: Mapping[str, Tensor], d: Discretization) -> Neur
         reset=d.reset,
         synapse=d.synapse,
         spikes_per_step=d.spikes_per_step,
+        reset_delay=int(d.reset_delay_of(_class_of(node))) if node.primitive.is_spiking else 0,
     )
+
+
+def _class_of(node: Node) -> str:
+    """The class of a neuron, for fields of a Discretization by class."""
+    return ("CubaLIF" if "tau_syn" in node.parameters else "LIF") if node.primitive.is_leaky else "IF"
 
 
 def _gain(choice: str, factor: Tensor, g: Tensor, decay: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from neurocuda.discretization.by_class import GAINS, MEMBRANES, canonical, value_of
+from neurocuda.discretization.by_class import CLAMPS, GAINS, MEMBRANES, RESET_DELAYS, canonical, value_of
 from neurocuda.errors import ArgumentError
 from neurocuda.ops.coefficients import Reset, SpikesPerStep, SpikeWhen, Synapse
 
@@ -36,6 +36,11 @@ class Discretization:
         reset_to: With reset="to-value": the "v_reset" of the neuron, or "zero".
         initial_state: The membrane potential before the first step: "zero", the "v_reset" that a reset sets, or
             "v_leak"; zero for neurons without such a parameter. `initial_v` in the metadata of a node takes precedence.
+        reset_delay: 1 if a reset acts one step after its spike: a subtraction after the decay of that step, a value
+            before it, so that the input of that step is kept (snnTorch). 0 (default): in the step of the spike. By
+            class of neuron as `gain`: "LIF:1".
+        clamp: A lower bound of the membrane potential of spiking neurons after the reset: "none", "zero" or
+            "-threshold". By class of neuron as `gain`: "IF:-threshold" (sinabs).
         if_gain: The gain of the class "IF" alone, which `gain` also sets: "r*dt" is "r*g".
 
     Raises:
@@ -60,6 +65,8 @@ class Discretization:
     output_delay: Literal[0, 1] = 0
     reset_to: Literal["v_reset", "zero"] = "v_reset"
     initial_state: Literal["zero", "v_reset", "v_leak"] = "zero"
+    reset_delay: int | str | Mapping[str, int] = 0
+    clamp: str | Mapping[str, str] = "none"
     if_gain: InitVar[str | None] = None
 
     def __post_init__(self, if_gain: str | None) -> None:
@@ -69,6 +76,9 @@ class Discretization:
             canonical("if_gain", own, dict.fromkeys(MEMBRANES, GAINS["IF"]))
             gain = canonical("gain", {name: value_of(gain, name, GAINS) for name in GAINS} | {"IF": own}, GAINS)
         object.__setattr__(self, "gain", gain)
+        delay = canonical("reset_delay", self.reset_delay, RESET_DELAYS)
+        object.__setattr__(self, "reset_delay", int(delay) if delay in ("0", "1") else delay)
+        object.__setattr__(self, "clamp", canonical("clamp", self.clamp, CLAMPS))
         object.__setattr__(self, "if_gain", value_of(gain, "IF", GAINS).replace("r*g", "r*dt"))
         number = isinstance(self.dt, int | float) and not isinstance(self.dt, bool)
         if not (number and math.isfinite(self.dt) and self.dt > 0):
@@ -84,6 +94,11 @@ class Discretization:
                 "discretization, field 'spikes_per_step': expected spike_when='reaching' and reset='subtract' "
                 f"with 'many', found {self.spike_when!r} and {self.reset!r}"
             )
+        if self.reset_delay and (self.spikes_per_step, self.synapse) != ("one", "updated"):
+            raise ArgumentError(
+                "discretization, field 'reset_delay': expected spikes_per_step='one' and synapse='updated' with a "
+                f"delayed reset, found {self.spikes_per_step!r} and {self.synapse!r}"
+            )
 
     def gain_of(self, neurons: str) -> str:
         """The gain of a class of neurons.
@@ -95,6 +110,28 @@ class Discretization:
             One of the choices of `gain`.
         """
         return value_of(str(self.gain), neurons, GAINS)
+
+    def reset_delay_of(self, neurons: str) -> int:
+        """The delay of the reset of a class of neurons, in time steps.
+
+        Args:
+            neurons: "IF", "LIF" or "CubaLIF".
+
+        Returns:
+            0 or 1.
+        """
+        return int(value_of(str(self.reset_delay), neurons, RESET_DELAYS))
+
+    def clamp_of(self, neurons: str) -> str:
+        """The lower bound of the membrane potential of a class of neurons.
+
+        Args:
+            neurons: "IF", "LIF" or "CubaLIF".
+
+        Returns:
+            "none", "zero" or "-threshold".
+        """
+        return value_of(str(self.clamp), neurons, CLAMPS)
 
     @classmethod
     def preset(cls, simulator: str, **changes: Any) -> Discretization:

@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from neurocuda.errors import ArgumentError
+
 SpikeWhen = Literal["above", "reaching"]
 Reset = Literal["to-value", "subtract", "feedback"]
 Synapse = Literal["updated", "previous"]
@@ -21,6 +23,12 @@ class NeuronCoefficients:
         u = v * decay_v + (i * gain_v + bias_v)
         s = u > threshold                             or >=; many: max(0, floor(u / threshold))
         v = s ? v_reset : u                           or u - s * threshold
+        v = max(v, v_min)                             with a clamp
+
+    With `reset_delay` = 1 the spikes of the step before, s0 = v > threshold, act in this step:
+
+        v = s0 ? v_reset : v                          before u; or, after it, u = u - s0 * threshold
+        v = u                                         in the place of the reset
 
     float32, each operation rounded separately. `Discretization` sets the coefficients from dt and the NIR parameters:
     forward Euler, or exact integration for an input that is constant over the step. NIR equations: Pedersen et al.
@@ -39,6 +47,8 @@ class NeuronCoefficients:
             become the `i` of the next step, which enters with the weight `decay_i`.
         synapse: "updated" (default): u uses the new i. "previous": u uses the i of the step before.
         spikes_per_step: "one" (default), or "many" for a spike count.
+        v_min: Lower bound of the membrane potential after the reset; None (default): no bound.
+        reset_delay: 1: the reset acts one step after its spike. Default 0.
 
     Example:
         >>> import torch
@@ -59,6 +69,13 @@ class NeuronCoefficients:
     reset: Reset = "to-value"
     synapse: Synapse = "updated"
     spikes_per_step: SpikesPerStep = "one"
+    v_min: Tensor | None = None
+    reset_delay: int = 0
+
+    @property
+    def is_stepwise(self) -> bool:
+        """Whether no kernel has these choices, and the update runs step by step in torch."""
+        return self.v_min is not None or self.reset_delay > 0
 
     @property
     def spiking(self) -> bool:
@@ -75,6 +92,8 @@ class NeuronState(NamedTuple):
 
 def schema_arguments(c: NeuronCoefficients, state: NeuronState) -> tuple[Tensor | bool | None, ...]:
     """State, coefficients and flags in the order of the operators' schemas; by position, as names cost microseconds."""
+    if c.is_stepwise:
+        raise ArgumentError("neuron: expected reset_delay = 0 and no clamp with packed bits, found one of them")
     return (
         state.v,
         state.i if c.decay_i is not None else None,

@@ -59,14 +59,25 @@ def neuron_step(
         assert state.i is not None
         synapse = state.i * c.decay_i + x * c.gain_i
         current = synapse if c.synapse == "updated" else state.i
-    u = state.v * c.decay_v + (current * c.gain_v + c.bias_v)
+    v = state.v
+    if c.threshold is not None and c.v_reset is not None and c.reset_delay:
+        before = spike(v, c.threshold, c.spike_when, c.spikes_per_step, surrogate).detach()
+        v = torch.where(before > 0, c.v_reset, v) if c.reset == "to-value" else v
+    u = v * c.decay_v + (current * c.gain_v + c.bias_v)
     if c.threshold is None:
         return u, NeuronState(u, synapse)
+    if c.v_reset is not None and c.reset_delay and c.reset == "subtract":
+        u = u - before * c.threshold
     s = spike(u, c.threshold, c.spike_when, c.spikes_per_step, surrogate)
     if c.v_reset is None:
         return s, NeuronState(u, s)
     fired = s.detach()
-    v = torch.where(fired > 0, c.v_reset, u) if c.reset == "to-value" else u - fired * c.threshold
+    if c.reset_delay:
+        v = u
+    else:
+        v = torch.where(fired > 0, c.v_reset, u) if c.reset == "to-value" else u - fired * c.threshold
+    if c.v_min is not None:
+        v = torch.where(v < c.v_min, c.v_min, v)
     return s, NeuronState(v, synapse)
 
 
@@ -105,17 +116,21 @@ def recurrent_neuron(
     previous: Tensor,
     surrogate: Surrogate,
     record: Collection[str] = (),
+    *,
+    linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None,
 ) -> tuple[Tensor, NeuronState, Tensor, dict[str, Tensor]]:
     """`neuron` with a recurrent weight: each step receives the spikes of the step before through `weight` and `bias`.
 
     The recurrent current, `ordered_linear(previous, weight, bias)`, is inserted at index `place` of the branches.
     `previous` [B, *shape] are the spikes of the step before the first. Returns the output, the state and the spikes
-    after the last step, and the traces of the quantities in `record` ("v", "i", "recurrent").
+    after the last step, and the traces of the quantities in `record` ("v", "i", "recurrent"). linear: a backend's
+    `ordered_linear`.
     """
+    linear = linear or ordered_linear
     outputs: list[Tensor] = []
     traces: dict[str, list[Tensor]] = {name: [] for name in record}
     for step in range(branches[0].shape[0]):
-        current = ordered_linear(previous, weight, bias)
+        current = linear(previous, weight, bias)
         terms = [branch[step] for branch in branches]
         terms.insert(place, current)
         previous, state = neuron_step(branch_sum(terms), c, state, surrogate)

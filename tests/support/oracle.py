@@ -36,6 +36,8 @@ DEFAULTS: dict[str, Any] = {
     "output_delay": 0,
     "reset_to": "v_reset",
     "initial_state": "zero",
+    "reset_delay": 0,
+    "clamp": "none",
 }
 INITIAL_V = "neurocuda.initial_v"
 
@@ -382,10 +384,18 @@ def gain_of(neurons: str, options: Mapping[str, Any]) -> str:
     """The gain of a class of neurons: "IF", "LIF", "CubaLIF" or "synapse"."""
     if neurons == "IF" and options.get("if_gain") is not None:
         return str(options["if_gain"]).replace("dt", "g")
-    default = "w_in*g" if neurons == "synapse" else "r*g"
-    if ":" not in options["gain"]:
-        return default if neurons == "synapse" else str(options["gain"])
-    return dict(part.strip().split(":") for part in options["gain"].split(",")).get(neurons, default)
+    if neurons == "synapse" and ":" not in options["gain"]:
+        return "w_in*g"
+    return by_class("gain", neurons, options, "w_in*g" if neurons == "synapse" else "r*g")
+
+
+def by_class(field: str, neurons: str, options: Mapping[str, Any], default: str | None = None) -> str:
+    """The value of a field for a class of neurons: the field is one value, or text as "IF:1, LIF:g"."""
+    text = str(options[field])
+    if ":" not in text:
+        return text
+    default = str(DEFAULTS[field]) if default is None else default
+    return dict(part.strip().split(":") for part in text.split(",")).get(neurons, default)
 
 
 def start_of(node: Node, shape: Shape, options: Mapping[str, Any]) -> Array:
@@ -409,16 +419,24 @@ def neuron_step(
         current = new_i if options["synapse"] == "updated" else i
     else:
         new_i = current = x
-    u = v * c["decay_v"] + (current * c["gain_v"] + c["bias_v"])
     if kind not in SPIKING:
+        u = v * c["decay_v"] + (current * c["gain_v"] + c["bias_v"])
         return u, u, new_i
+    late = str(by_class("reset_delay", kind, options)) == "1"
+    before = fires(v, c["threshold"], options) if late else np.float32(0)
+    if late and options["reset"] == "to-value":
+        v = np.where(before > 0, c["v_reset"], v)
+    u = v * c["decay_v"] + (current * c["gain_v"] + c["bias_v"])
+    if late and options["reset"] == "subtract":
+        u = u - before * c["threshold"]
     if options["spikes_per_step"] == "many":
         s = np.maximum(np.float32(0), np.floor(u / c["threshold"]))
     else:
         s = fires(u, c["threshold"], options)
-    if options["reset"] == "subtract":
-        return s, u - s * c["threshold"], new_i
-    return s, np.where(s > 0, c["v_reset"], u), new_i
+    if not late:
+        u = u - s * c["threshold"] if options["reset"] == "subtract" else np.where(s > 0, c["v_reset"], u)
+    bound = {"none": u, "zero": np.float32(0), "-threshold": -c["threshold"]}[by_class("clamp", kind, options)]
+    return s, np.where(u < bound, bound, u), new_i
 
 
 def run(raw: Node, x: Mapping[str, Array], discretization: Mapping[str, Any]) -> OracleResult:

@@ -416,6 +416,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "output_delay": (0, 0, 1),
     "reset_to": ("v_reset", "v_reset", "zero"),
     "initial_state": ("zero", "zero", "v_reset", "v_leak"),
+    "reset_delay": (0, 0, 0, 1, "LIF:1"),
+    "clamp": ("none", "none", "none", "zero", "-threshold", "IF:-threshold", "LIF:zero"),
 }
 MANY = {"spikes_per_step": "many", "spike_when": "reaching", "reset": "subtract"}
 
@@ -427,6 +429,8 @@ def discretizations(draw: Callable[..., Any], fixed: dict[str, Any]) -> dict[str
     fields |= fixed
     if all(fixed.get(name, value) == value for name, value in MANY.items()) and draw(st.integers(0, 6)) == 6:
         fields |= MANY
+    if "reset_delay" not in fixed and (fields["spikes_per_step"], fields["synapse"]) != ("one", "updated"):
+        fields["reset_delay"] = 0  # refused otherwise
     left_out = draw(st.sets(st.sampled_from(sorted(CHOICES)))) - set(fixed)
     return {n: value for n, value in fields.items() if n not in left_out or value != oracle.DEFAULTS[n]}
 

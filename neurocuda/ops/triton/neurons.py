@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from neurocuda.errors import ArgumentError
+from neurocuda.ops import stepwise
 from neurocuda.ops.coefficients import NeuronCoefficients, NeuronState, schema_arguments
 from neurocuda.ops.surrogate import Surrogate
 from neurocuda.ops.triton import neuron_kernels as kernels
@@ -30,6 +31,8 @@ def neuron(
     packed: bool = False,
 ) -> tuple[Tensor, NeuronState, dict[str, Tensor]]:
     """As `native.neuron`, of any number of branches."""
+    if c.is_stepwise and not packed:
+        return stepwise.neuron(branches, c, state, surrogate, record, dtype=dtype)
     output, v, i, trace_v, trace_i = torch.ops.neurocuda_triton.neuron.default(
         list(branches),
         *schema_arguments(c, state),

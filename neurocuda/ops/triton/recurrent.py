@@ -12,12 +12,13 @@ import triton.language as tl
 from torch import Tensor
 
 from neurocuda.errors import ArgumentError
-from neurocuda.ops import reference
+from neurocuda.ops import reference, stepwise
 from neurocuda.ops.coefficients import NeuronCoefficients, NeuronState, schema_arguments
 from neurocuda.ops.surrogate import Surrogate
 from neurocuda.ops.triton.addressing import coefficients_at, even, launch, odd, order_of, read
 from neurocuda.ops.triton.neuron_args import ARGUMENTS, COEFFICIENTS, NeuronArgs
 from neurocuda.ops.triton.neuron_update import NO_SYNAPSE, update_neuron
+from neurocuda.ops.triton.ordered import ordered_linear
 
 _SIZES = ["neurons", "groups", "size", "steps"]
 
@@ -93,6 +94,9 @@ def recurrent_neuron(
     record: Collection[str] = (),
 ) -> tuple[Tensor, NeuronState, Tensor, dict[str, Tensor]]:
     """As `reference.recurrent_neuron`, which also computes the gradients, with a second forward run."""
+    if c.is_stepwise:
+        rest = (branches, place, weight, bias, c, state, previous, surrogate, record)
+        return stepwise.recurrent_neuron(ordered_linear, *rest)
     output, v, i, spikes, trace_v, trace_i, trace_recurrent = torch.ops.neurocuda_triton.recurrent_neuron.default(
         list(branches),
         place,
