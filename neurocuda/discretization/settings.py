@@ -134,12 +134,14 @@ class Discretization:
         return value_of(str(self.clamp), neurons, CLAMPS)
 
     @classmethod
-    def preset(cls, simulator: str, **changes: Any) -> Discretization:
+    def preset(cls, simulator: str, native: bool = False, **changes: Any) -> Discretization:
         """The discretization of a simulator.
 
         Args:
             simulator: A name of `PRESETS`: "norse", "snntorch", "sinabs", "spikingjelly", "rockpool", "spyx", "lava",
                 "nengo".
+            native: Of a network that is built and runs in the simulator, as its exporter writes it. False (default): of
+                a file that the simulator imports. They differ for "norse", "snntorch" and "sinabs".
             **changes: Fields that replace those of the preset.
 
         Returns:
@@ -153,50 +155,76 @@ class Discretization:
         unknown = sorted(set(changes) - {field.name for field in fields(cls)} - {"if_gain"})
         if unknown:
             raise ArgumentError(f"preset: expected fields of Discretization, found {', '.join(unknown)}")
-        return replace(PRESETS[simulator], **changes)
+        own = NATIVE.get(simulator, {}) if native else {}
+        return replace(PRESETS[simulator], **{**own, **changes})
 
     @classmethod
-    def norse(cls, **changes: Any) -> Discretization:
-        """As Norse 1.1.0 runs an imported graph: IF, LIF and CubaLIF, also recurrent, spike for spike.
+    def norse(cls, native: bool = False, **changes: Any) -> Discretization:
+        """As Norse 1.1.0 runs an imported graph (norse/torch/utils/import_nir.py): IF, LIF and CubaLIF, also recurrent.
 
-        Norse ignores r of IF and LIF, and v_reset; its CubaLIF adds v_leak to the synapse too.
+        It starts at v_leak, resets to zero and ignores r of IF and LIF. Its CubaLIF adds v_leak to the synapse too,
+        which no field expresses.
+
+        Args:
+            native: As its cells run by themselves: they reset to v_reset. An exported tau is tau * dt.
+            **changes: Fields that replace those of the preset.
+
+        Returns:
+            The preset with these changes.
         """
-        return cls.preset("norse", **changes)
+        return cls.preset("norse", native, **changes)
 
     @classmethod
-    def snntorch(cls, **changes: Any) -> Discretization:
-        """As snnTorch 1.0.0 runs an imported graph: LIF and CubaLIF spike for spike.
+    def snntorch(cls, native: bool = False, **changes: Any) -> Discretization:
+        """As snnTorch 1.0.0 runs an imported graph (snntorch/import_nir.py): LIF and CubaLIF.
 
-        It turns IF into a leaky neuron (beta = 0.9) whatever the file says, which no field expresses.
+        It resets to zero, and turns IF into a leaky neuron (beta = 0.9) whatever the file says, which no field
+        expresses.
+
+        Args:
+            native: As `Leaky`, `Synaptic` and `RLeaky` run by default: a reset subtracts the threshold one step late.
+                With reset_mechanism="zero" of the neuron, `reset="to-value"`; with reset_delay=False, `reset_delay=0`.
+            **changes: Fields that replace those of the preset.
+
+        Returns:
+            The preset with these changes.
         """
-        return cls.preset("snntorch", **changes)
+        return cls.preset("snntorch", native, **changes)
 
     @classmethod
-    def sinabs(cls, **changes: Any) -> Discretization:
-        """As sinabs 3.1.3 counts steps: IF spike for spike while v stays above -threshold, where sinabs clamps it.
+    def sinabs(cls, native: bool = False, **changes: Any) -> Discretization:
+        """As sinabs 3.1.3 runs an imported graph (sinabs/nir.py), counting steps: IF, clamped at -threshold, and LIF.
 
-        LIF as its own layer does by default; its importer gives LIF a gain of 1, which no field expresses.
+        An input adds its weight, whatever r and tau are.
+
+        Args:
+            native: As `IAF` and `LIF` run by default: not clamped, and LIF multiplies its input by 1 - exp(-1 / tau).
+            **changes: Fields that replace those of the preset.
+
+        Returns:
+            The preset with these changes.
         """
-        return cls.preset("sinabs", **changes)
+        return cls.preset("sinabs", native, **changes)
 
     @classmethod
     def spikingjelly(cls, **changes: Any) -> Discretization:
-        """As SpikingJelly 2.0.0 runs an imported graph: IF, LIF and CubaLIF, also recurrent, spike for spike."""
+        """As SpikingJelly 2.0.0 runs IF, LIF and CubaLIF, also recurrent, imported or its own: it starts at v_reset."""
         return cls.preset("spikingjelly", **changes)
 
     @classmethod
     def rockpool(cls, **changes: Any) -> Discretization:
-        """The rules of Rockpool 3.1.0: exponential decay, many spikes, reset by subtraction.
+        """As Rockpool 3.1.0 runs its LIF (rockpool/nn/modules/torch/lif_torch.py): many spikes, reset by subtraction.
 
-        Not spike for spike: its gain per input spike is 1 (CubaLIF: exp(-dt/tau_syn)), whatever r and tau are.
+        An input adds its weight, and enters a synapse before its decay, whatever r, w_in and tau are. Its importer
+        takes a dt of its own from tau and r.
         """
         return cls.preset("rockpool", **changes)
 
     @classmethod
     def spyx(cls, **changes: Any) -> Discretization:
-        """As Spyx 1.0.0 counts steps: IF, and CubaLIF with r = tau_mem/dt and w_in = tau_syn/dt, spike for spike.
+        """As Spyx 1.0.0 counts steps (spyx/nn.py): IF, LIF and CubaLIF, whose spikes leave one step late.
 
-        Its LIF has a gain of 1 and subtracts the threshold one decay later, which no field expresses.
+        An input adds its weight. IF and LIF subtract the threshold one step late, CubaLIF before the decay.
         """
         return cls.preset("spyx", **changes)
 
@@ -210,36 +238,46 @@ class Discretization:
 
     @classmethod
     def nengo(cls, **changes: Any) -> Discretization:
-        """As Nengo 4.1.0 runs a graph imported by the NIR paper's code: IF, and LIF while v stays above 0.
+        """As Nengo 4.1.0 runs a graph imported by the NIR paper's code: IF, and LIF, clamped at zero.
 
-        Nengo clamps v of LIF at 0, and steps a synapse by Euler next to an exact membrane (CubaLIF differs).
+        nengo/neurons.py clamps. Nengo steps a synapse by Euler next to an exact membrane (CubaLIF differs).
         """
         return cls.preset("nengo", **changes)
 
 
-PRESETS: Mapping[str, Discretization] = {
-    "norse": Discretization(dt=1e-3, if_gain="r", feedback="weight-output"),
-    "snntorch": Discretization(if_gain="r"),
-    "sinabs": Discretization(
-        dt=1.0,
-        integrator="exponential",
-        spike_when="reaching",
-        reset="subtract",
-        spikes_per_step="many",
-        if_gain="r",
-        feedback="weight-output",
-    ),
-    "spikingjelly": Discretization(spike_when="reaching", feedback="weight-output"),
-    "rockpool": Discretization(
-        dt=1e-3,
-        integrator="exponential",
-        spike_when="reaching",
-        reset="subtract",
-        spikes_per_step="many",
-        if_gain="r",
-    ),
-    "spyx": Discretization(dt=1.0, reset="subtract", if_gain="r", output_delay=1),
-    "lava": Discretization(if_gain="r", output_delay=1),
-    "nengo": Discretization(dt=1e-3, integrator="exponential", synapse="previous", if_gain="r"),
+_COUNTS_STEPS: Mapping[str, Any] = {
+    "dt": 1.0,
+    "integrator": "exponential",
+    "spike_when": "reaching",
+    "reset": "subtract",
+    "spikes_per_step": "many",
 }
-"""Each simulator's discretization, as data. The method on `Discretization` states its limits."""
+
+PRESETS: Mapping[str, Discretization] = {
+    "norse": Discretization(
+        dt=1e-3, gain="IF:1, LIF:g", feedback="weight-output", reset_to="zero", initial_state="v_leak"
+    ),
+    "snntorch": Discretization(gain="IF:r", reset_to="zero"),
+    "sinabs": Discretization(**_COUNTS_STEPS, gain="IF:1, LIF:1", feedback="weight-output", clamp="IF:-threshold"),
+    "spikingjelly": Discretization(spike_when="reaching", feedback="weight-output", initial_state="v_reset"),
+    "rockpool": Discretization(**{**_COUNTS_STEPS, "dt": 1e-3}, gain="IF:1, LIF:1, CubaLIF:1, synapse:decay"),
+    "spyx": Discretization(
+        dt=1.0,
+        reset="subtract",
+        gain="IF:1, LIF:1, CubaLIF:1, synapse:1",
+        output_delay=1,
+        reset_delay="IF:1, LIF:1",
+    ),
+    "lava": Discretization(gain="IF:r", output_delay=1),
+    "nengo": Discretization(
+        dt=1e-3, integrator="exponential", synapse="previous", gain="IF:r", clamp="LIF:zero, CubaLIF:zero"
+    ),
+}
+"""Each simulator's discretization of a file that it imports, as data. Its method states the limits."""
+
+NATIVE: Mapping[str, Mapping[str, Any]] = {
+    "norse": {"reset_to": "v_reset"},
+    "snntorch": {"reset": "subtract", "reset_delay": 1},
+    "sinabs": {"gain": "IF:1, LIF:g, CubaLIF:g, synapse:decay", "clamp": "none"},
+}
+"""What differs for a network that is built and runs in the simulator."""

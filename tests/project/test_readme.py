@@ -1,7 +1,7 @@
 """README, docs/ and CONTRIBUTING.md: examples run, tables are complete, figures match the results, links resolve."""
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from places import ROOT
 
 from benchmarks import overview
 from neurocuda import Discretization
-from neurocuda.discretization.settings import PRESETS
+from neurocuda.discretization.settings import NATIVE, PRESETS
 
 README = (ROOT / "README.md").read_text()
 SEMANTICS = (ROOT / "docs/semantics.md").read_text()
@@ -71,6 +71,14 @@ def test_table_of_presets_is_complete() -> None:
     for name, preset in PRESETS.items():
         changes = [f"{k}={v}" for k, v in asdict(preset).items() if v != default[k]]
         assert f"| `{name}` | {', '.join(f'`{change}`' for change in changes)} |" in SEMANTICS
+
+
+def test_table_of_native_presets_is_complete() -> None:
+    for name, changes in NATIVE.items():
+        shown = ", ".join(f"`{field}={value}`" for field, value in changes.items())
+        assert f"| `{name}` | {shown} |" in SEMANTICS
+        preset, own = Discretization.preset(name), Discretization.preset(name, native=True)
+        assert own == replace(preset, **changes) != preset
 
 
 def test_table_of_fields_shows_the_defaults() -> None:

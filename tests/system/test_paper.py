@@ -50,7 +50,7 @@ def test_lif_meets_the_published_trace() -> None:
         ("nengo", "nengo", Discretization.nengo(dt=1e-4), 10.0),  # in units of the threshold
         ("spikingjelly", "norse", Discretization.spikingjelly(), 1.0),  # published no trace; the same fields here
         ("lava", "lava_cpu_float", Discretization.lava(), None),  # its membrane is recorded one step late
-        ("spyx", "spyx", Discretization.spyx(dt=1e-4), None),  # subtracts the threshold one decay later
+        ("spyx", "spyx", Discretization.spyx(dt=1e-4, gain="r*g"), None),  # the input was multiplied by r dt / tau then
     ],
 )
 def test_presets_meet_their_simulators_traces(
