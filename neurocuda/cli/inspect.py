@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neurocuda.cli.console import count, messages, show, show_table, show_warnings
-from neurocuda.cli.options import Dt, File, Like, Ordered, discretization
+from neurocuda.cli.options import Dt, File, Like, Ordered, resolved
 from neurocuda.errors import ArgumentError, FileError, GraphError, Problem
 
 if TYPE_CHECKING:
@@ -30,22 +30,25 @@ def info(
         if system:
             _show_system()
         if file is not None:
-            _show_graph(file, discretization(dt, like), ordered)
+            _show_graph(file, dt, like, ordered)
         elif not system:
             raise ArgumentError("info: expected a FILE or --system, found neither")
 
 
-def _show_graph(file: str, d: Discretization, ordered: bool) -> None:
+def _show_graph(file: str, dt: float | None, like: str | None, ordered: bool) -> None:
     from neurocuda.compiler.pipeline import compile_graph
     from neurocuda.discretization.diagnostics import doubts, likely_exporter
     from neurocuda.graph import parameters_text, shape_text
     from neurocuda.graph.serialization import read
 
     graph = read(file)
+    settings = resolved(graph, dt, like)
+    d = settings.discretization
     show(f"{file}: {count(len(graph.nodes), 'node')}, {count(len(graph.edges), 'edge')}")
     show(f"NIR version: {graph.version or 'not stated'}")
     show(f"Likely exporter: {likely_exporter(graph) or 'unknown'}")
-    show(f"Discretization: {', '.join(f'{field.name}={getattr(d, field.name)}' for field in fields(d))}")
+    values = ", ".join(f"{field.name}={getattr(d, field.name)}" for field in fields(d))
+    show(f"Discretization ({settings.origin}): {values}")
     nodes = [
         (name, node.type, shape_text(node.input_shape), shape_text(node.output_shape), parameters_text(node))
         for name, node in graph.nodes.items()
@@ -83,7 +86,6 @@ def check(file: File, dt: Dt = None, like: Like = None, as_json: Json = False) -
     from neurocuda.graph.serialization import check as check_file
 
     with messages():
-        d = discretization(dt, like)
         try:
             graph, found = check_file(file)
         except FileError as error:
@@ -94,8 +96,13 @@ def check(file: File, dt: Dt = None, like: Like = None, as_json: Json = False) -
             raise typer.Exit(2) from error
         warnings: list[str] = []
         if graph is not None:
-            found = _obstacles(graph, d)
-            warnings = [*graph.warnings, *doubts(graph, d)]
+            try:
+                d = resolved(graph, dt, like).discretization
+            except GraphError as error:
+                found = error.problems
+            else:
+                found = _obstacles(graph, d)
+                warnings = [*graph.warnings, *doubts(graph, d)]
     if as_json:
         _show_json(file, [_as_dict(problem) for problem in found], warnings)
     else:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from neurocuda.discretization.metadata import Resolved, resolve
 from neurocuda.discretization.settings import PRESETS, Discretization
+from neurocuda.graph import Graph
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A NIR file.")]
 Dt = Annotated[
     float | None,
-    typer.Option("--dt", metavar="S", help="Length of a step in seconds. Default: 1e-4, or that of the preset."),
+    typer.Option(
+        "--dt", metavar="S", help="Length of a step in seconds. Default: that of the preset or file, or 1e-4."
+    ),
 ]
 Like = Annotated[
     str | None,
@@ -20,7 +24,6 @@ Like = Annotated[
 Ordered = Annotated[bool, typer.Option("--ordered", help="Sum every layer in the defined order, however large.")]
 
 
-def discretization(dt: float | None, like: str | None) -> Discretization:
-    """The settings that --dt and --like select."""
-    changes: dict[str, Any] = {} if dt is None else {"dt": dt}
-    return Discretization(**changes) if like is None else Discretization.preset(like, **changes)
+def resolved(graph: Graph, dt: float | None, like: str | None) -> Resolved:
+    """The settings that --dt and --like select, else those of the file."""
+    return resolve(graph, None if like is None else Discretization.preset(like), dt=dt)

@@ -14,7 +14,7 @@ import typer
 from torch import Tensor
 
 from neurocuda.cli.console import count, messages, show, show_table, show_warnings
-from neurocuda.cli.options import Dt, File, Like, Ordered, discretization
+from neurocuda.cli.options import Dt, File, Like, Ordered, resolved
 from neurocuda.errors import ArgumentError, nearest
 
 if TYPE_CHECKING:
@@ -73,12 +73,12 @@ def run(
     from neurocuda.runtime.nir_executor import Executor
 
     with messages():
-        d = discretization(dt, like)
         where = _device(device)
         if output is not None:
             check_target(output)
         graph = read(file)
         recorded = _recorded(graph, record or [])
+        d = resolved(graph, dt, like).discretization
         net = Executor(graph, d, ordered=ordered).to(where)
         signals = read_inputs(x, graph)
         show_warnings([*graph.warnings, *doubts(graph, d)], err=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neurocuda.cli.console import count, messages, show, show_table, show_warnings
-from neurocuda.cli.options import Dt, File, Like, Ordered, discretization
+from neurocuda.cli.options import Dt, File, Like, Ordered, resolved
 from neurocuda.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def verify(
     with messages():
         if x is not None and (steps is not None or batch is not None):
             raise ArgumentError("verify: expected --steps and --batch only without --input, found both")
-        d = discretization(dt, like)
         graph = read(file)
+        d = resolved(graph, dt, like).discretization
         signals = None if x is None else read_inputs(x, graph)
         show_warnings([*graph.warnings, *doubts(graph, d)], err=True)
         steps, batch = _STEPS if steps is None else steps, _BATCH if batch is None else batch

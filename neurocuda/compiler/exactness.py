@@ -16,6 +16,7 @@ from neurocuda.compiler.certificate import Certificate, Proof
 from neurocuda.compiler.grids import Grid, InputGrid
 from neurocuda.compiler.range_rules import Context, Lost, Signal, channels, follow, lost_sum, title
 from neurocuda.compiler.schedule import Edge, schedule
+from neurocuda.discretization.metadata import resolve
 from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError, check_integer
 from neurocuda.graph import Graph, Node
@@ -34,7 +35,7 @@ def certify(
 
     Args:
         graph: The graph.
-        discretization: As the graph will run. Default: `Discretization()`.
+        discretization: As the graph will run. Default: that of the file, else `Discretization()`.
         input_grid: The promised grid of the inputs, one for all or by name. Default: the integers 0 .. 255.
         steps: The most time steps of a run, which bounds the membrane potentials of I neurons. None: these are on
             no grid.
@@ -51,7 +52,7 @@ def certify(
         >>> neurocuda.certify(graph).exact
         True
     """
-    d = Discretization() if discretization is None else discretization
+    d = resolve(graph, discretization).discretization
     if steps is not None:
         check_integer("steps", steps, 1)
     return Search(graph, d, promised(graph, input_grid), steps).certificate()

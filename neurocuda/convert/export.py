@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import nir
 import numpy as np
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from neurocuda.convert.snn import SNN
 from neurocuda.convert.tracing.tracer import trace
+from neurocuda.discretization.coefficients import INITIAL_V
+from neurocuda.discretization.metadata import written
 from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning
-from neurocuda.graph import Graph, Node, SoftReset, soft_resets
+from neurocuda.graph import Graph, Node, SoftReset, align, soft_resets
 from neurocuda.graph.model import collapse
 from neurocuda.graph.patterns import replaced
 from neurocuda.graph.serialization import write
@@ -69,18 +71,14 @@ def to_nir(
         raise ArgumentError(f"reset: expected one of {', '.join(map(repr, RESETS))}, found {reset!r}")
     graph, d, extra = _graph(network, example_input)
     if reset == "if":
-        graph = _with_if(graph)
+        graph, d = _with_if(graph), replace(d, reset="subtract")
     if dense_groups:
         graph = replace(graph, nodes={name: _dense(node) for name, node in graph.nodes.items()})
-    graph = replace(graph, metadata=metadata(d) | extra | {"reset": reset})
+    versions = {"neurocuda": __version__, "torch": str(torch.__version__), "nir": str(nir.version)}
+    quantized = {QUANTIZED: extra.pop(QUANTIZED)} if QUANTIZED in extra else {}
+    graph = replace(graph, metadata=written(d, {**extra, "versions": versions, "reset": reset}) | quantized)
     write(graph, path)
     return graph
-
-
-def metadata(d: Discretization) -> dict[str, object]:
-    """The metadata of a file. `load` reads only dt, to warn if another one is requested."""
-    versions = {"neurocuda": __version__, "torch": str(torch.__version__), "nir": str(nir.version)}
-    return {"dt": d.dt, "discretization": asdict(d), "versions": versions}
 
 
 def _graph(network: nn.Module, example_input: Tensor | None) -> tuple[Graph, Discretization, dict[str, object]]:
@@ -141,16 +139,20 @@ def _with_if(graph: Graph) -> Graph:
     """The same graph with `nir.IF` in place of loops."""
 
     def neuron(loop: SoftReset) -> Node:
-        node = graph.nodes[loop.integrator]
+        node, rank = graph.nodes[loop.integrator], len(graph.nodes[loop.integrator].input_shape)
         theta = np.asarray(-graph.nodes[loop.scale].array("scale"), np.float64)
+        level = np.asarray(graph.nodes[loop.threshold].array("threshold"), np.float64)
+        start = collapse(align(theta, rank) - align(level, rank), rank)
         parameters = {"r": node.array("r"), "v_threshold": theta, "v_reset": np.zeros_like(theta)}
-        return replace(node, type="IF", parameters=parameters)
+        metadata = {**node.metadata, INITIAL_V: start} if start.any() else node.metadata
+        return replace(node, type="IF", parameters=parameters, metadata=metadata)
 
     result = replaced(graph, neuron)
     warnings.warn(
         f"reset='if': {len(soft_resets(graph))} populations are written as nir.IF, which by NIR resets to v_reset; "
         "the file is right only for a tool that subtracts the threshold in place of that, such as sinabs, or with "
-        "Discretization(reset='subtract'). It starts them at 0, not at half their threshold, so results settle later",
+        "neurocuda.load, which reads that and their initial potential from the metadata. Other tools start them at 0, "
+        "so that results settle later",
         NeuroCUDAWarning,
         stacklevel=3,
     )

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from neurocuda.discretization.coefficients import INITIAL_V, coefficients, neuron_parameters, stated_potential
+from neurocuda.discretization.metadata import contradictions, stated
 from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import Problem
 from neurocuda.graph import Graph, Node
@@ -73,9 +74,11 @@ def coarse_steps(graph: Graph, d: Discretization) -> list[str]:
 def doubts(graph: Graph, d: Discretization) -> list[str]:
     """Warnings of probable mistakes when `graph` runs with `d`."""
     lines = coarse_steps(graph, d)
+    lines += contradictions(graph, d)
     own = np.asarray(graph.metadata.get("dt"))
-    if own.size == 1 and own.dtype.kind in "iuf" and np.float32(own.item()) != np.float32(d.dt):
-        lines.append(f"the graph was written for dt = {own.item():g} s, but is run with dt = {d.dt:g} s")
+    own_dt = float(own.item()) if stated(graph) is None and own.size == 1 and own.dtype.kind in "iuf" else d.dt
+    if np.float32(own_dt) != np.float32(d.dt):
+        lines.append(f"the graph was written for dt = {own_dt:g} s, but is run with dt = {d.dt:g} s")
     weak = [node for node in _integrate_and_fire(graph) if _spikes_to_fire(graph, node, d) > _HOPELESS]
     if weak:
         names = ", ".join(repr(node.name) for node in weak[:3]) + (" ..." if len(weak) > 3 else "")

@@ -19,6 +19,7 @@ from neurocuda.compiler.exactness import InputGrids, Search, certify, promised
 from neurocuda.compiler.grids import HIGHEST, LEAST, MOST, Grid, InputGrid, Sum
 from neurocuda.compiler.range_rules import channels, weighted_sum
 from neurocuda.discretization.coefficients import coefficients, neuron_parameters
+from neurocuda.discretization.metadata import resolve
 from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError, check_integer
 from neurocuda.graph import Graph, Node, SoftReset, align, from_nir, soft_resets, table
@@ -112,7 +113,7 @@ def quantize(
         graph: The graph.
         bits: Bits of a weight with its sign, 2 to 8.
         input_grid: The grid of the inputs, one for all or by name. Default: the integers 0 .. 255.
-        discretization: As the graph will run. Default: `Discretization()`.
+        discretization: As the graph will run. Default: that of the file, else `Discretization()`.
         steps: The most time steps of a run (see `certify`). Default: unknown.
 
     Returns:
@@ -135,7 +136,7 @@ def quantize(
     if not isinstance(graph, Graph | nir.NIRGraph):
         raise ArgumentError(f"graph: expected a Graph or a nir.NIRGraph, found {type(graph).__name__}")
     graph = from_nir(graph) if isinstance(graph, nir.NIRGraph) else graph
-    d = Discretization() if discretization is None else discretization
+    d = resolve(graph, discretization).discretization
     inputs = promised(graph, input_grid)
     _check_finite(graph)
     summed, notes = with_sums(graph)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from neurocuda.compiler.lowering import LoweredSchedule
+from neurocuda.compiler.schedule import state_shapes
 from neurocuda.compiler.tiling import Span, spans
 from neurocuda.graph import Graph, Shape
 from neurocuda.runtime.cycles import fuses, is_enough, run_cycle, run_recurrence, run_soft_reset
@@ -59,6 +60,12 @@ class Plan:
             recordings.setdefault(name, {})[quantity] = values
         state = {} if returns.ends else dict(zip(self.entries, results[count:], strict=True))
         return RunResult(outputs if first > 1 else results[0], State(state), recordings)
+
+
+def plan_of(graph: Graph, lowered: LoweredSchedule, delay_counts: Mapping[str, Sequence[int]]) -> Plan:
+    """The plan of a lowered graph. delay_counts: the distinct delays of each Delay, in time steps."""
+    entries = state_shapes(graph, lowered.schedule, delay_counts)
+    return Plan(graph, lowered, entries, graph.inputs, graph.outputs, bool(lowered.integer_layers))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import nir
 
 from neurocuda.compiler.exactness import InputGrids
 from neurocuda.discretization.diagnostics import doubts
+from neurocuda.discretization.metadata import resolve
 from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning
 from neurocuda.graph import Graph, from_nir
@@ -22,6 +23,7 @@ def load(
     source: str | os.PathLike[str] | Graph | nir.NIRGraph,
     discretization: Discretization | None = None,
     *,
+    dt: float | None = None,
     chunk: int | None = None,
     surrogate: Surrogate | None = None,
     learn: str | Collection[str] = (),
@@ -33,7 +35,8 @@ def load(
 
     Args:
         source: A NIR file, a `Graph` or a `nir.NIRGraph`.
-        discretization: What a time step means. Default: `Discretization()`.
+        discretization: What a time step means. Default: that of the file, else `Discretization()`.
+        dt: Length of a time step in seconds, instead of that of the discretization.
         chunk: Time steps that run layer by layer at a time. A longer chunk takes more memory, and is faster while its
             signals fit the cache. Default: as many steps as keep the largest signal within 2 MiB on a CPU, 64 MiB on a
             GPU, and at least 32.
@@ -71,9 +74,12 @@ def load(
         graph = read(source)
     else:
         raise ArgumentError(f"source: expected a path, a Graph or a nir.NIRGraph, found {type(source).__name__}")
+    if discretization is not None and not isinstance(discretization, Discretization):
+        raise ArgumentError(f"discretization: expected a Discretization, found {discretization!r}")
+    resolved = resolve(graph, discretization, dt=dt)
     net = Executor(
         graph,
-        discretization,
+        resolved.discretization,
         chunk=chunk,
         surrogate=surrogate,
         learn=learn,
@@ -81,6 +87,7 @@ def load(
         ordered=ordered,
         frozen=frozen,
     )
+    net.discretization_origin = resolved.origin
     for line in [*graph.warnings, *doubts(graph, net.discretization)]:
         warnings.warn(f"{graph.source}: {line}", NeuroCUDAWarning, stacklevel=2)
     return net

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from neurocuda.compiler.exactness import InputGrids
 from neurocuda.compiler.lowering import How
 from neurocuda.compiler.pipeline import compile_graph
-from neurocuda.compiler.schedule import state_shapes
 from neurocuda.compiler.tiling import steps_of_chunk
+from neurocuda.discretization.metadata import resolve
 from neurocuda.discretization.settings import Discretization
 from neurocuda.graph import Graph
 from neurocuda.ops import Surrogate, native, reference
@@ -25,7 +25,7 @@ from neurocuda.runtime.arguments import Signals
 from neurocuda.runtime.capture.call_cache import CallCache, copied_to, own_memory
 from neurocuda.runtime.guards import Guards, Speculation
 from neurocuda.runtime.int8_layers import Int8Layers, Int8Weights
-from neurocuda.runtime.interpreter import Plan, Returns, run_chunk, run_chunks
+from neurocuda.runtime.interpreter import Returns, plan_of, run_chunk, run_chunks
 from neurocuda.runtime.operands import OperandBuilder, OperandCache, Operands
 from neurocuda.runtime.parameters import ParameterStore
 from neurocuda.runtime.state import RunResult, State, check_state
@@ -53,7 +53,7 @@ class Executor(nn.Module):
 
     Args:
         graph: The graph, as `read` or `from_nir` returns it.
-        discretization: What a time step means. Default: `Discretization()`.
+        discretization: What a time step means. Default: that of the file, else `Discretization()`.
         chunk: Time steps that run layer by layer at a time, >= 1. Default: the choice that `load` describes.
         surrogate: The derivative of a spike. Default: `Surrogate()`.
         learn: Neuron parameters to train ("tau", "v_threshold", ...): parameters instead of buffers. Default: none.
@@ -95,16 +95,13 @@ class Executor(nn.Module):
         self._settings: dict[str, Any] = {"force": force, "input_grid": input_grid, "ordered": ordered}
         self._settings |= {"frozen": frozen, "learn": learn}
         self.graph, self.chunk = graph, chunk
-        self.discretization = Discretization() if discretization is None else discretization
+        self.discretization, self.discretization_origin = resolve(graph, discretization).parts
         self.surrogate = Surrogate() if surrogate is None else surrogate
         compiled = compile_graph(graph, self.discretization, input_grid=input_grid, force=force, ordered=ordered)
         self.certificate, self.schedule = compiled.certificate, compiled.schedule
         lazy = self.schedule.of_library if frozen else None
         self._store = ParameterStore(self, graph, self.discretization, learn, lazy)
-        entries = state_shapes(graph, self.schedule.schedule, self._store.delay_counts)
-        self._plan = Plan(
-            graph, self.schedule, entries, graph.inputs, graph.outputs, bool(self.schedule.integer_layers)
-        )
+        self._plan = plan_of(graph, self.schedule, self._store.delay_counts)
         self._int8 = Int8Layers(self.schedule, self.certificate, None if frozen else self._store.by_field(self))
         self._builder = OperandBuilder(self._store, self.schedule, self.discretization, self.surrogate)
         self._forget()
@@ -345,7 +342,7 @@ class Executor(nn.Module):
 
     def extra_repr(self) -> str:
         frozen = ", frozen" if self._store.frozen else ""
-        return f"{self.graph.source}, {self.discretization}{frozen}\n{self.schedule}"
+        return f"{self.graph.source}, {self.discretization} ({self.discretization_origin}){frozen}\n{self.schedule}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Executor:
         """Moves the parameters; those of neurons and delays never change their dtype."""

@@ -136,7 +136,7 @@ def verify(
 
     Args:
         file: Path of the NIR file.
-        discretization: Meaning of a time step; None (default): `Discretization()`.
+        discretization: Meaning of a time step. Default: that of the file, else `Discretization()`.
         x: Inputs [T, B, *shape] by name; None (default): random ones (`drawn_input`).
         steps: T of the random input, default 50.
         batch: B of the random input, default 4.
