@@ -166,7 +166,8 @@ class Discretization:
         which no field expresses.
 
         Args:
-            native: As its cells run by themselves: they reset to v_reset. An exported tau is tau * dt.
+            native: As its cells run by themselves: they reset to v_reset, where IAFCell also starts (which no field
+                expresses), and LIFCell adds its input to the synapse. Its exporter writes tau * dt and omits v_reset.
             **changes: Fields that replace those of the preset.
 
         Returns:
@@ -183,7 +184,8 @@ class Discretization:
 
         Args:
             native: As `Leaky`, `Synaptic` and `RLeaky` run by default: a reset subtracts the threshold one step late.
-                With reset_mechanism="zero" of the neuron, `reset="to-value"`; with reset_delay=False, `reset_delay=0`.
+                With reset_mechanism="zero", `reset="to-value"` for Leaky; Synaptic and RLeaky then lose the input of the
+                step after a spike too, which no field expresses.
             **changes: Fields that replace those of the preset.
 
         Returns:
@@ -216,7 +218,7 @@ class Discretization:
         """As Rockpool 3.1.0 runs its LIF (rockpool/nn/modules/torch/lif_torch.py): many spikes, reset by subtraction.
 
         An input adds its weight, and enters a synapse before its decay, whatever r, w_in and tau are. Its importer
-        takes a dt of its own from tau and r.
+        takes a dt of its own from tau and r, and adds v_leak in every step, which no field expresses.
         """
         return cls.preset("rockpool", **changes)
 
@@ -276,7 +278,7 @@ PRESETS: Mapping[str, Discretization] = {
 """Each simulator's discretization of a file that it imports, as data. Its method states the limits."""
 
 NATIVE: Mapping[str, Mapping[str, Any]] = {
-    "norse": {"reset_to": "v_reset"},
+    "norse": {"reset_to": "v_reset", "gain": "IF:1, LIF:g, CubaLIF:g, synapse:1"},
     "snntorch": {"reset": "subtract", "reset_delay": 1},
     "sinabs": {"gain": "IF:1, LIF:g, CubaLIF:g, synapse:decay", "clamp": "none"},
 }

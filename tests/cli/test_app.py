@@ -119,7 +119,9 @@ def test_info_on_a_published_recurrent_graph() -> None:
     out, err = command("info", PAPER / "rnn/braille_noDelay_bias_zero.nir")
     assert err == ""
     assert "7 nodes, 7 edges\n" in out
-    assert "NIR version: 0.2.0\nLikely exporter: snntorch\nDiscretization: dt=0.0001, integrator=euler, " in out
+    assert (
+        "NIR version: 0.2.0\nLikely exporter: snntorch\nDiscretization (default): dt=0.0001, integrator=euler, " in out
+    )
     lines = out.splitlines()
     assert "fc1         Affine   12     38      weight[38x12] -5.7..1.039, bias[38] -1.695..0.2515" in lines
     start = lines.index("Schedule")

@@ -53,7 +53,7 @@ def test_a_model_becomes_a_file(model: str, here: Path) -> None:
     with torch.no_grad():
         found = neurocuda.load("net.nir")(x.expand(16, *x.shape))[0][8:].mean(0)
         assert (found.argmax(1) == expected(x).argmax(1)).float().mean() > 0.9
-    assert neurocuda.read("net.nir").metadata["timesteps"] == 8
+    assert neurocuda.read("net.nir").metadata["neurocuda"]["timesteps"] == 8
 
 
 def test_data_of_a_function_and_of_an_array(here: Path) -> None:
@@ -72,7 +72,8 @@ def test_options_reach_the_file(here: Path) -> None:
     _, err = command("convert", "traced.pt", "--data", "x.npy", *options, "--dense-groups", "--output", "a.nir")
     assert "warning: reset='if'" in err
     graph = neurocuda.read("a.nir")
-    assert (graph.metadata["dt"], graph.metadata["readout_delay"], graph.metadata["reset"]) == (1e-3, 3, "if")
+    about = graph.metadata["neurocuda"]
+    assert (about["discretization"]["dt"], about["readout_delay"], about["reset"]) == (1e-3, 3, "if")
     assert all(node.parameters.get("groups", 1) == 1 for node in graph.nodes.values())
 
 

@@ -130,18 +130,18 @@ def test_nodes_are_standard_and_state_their_shapes(tmp_path: Path) -> None:
 def test_metadata_tell_where_it_came_from_and_change_nothing(tmp_path: Path) -> None:
     snn = neurocuda.convert(trained("pooled"), digits()[0], **FAST, dt=1e-3)
     neurocuda.to_nir(snn, tmp_path / "a.nir")
-    found = neurocuda.read(tmp_path / "a.nir").metadata
-    assert found["dt"] == 1e-3
-    assert found["discretization"]["gain"] == "r*g"
+    found = neurocuda.read(tmp_path / "a.nir").metadata["neurocuda"]
+    assert found["format"] == 1
+    assert (found["discretization"]["dt"], found["discretization"]["gain"]) == (1e-3, "r*g")
     assert (found["timesteps"], found["readout_delay"], found["reset"]) == (8, 8, "loop")
     assert found["versions"]["neurocuda"] == neurocuda.__version__
     x = digits()[2][:2].expand(10, -1, -1, -1, -1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        net = neurocuda.load(tmp_path / "a.nir", Discretization(dt=1e-3))
+        net = neurocuda.load(tmp_path / "a.nir")
     assert torch.equal(net(x)[0], snn.steps(digits()[2][:2], 10))
-    with pytest.warns(NeuroCUDAWarning, match=r"written for dt = 0.001 s, but is run with dt = 0.0001 s"):
-        neurocuda.load(tmp_path / "a.nir")
+    with pytest.warns(NeuroCUDAWarning, match=r"the file states dt=0.001, but is run with dt=0.0001"):
+        neurocuda.load(tmp_path / "a.nir", dt=1e-4)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -178,8 +178,8 @@ def test_an_executor_keeps_its_discretization(tmp_path: Path) -> None:
     snn = converted("residual")
     graph = spiking(snn.rectified, snn.thresholds, dt=0.5)
     neurocuda.to_nir(neurocuda.Executor(graph, Discretization(dt=0.5, spike_when="reaching")), tmp_path / "a.nir")
-    found = neurocuda.read(tmp_path / "a.nir").metadata
-    assert (found["dt"], found["discretization"]["spike_when"]) == (0.5, "reaching")
+    found = neurocuda.read(tmp_path / "a.nir").metadata["neurocuda"]["discretization"]
+    assert (found["dt"], found["spike_when"]) == (0.5, "reaching")
 
 
 @pytest.mark.parametrize(
