@@ -184,8 +184,8 @@ class Discretization:
 
         Args:
             native: As `Leaky`, `Synaptic` and `RLeaky` run by default: a reset subtracts the threshold one step late.
-                With reset_mechanism="zero", `reset="to-value"` for Leaky; Synaptic and RLeaky then lose the input of the
-                step after a spike too, which no field expresses.
+                With reset_mechanism="zero", `reset="to-value"` for Leaky; Synaptic and RLeaky then lose the input of
+                the step after a spike too, which no field expresses.
             **changes: Fields that replace those of the preset.
 
         Returns:
