@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from neurocuda.compiler.schedule import Schedule
     from neurocuda.convert.calibrate import convert
     from neurocuda.convert.export import to_nir
+    from neurocuda.convert.from_module import from_module
     from neurocuda.convert.report import Report
     from neurocuda.convert.snn import SNN
     from neurocuda.convert.training.finetune import finetune
@@ -54,6 +55,7 @@ _MODULE_OF = {
     "certify": "compiler.exactness",
     "convert": "convert.calibrate",
     "finetune": "convert.training.finetune",
+    "from_module": "convert.from_module",
     "from_nir": "graph",
     "load": "runtime.loading",
     "quantize": "quantization.quantize",
@@ -90,6 +92,7 @@ __all__ = [
     "certify",
     "convert",
     "finetune",
+    "from_module",
     "from_nir",
     "load",
     "nn",
