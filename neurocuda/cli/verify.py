@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from neurocuda.cli.console import count, messages, show, show_table, show_warnings
 from neurocuda.cli.options import Dt, File, Like, Ordered, resolved
-from neurocuda.errors import ArgumentError
+from neurocuda.errors import ArgumentError, NeuroCUDAWarning
 
 if TYPE_CHECKING:
     from neurocuda.compiler.certificate import Certificate
@@ -57,10 +58,13 @@ def verify(
         show_warnings([*graph.warnings, *doubts(graph, d)], err=True)
         steps, batch = _STEPS if steps is None else steps, _BATCH if batch is None else batch
         layers = [name for name, node in graph.nodes.items() if ordered and node.primitive.is_weighted]
-        with Console(stderr=True).status("Running"):
-            report = verify_file(file, d, signals, steps=steps, batch=batch, force=dict.fromkeys(layers, "ordered"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NeuroCUDAWarning)  # shown above
+            with Console(stderr=True).status("Running"):
+                report = verify_file(file, d, signals, steps=steps, batch=batch, force=dict.fromkeys(layers, "ordered"))
+            certificate = certify(graph, d)
         _show_report(report)
-        _show_certificate(certify(graph, d))
+        _show_certificate(certificate)
     raise typer.Exit(0 if report.ok else 1)
 
 

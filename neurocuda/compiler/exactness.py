@@ -16,7 +16,7 @@ from neurocuda.compiler.certificate import Certificate, Proof
 from neurocuda.compiler.grids import Grid, InputGrid
 from neurocuda.compiler.range_rules import Context, Lost, Signal, channels, follow, lost_sum, title
 from neurocuda.compiler.schedule import Edge, schedule
-from neurocuda.discretization.metadata import resolve
+from neurocuda.discretization.metadata import settled
 from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError, check_integer
 from neurocuda.graph import Graph, Node
@@ -52,7 +52,7 @@ def certify(
         >>> neurocuda.certify(graph).exact
         True
     """
-    d = resolve(graph, discretization).discretization
+    d = settled(graph, discretization)
     if steps is not None:
         check_integer("steps", steps, 1)
     return Search(graph, d, promised(graph, input_grid), steps).certificate()

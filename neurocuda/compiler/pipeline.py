@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from neurocuda.compiler.certificate import Certificate
-from neurocuda.compiler.exactness import InputGrids, certify
+from neurocuda.compiler.exactness import InputGrids, Search, promised
 from neurocuda.compiler.lowering import How, LoweredSchedule, lower
 from neurocuda.compiler.schedule import schedule
 from neurocuda.discretization.diagnostics import problems
@@ -36,6 +36,6 @@ def compile_graph(
     The arguments are those of `Executor`. Raises `GraphError`, `AlgebraicLoopError` or `ArgumentError`.
     """
     raise_problems(problems(graph, discretization), graph.source)
-    certificate = certify(graph, discretization, input_grid=input_grid)
+    certificate = Search(graph, discretization, promised(graph, input_grid), None).certificate()
     lowered = lower(graph, schedule(graph, discretization), certificate, force, ordered)
     return Compiled(certificate, lowered)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from neurocuda.convert.snn import SNN
 from neurocuda.convert.tracing.tracer import trace
-from neurocuda.discretization.coefficients import INITIAL_V
+from neurocuda.discretization.coefficients import INITIAL_V, coefficients, neuron_parameters, stated_potential
 from neurocuda.discretization.metadata import written
 from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning
@@ -38,8 +38,9 @@ def to_nir(
 ) -> Graph:
     """Writes a network as a NIR file.
 
-    The metadata hold dt, the discretization, versions and read-out steps, and of a quantized network the bits of its
-    weights and the grid of its input, to which callers must round. The same network results in the same bytes.
+    The metadata state the discretization, with which `load` runs the file, versions and read-out steps, and of a
+    quantized network the bits of its weights and the grid of its input, to which callers must round. The same network
+    results in the same bytes.
 
     Args:
         network: An `SNN`, an `Executor`, or a model of `neurocuda.nn` neurons and layers.
@@ -54,7 +55,7 @@ def to_nir(
         The graph that was written.
 
     Raises:
-        ArgumentError: An argument does not fit.
+        ArgumentError: An argument does not fit, such as reset="if" beside neurons that reset to a value.
         UnsupportedModuleError: The model cannot be traced.
         FileError: The file cannot be written.
 
@@ -71,7 +72,8 @@ def to_nir(
         raise ArgumentError(f"reset: expected one of {', '.join(map(repr, RESETS))}, found {reset!r}")
     graph, d, extra = _graph(network, example_input)
     if reset == "if":
-        graph, d = _with_if(graph), replace(d, reset="subtract")
+        d = _subtracting(graph, d)
+        graph = _with_if(graph)
     if dense_groups:
         graph = replace(graph, nodes={name: _dense(node) for name, node in graph.nodes.items()})
     versions = {"neurocuda": __version__, "torch": str(torch.__version__), "nir": str(nir.version)}
@@ -135,6 +137,30 @@ def current(net: Executor) -> Graph:
     return replace(net.graph, nodes=nodes)
 
 
+def _subtracting(graph: Graph, d: Discretization) -> Discretization:
+    """The Discretization in which a `nir.IF` computes what a loop computes with `d`.
+
+    Raises `ArgumentError` if it changes other neurons of the graph.
+    """
+    if not soft_resets(graph):
+        return d
+    own = {"IF": 0, **{name: d.reset_delay_of(name) for name in ("LIF", "CubaLIF")}}
+    bounds = {"IF": "none", **{name: d.clamp_of(name) for name in ("LIF", "CubaLIF")}}
+    result = replace(d, reset="subtract", spikes_per_step="one", reset_delay=own, clamp=bounds)
+    for name, node in graph.nodes.items():
+        if node.primitive.is_neuron and node.primitive.is_spiking and _firing(node, d) != _firing(node, result):
+            raise ArgumentError(
+                f"reset: expected 'loop' for a network with the neuron {name!r}, which fires or resets otherwise "
+                "than a soft-reset neuron (one Discretization holds for all neurons of a file), found 'if'"
+            )
+    return result
+
+
+def _firing(node: Node, d: Discretization) -> tuple[object, ...]:
+    c = coefficients(node, neuron_parameters(node), d)
+    return c.reset, c.spikes_per_step, c.reset_delay, c.v_min is None
+
+
 def _with_if(graph: Graph) -> Graph:
     """The same graph with `nir.IF` in place of loops."""
 
@@ -144,6 +170,8 @@ def _with_if(graph: Graph) -> Graph:
         level = np.asarray(graph.nodes[loop.threshold].array("threshold"), np.float64)
         start = collapse(align(theta, rank) - align(level, rank), rank)
         parameters = {"r": node.array("r"), "v_threshold": theta, "v_reset": np.zeros_like(theta)}
+        if INITIAL_V in node.metadata:
+            start = start + stated_potential(node).numpy()
         metadata = {**node.metadata, INITIAL_V: start} if start.any() else node.metadata
         return replace(node, type="IF", parameters=parameters, metadata=metadata)
 

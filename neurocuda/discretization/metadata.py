@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from neurocuda.discretization.settings import Discretization
-from neurocuda.errors import ArgumentError, GraphError, Problem
+from neurocuda.errors import ArgumentError, GraphError, NeuroCUDAWarning, Problem
 from neurocuda.graph import Graph
 from neurocuda.graph.fields import describe
 
@@ -22,6 +24,13 @@ FORMAT = 1
 _LONGEST = 200  # characters of a value
 
 _FIELDS = frozenset(field.name for field in fields(Discretization)) | {"if_gain"}
+
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(_FIELDS, (str,)),
+    **{field.name: (int, str) for field in fields(Discretization) if isinstance(field.default, int)},
+    **{field.name: (float, int) for field in fields(Discretization) if isinstance(field.default, float)},
+}
+"""The types of each field in a file. Integers may be text, where a field differs by class of neuron."""
 
 
 @dataclass(frozen=True)
@@ -54,27 +63,36 @@ def stated(graph: Graph) -> Discretization | None:
         versions = graph.metadata.get("versions")
         if not isinstance(versions, Mapping) or NAMESPACE not in versions:
             return None
-        space = {"format": FORMAT, **graph.metadata}
+        d = _read(graph, graph.metadata.get("discretization"))
+        # Version 0.1 stated the Discretization of the loops in a file with nir.IF, which subtract their threshold.
+        return replace(d, reset="subtract") if graph.metadata.get("reset") == "if" else d
     if not isinstance(space, Mapping):
         raise _problem(graph, NAMESPACE, "a group", describe(space))
     found = _plain(space.get("format"))
-    if found != FORMAT:
-        raise _problem(graph, f"{NAMESPACE}.format", f"{FORMAT}", f"{found!r} (a newer version wrote it)")
-    values = space.get("discretization")
+    if type(found) is not int or found != FORMAT:
+        newer = " (a newer version wrote it)" if type(found) is int and found > FORMAT else ""
+        raise _problem(graph, f"{NAMESPACE}.format", f"{FORMAT}", _described(space.get("format")) + newer)
+    return _read(graph, space.get("discretization"))
+
+
+def _read(graph: Graph, values: object) -> Discretization:
+    """The Discretization of the fields `values` of a file."""
     if not isinstance(values, Mapping):
-        raise _problem(graph, "discretization", "a group of fields", describe(values))
+        raise _problem(graph, "discretization", "a group of fields", _described(values))
+    plain: dict[str, Any] = {}
     for name, value in values.items():
         if name not in _FIELDS:
             expected = f"one of the fields {', '.join(sorted(_FIELDS))}"
             raise _problem(graph, "discretization", expected, f"a field {describe(name)}")
-        if not isinstance(_plain(value), int | float | str) or len(str(_plain(value))) > _LONGEST:
-            raise _problem(graph, f"discretization.{name}", "a number or a short text", describe(value))
+        plain[name] = _plain(value)
+        if type(plain[name]) not in _TYPES[name] or len(str(plain[name])) > _LONGEST:
+            raise _problem(graph, f"discretization.{name}", _expected(name), _described(value))
     try:
-        return Discretization(**{name: _plain(value) for name, value in values.items()})
+        return Discretization(**plain)
     except ArgumentError as error:
-        where, _, rest = str(error).partition(": expected ")
-        expected, _, wrong = rest.rpartition(", found ")
-        raise _problem(graph, where, expected, wrong) from error
+        told = re.fullmatch(r"discretization, field '(\w+)': expected (.*?), found (.*)", str(error), re.DOTALL)
+        field, expected, wrong = told.groups() if told else ("", str(error), "another")
+        raise _problem(graph, f"discretization.{field}", expected, wrong) from error
 
 
 def resolve(graph: Graph, given: Discretization | None = None, **changes: Any) -> Resolved:
@@ -108,11 +126,37 @@ def contradictions(graph: Graph, d: Discretization) -> list[str]:
     return [f"the file states {there}, but is run with {here}"]
 
 
+def settled(graph: Graph, given: Discretization | None) -> Discretization:
+    """`resolve` for a public function: warns its caller if the given Discretization contradicts the file."""
+    d = resolve(graph, given).discretization
+    for line in contradictions(graph, d):
+        warnings.warn(f"{graph.source}: {line}", NeuroCUDAWarning, stacklevel=3)
+    return d
+
+
+def restated(graph: Graph, d: Discretization) -> Mapping[str, Any]:
+    """The metadata of a graph with `d` in the place of the Discretization that it states, if it states one."""
+    if stated(graph) in (None, d):
+        return graph.metadata
+    space = graph.metadata.get(NAMESPACE, {})
+    more = {key: value for key, value in space.items() if key not in ("format", "discretization")}
+    return {**graph.metadata, **written(d, more)}
+
+
 def _plain(value: Any) -> Any:
     """Numbers and texts as HDF5 has them, as Python's."""
-    if isinstance(value, np.generic | np.ndarray) and value.size == 1:
+    if isinstance(value, np.generic | np.ndarray) and value.size == 1 and value.ndim <= 1:
         value = value.item()
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _expected(name: str) -> str:
+    of_type = {str: f"a text of at most {_LONGEST} characters", int: "an integer", float: "a number"}
+    return of_type[_TYPES[name][0]]
+
+
+def _described(value: object) -> str:
+    return "none" if value is None else describe(value)
 
 
 def _problem(graph: Graph, field: str, expected: str, found: str) -> GraphError:

@@ -19,7 +19,7 @@ from neurocuda.compiler.exactness import InputGrids, Search, certify, promised
 from neurocuda.compiler.grids import HIGHEST, LEAST, MOST, Grid, InputGrid, Sum
 from neurocuda.compiler.range_rules import channels, weighted_sum
 from neurocuda.discretization.coefficients import coefficients, neuron_parameters
-from neurocuda.discretization.metadata import resolve
+from neurocuda.discretization.metadata import restated, settled
 from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError, check_integer
 from neurocuda.graph import Graph, Node, SoftReset, align, from_nir, soft_resets, table
@@ -136,7 +136,7 @@ def quantize(
     if not isinstance(graph, Graph | nir.NIRGraph):
         raise ArgumentError(f"graph: expected a Graph or a nir.NIRGraph, found {type(graph).__name__}")
     graph = from_nir(graph) if isinstance(graph, nir.NIRGraph) else graph
-    d = resolve(graph, discretization).discretization
+    d = settled(graph, discretization)
     inputs = promised(graph, input_grid)
     _check_finite(graph)
     summed, notes = with_sums(graph)
@@ -144,7 +144,7 @@ def quantize(
     found: list[Quantized] = []
     for left in _LEFT:
         nodes = _Rounder(summed, d, inputs, steps, bits, left).nodes()
-        result = replace(graph, nodes=nodes, metadata={**graph.metadata, QUANTIZED: about})
+        result = replace(graph, nodes=nodes, metadata={**restated(graph, d), QUANTIZED: about})
         certificate = certify(result, d, input_grid=inputs, steps=steps)
         found.append(Quantized(result, bits, _changes(summed, result), notes, inputs, certificate))
         if certificate.exact:

@@ -16,6 +16,7 @@ from torch import Tensor
 from neurocuda.compiler.certificate import Proof
 from neurocuda.compiler.grids import InputGrid
 from neurocuda.compiler.lowering import BY_LIBRARY, How
+from neurocuda.discretization.metadata import settled
 from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError, check_integer
 from neurocuda.graph import PRIMITIVES, Graph
@@ -163,7 +164,7 @@ def verify(
         True
     """
     graph = read(file)
-    net = Executor(graph, discretization, force=force)
+    net = Executor(graph, settled(graph, discretization), force=force)
     random = x is None
     if x is None:
         x = drawn_input(graph, steps, batch)
