@@ -14,6 +14,8 @@ from neurocuda.discretization.settings import Discretization
 from neurocuda.graph import Node, align
 from neurocuda.ops.coefficients import NeuronCoefficients
 
+_LARGEST = torch.finfo(torch.float32).max
+
 
 def coefficients(node: Node, p: Mapping[str, Tensor], d: Discretization) -> NeuronCoefficients:
     """The float32 coefficients of a neuron from its parameters `p`, float64, aligned with the signal.
@@ -34,7 +36,8 @@ def coefficients(node: Node, p: Mapping[str, Tensor], d: Discretization) -> Neur
         synapse = {"decay_i": decay_i.float(), "gain_i": (p["w_in"] * gain).float()}
     firing: dict[str, Tensor] = {}
     if node.primitive.is_spiking:
-        firing = {"threshold": p["v_threshold"].float(), "v_reset": p["v_reset"].float()}
+        # An infinite threshold never fires. The largest float32 does neither, and stays finite when it is subtracted.
+        firing = {"threshold": p["v_threshold"].float().clamp(max=_LARGEST), "v_reset": p["v_reset"].float()}
     return NeuronCoefficients(
         decay_v=decay_v.float(),
         gain_v=gain_v.float(),
