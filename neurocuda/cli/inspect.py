@@ -39,6 +39,7 @@ def _show_graph(file: str, dt: float | None, like: str | None, ordered: bool) ->
     from neurocuda.compiler.pipeline import compile_graph
     from neurocuda.discretization.diagnostics import doubts, likely_exporter
     from neurocuda.graph import parameters_text, shape_text
+    from neurocuda.graph.added_terminals import explained
     from neurocuda.graph.serialization import read
 
     graph = read(file)
@@ -59,6 +60,8 @@ def _show_graph(file: str, dt: float | None, like: str | None, ordered: bool) ->
     show_table("Schedule", header, rows)
     delayed = [f"{edge.source} -> {edge.target}" for edge in lowered.schedule.delayed]
     show(f"\nDelayed edges: {', '.join(delayed) or 'none'}")
+    for line in [*explained(graph.inputs, graph.edges), *explained(graph.outputs, graph.edges)]:
+        show(f"note: {line}")
     show_warnings([*graph.warnings, *doubts(graph, d)])
 
 

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from neurocuda.cli.console import show
 from neurocuda.errors import ArgumentError, FileError, nearest
+from neurocuda.graph.added_terminals import explained
+from neurocuda.graph.file_types import NUMPY_TYPES, file_type
 
 if TYPE_CHECKING:
     from neurocuda.graph import Graph, Shape
@@ -35,7 +37,8 @@ def read_inputs(name: str, graph: Graph) -> dict[str, Tensor]:
     arrays = load_arrays(name)
     if isinstance(arrays, np.ndarray):
         if len(graph.inputs) != 1:
-            raise ArgumentError(f"{name}: expected an .npz file with the inputs {_list(graph)}, found one array")
+            found = "; ".join(["one array", *explained(graph.inputs, graph.edges)])
+            raise ArgumentError(f"{name}: expected an .npz file with the inputs {_list(graph)}, found {found}")
         arrays = {graph.inputs[0]: arrays}
     for key in arrays:
         if key not in graph.inputs:
@@ -43,7 +46,10 @@ def read_inputs(name: str, graph: Graph) -> dict[str, Tensor]:
             raise ArgumentError(f"{name}: expected the inputs {_list(graph)}, found {key!r} ({close})")
     missing = [key for key in graph.inputs if key not in arrays]
     if missing:
-        raise ArgumentError(f"{name}: expected the inputs {_list(graph)}, found none for {missing}")
+        added = explained(graph.inputs, graph.edges)
+        raise ArgumentError(
+            "; ".join([f"{name}: expected the inputs {_list(graph)}, found none for {missing}", *added])
+        )
     signals, notes = {}, []
     for key in graph.inputs:
         where = f"{name}, input {key!r}"
@@ -87,11 +93,20 @@ def load_arrays(name: str) -> np.ndarray | dict[str, np.ndarray]:
         with content:
             arrays = {key: content[key] for key in content.files}
     except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise FileError(f"{name}: expected an .npy or .npz file, found one that cannot be read ({error})") from error
+        raise FileError(f"{name}: expected an .npy or .npz file, found {_found(name, error)}") from error
     for key, array in arrays.items():
         if not isinstance(array, np.ndarray):
-            raise FileError(f"{name}: expected arrays, found {key!r}, which is no array")
+            found = _found(name, f"{key!r} is no array")
+            raise FileError(f"{name}: expected an .npy or .npz file, found {found}")
     return arrays
+
+
+def _found(name: str, problem: object) -> str:
+    """The type of a file without arrays, or the problem of one of NumPy's own types."""
+    found = file_type(name)
+    if found in NUMPY_TYPES or isinstance(problem, OSError):
+        return f"one that cannot be read ({problem})"
+    return f"{found}; bin its events into frames [T, B, *shape] first" if "events" in found else found
 
 
 def _list(graph: Graph) -> str:
@@ -100,6 +115,9 @@ def _list(graph: Graph) -> str:
 
 def _check_shape(where: str, array: np.ndarray, shape: Shape, first: np.ndarray) -> None:
     expected = f"[T, B{''.join(f', {size}' for size in shape)}]"
+    if array.dtype.names:
+        found = f"a list of events with the fields {', '.join(array.dtype.names)}"
+        raise ArgumentError(f"{where}: expected frames {expected}, found {found}; bin the events into frames first")
     if array.dtype.kind not in "biuf":
         raise ArgumentError(f"{where}: expected real numbers {expected}, found {array.dtype}")
     if array.ndim != 2 + len(shape) or array.shape[2:] != shape:

@@ -18,6 +18,8 @@ from neurocuda.ops.coefficients import NeuronCoefficients
 INITIAL_V = "neurocuda.initial_v"
 """The key of a neuron's metadata for its membrane potential before the first step: a number, or aligned values."""
 
+_LARGEST = torch.finfo(torch.float32).max
+
 
 def coefficients(node: Node, p: Mapping[str, Tensor], d: Discretization) -> NeuronCoefficients:
     """The float32 coefficients of a neuron from its parameters `p`, float64, aligned with the signal.
@@ -40,11 +42,12 @@ def coefficients(node: Node, p: Mapping[str, Tensor], d: Discretization) -> Neur
         synapse = {"decay_i": decay_i.float(), "gain_i": gain_i.float()}
     firing: dict[str, Tensor] = {}
     if node.primitive.is_spiking:
-        firing = {"threshold": p["v_threshold"].float(), "v_reset": _reset_value(p, d).float()}
-        kind = _class_of(node)
-        if d.clamp_of(kind) != "none":
-            bound = -p["v_threshold"] if d.clamp_of(kind) == "-threshold" else torch.zeros_like(p["v_threshold"])
-            firing["v_min"] = bound.float()
+        # An infinite threshold never fires. The largest float32 does neither, and stays finite when it is subtracted.
+        threshold = p["v_threshold"].float().clamp(max=_LARGEST)
+        firing = {"threshold": threshold, "v_reset": _reset_value(p, d).float()}
+        clamp = d.clamp_of(_class_of(node))
+        if clamp != "none":
+            firing["v_min"] = -threshold if clamp == "-threshold" else torch.zeros_like(threshold)
     return NeuronCoefficients(
         decay_v=decay_v.float(),
         gain_v=gain_v.float(),

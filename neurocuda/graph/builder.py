@@ -9,6 +9,7 @@ import nir
 import numpy as np
 
 from neurocuda.errors import ArgumentError, Problem, raise_problems
+from neurocuda.graph.batch_axis import without_batch_axis
 from neurocuda.graph.fields import Shape, Unfit, Value, declared_shape
 from neurocuda.graph.flatten import FlatNode, Raw, inline
 from neurocuda.graph.model import Graph, Node, collapse
@@ -56,11 +57,17 @@ def build(raw: Raw, source: str, version: str | None) -> tuple[Graph | None, tup
         if wrong:
             broken.add(name)
     shapes = infer(typed, flat.edges, frozenset(broken))
+    warnings: list[str] = []
+    if shapes.problems:
+        exported = without_batch_axis(typed, flat.edges, frozenset(broken))
+        if exported is not None:
+            typed, shapes, warning = exported
+            warnings.append(warning)
     problems.extend(shapes.problems)
     if problems:
         return None, tuple(problems)
     nodes = {name: _node(typed[name], shapes, flat.nodes[name].fields) for name in typed}
-    warnings = [text for text in (declared_mismatch(node, shapes) for node in typed.values()) if text]
+    warnings.extend(text for text in (declared_mismatch(node, shapes) for node in typed.values()) if text)
     graph = Graph(nodes, tuple(flat.edges), _metadata(raw), tuple(warnings), source, version)
     return graph, ()
 

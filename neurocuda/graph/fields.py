@@ -70,13 +70,18 @@ def _as_array(value: object) -> np.ndarray | None:
 
 
 def real(value: Any) -> np.ndarray:
+    array = _numbers(value)
+    _require(array, np.isfinite(array), "finite numbers")
+    return array.copy()
+
+
+def _numbers(value: Any) -> np.ndarray:
     array = _as_array(value)
     if array is None or array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise Unfit("real numbers of at most 64 bits", describe(value))
     if array.size == 0:
         raise Unfit("at least one value", f"an empty array of shape {array.shape}")
-    _require(array, np.isfinite(array), "finite numbers")
-    return array.copy()
+    return array
 
 
 def _require(array: np.ndarray, good: np.ndarray, expected: str) -> None:
@@ -85,10 +90,18 @@ def _require(array: np.ndarray, good: np.ndarray, expected: str) -> None:
         raise Unfit(expected, f"{array[index]} at index {index}" if index else str(array[()]))
 
 
-def positive(value: Any) -> np.ndarray:
-    array = real(value)
+def time_constant(value: Any) -> np.ndarray:
+    """Checks for values > 0. Infinity is no leak."""
+    array = finite_or_infinity(value)
     _require(array, array > 0, "values > 0")
     return array
+
+
+def finite_or_infinity(value: Any) -> np.ndarray:
+    """Checks for finite numbers or +inf. A threshold of infinity never fires."""
+    array = _numbers(value)
+    _require(array, np.isfinite(array) | (array == np.inf), "finite numbers or inf")
+    return array.copy()
 
 
 def not_negative(value: Any) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from neurocuda.errors import Problem, nearest
+from neurocuda.graph.added_terminals import explained
 from neurocuda.graph.fields import describe
 from neurocuda.graph.primitives import PRIMITIVES
 
@@ -205,6 +206,7 @@ def _resolve(level: _Level, end: str, role: str, shown: str, flat: FlatGraph) ->
         if inner.broken:
             return None
         names = ", ".join(repr(f"{end}.{name}") for name in terminals) or "none"
+        names = "; ".join([names, *explained(terminals, inner.edges)])
         flat.report(shown, None, f"graph {end!r} to have exactly one {type}, or the edge to name one", names)
         return None
     for name, graph in sorted(level.graphs.items(), key=lambda item: -len(item[0])):

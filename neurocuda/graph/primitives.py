@@ -16,13 +16,14 @@ from neurocuda.graph.fields import (
     Field,
     Unfit,
     Value,
+    finite_or_infinity,
     float32,
     integer,
     integers,
     not_negative,
     padding,
-    positive,
     real,
+    time_constant,
     weight,
 )
 from neurocuda.graph.shape_rules import ShapeRule
@@ -89,11 +90,14 @@ def _aligned(*names: str) -> tuple[Field, ...]:
 
 
 _MEMBRANE = _aligned("r", "v_leak")
-_SPIKE = (*_aligned("v_threshold"), Field("v_reset", real, aligned=True, default=0.0))
-_TAU = Field("tau", positive, aligned=True)
+_SPIKE = (
+    Field("v_threshold", finite_or_infinity, aligned=True),
+    Field("v_reset", real, aligned=True, default=0.0),
+)
+_TAU = Field("tau", time_constant, aligned=True)
 _SYNAPSE = (
-    Field("tau_syn", positive, aligned=True),
-    Field("tau_mem", positive, aligned=True),
+    Field("tau_syn", time_constant, aligned=True),
+    Field("tau_mem", time_constant, aligned=True),
     Field("w_in", real, aligned=True, default=1.0),
 )
 _MATRIX = Field("weight", weight(range(2, 33), "(..., out, in)"))
@@ -158,6 +162,11 @@ TRACED: Mapping[str, Primitive] = {
 
 SIGNAL_PARAMETERS = frozenset(field.name for record in _RECORDS for field in record.fields if field.aligned)
 """The fields that are aligned with the leading axes of the signal."""
+
+MAY_BE_INFINITE = frozenset(
+    field.name for record in _RECORDS for field in record.fields if field.check in (time_constant, finite_or_infinity)
+)
+"""The fields that accept +inf: time constants (no leak) and thresholds of neurons (never fires)."""
 
 
 def check_fields(name: str, type: str, raw: Mapping[str, Any]) -> tuple[dict[str, Value], list[Problem]]:

@@ -16,6 +16,7 @@ import numpy as np
 from neurocuda.errors import FileError, Problem, raise_problems
 from neurocuda.graph import Graph, Node, build, expand
 from neurocuda.graph.fields import Value
+from neurocuda.graph.file_types import file_type, hdf5_type
 from neurocuda.graph.primitives import SIGNAL_PARAMETERS
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -59,7 +60,7 @@ def check(path: str | os.PathLike[str]) -> tuple[Graph | None, tuple[Problem, ..
         found = {FileNotFoundError: "no such file", IsADirectoryError: "a folder"}.get(type(error), str(error.strerror))
         raise FileError(f"{name}: expected a NIR file, found {found}") from error
     if not hdf5:
-        raise FileError(f"{name}: expected an HDF5 file (NIR), found another type of file")
+        raise FileError(f"{name}: expected an HDF5 file (NIR), found {file_type(path)}")
     try:
         with h5py.File(path, "r") as file:
             raw, version = _read_root(file, name)
@@ -74,8 +75,7 @@ def _read_root(file: h5py.File, name: str) -> tuple[Mapping[str, Any], str | Non
     version = root.get("version")
     node = root.get("node")
     if not isinstance(node, Mapping):
-        expected = "a NIR graph (a group 'node')"
-        raise FileError(f"{name}: expected {expected}, found {', '.join(sorted(root)) or 'an empty file'}")
+        raise FileError(f"{name}: expected a NIR graph (a group 'node'), found {hdf5_type(set(root))}")
     if node.get("type") != "NIRGraph":
         raise FileError(f"{name}: expected a graph (type 'NIRGraph'), found a node of type {node.get('type')!r}")
     return node, version if isinstance(version, str) else None

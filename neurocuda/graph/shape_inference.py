@@ -123,8 +123,16 @@ def _check_edges(nodes: Mapping[str, Typed], edges: list[tuple[str, str]], shape
         output, input_ = shapes.outputs.get(source), shapes.inputs.get(target)
         if output is not None and input_ is not None and output != input_:
             expected = f"shape {input_}, the input of {nodes[target].type} {target!r}"
-            found = f"shape {output}, the output of {nodes[source].type} {source!r}"
+            found = f"shape {output}, the output of {nodes[source].type} {source!r}{_transposed(nodes[target], output)}"
             shapes.problems.append(Problem(f"edge {source!r} -> {target!r}", None, expected, found, ShapeError))
+
+
+def _transposed(node: Typed, shape: Shape) -> str:
+    """A hint for a weight (in, out) where NIR has (out, in): its transpose takes an input of this shape."""
+    if not node.primitive.is_matrix:
+        return ""
+    weight = parameter(node.parameters, "weight", np.ndarray)
+    return f"; the weight {weight.shape} is transposed?" if (*weight.shape[:-2], weight.shape[-2]) == shape else ""
 
 
 def declared_mismatch(node: Typed, shapes: Shapes) -> str | None:

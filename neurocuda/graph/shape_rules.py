@@ -43,7 +43,8 @@ def fits(array: np.ndarray, shape: Shape) -> bool:
 def matrix(parameters: Parameters, shape: Shape) -> Shape:
     weight = parameter(parameters, "weight", np.ndarray)
     result = (*weight.shape[:-2], weight.shape[-2])
-    _check_bias(parameters, result)
+    # The bias of a transposed weight fits its last axis.
+    _check_bias(parameters, result, (*weight.shape[:-2], weight.shape[-1]))
     return result
 
 
@@ -53,7 +54,8 @@ def convolution(parameters: Parameters, shape: Shape) -> Shape:
     channels = weight.shape[1] * groups
     if shape[0] != channels:
         expected = f"an input of {channels} channels (weight {weight.shape}, groups {groups})"
-        raise Misfit("weight", expected, f"shape {shape}")
+        transposed = "; the weight is transposed?" if groups == 1 and shape[0] == weight.shape[0] else ""
+        raise Misfit("weight", expected, f"shape {shape}{transposed}")
     if weight.shape[0] % groups:
         raise Misfit("groups", f"a divisor of {weight.shape[0]} output channels", str(groups))
     _check_bias(parameters, (weight.shape[0],))
@@ -103,7 +105,8 @@ def _windows(size: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation
     return tuple(counts)
 
 
-def _check_bias(parameters: Parameters, shape: Shape) -> None:
+def _check_bias(parameters: Parameters, shape: Shape, of_transposed: Shape | None = None) -> None:
     bias = parameters.get("bias")
     if isinstance(bias, np.ndarray) and bias.size != 1 and bias.shape != shape:
-        raise Misfit("bias", f"shape {shape} or a single value", f"shape {bias.shape}")
+        transposed = "; the weight is transposed?" if bias.shape == of_transposed else ""
+        raise Misfit("bias", f"shape {shape} or a single value", f"shape {bias.shape}{transposed}")

@@ -24,7 +24,7 @@ from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError, check_integer
 from neurocuda.graph import Graph, Node, SoftReset, align, from_nir, soft_resets, table
 from neurocuda.graph.model import collapse
-from neurocuda.graph.primitives import SIGNAL_PARAMETERS
+from neurocuda.graph.primitives import MAY_BE_INFINITE, SIGNAL_PARAMETERS
 from neurocuda.quantization.fold_pools import with_sums
 from neurocuda.quantization.rounding import near, on_grid, on_step, steps_of
 
@@ -188,8 +188,9 @@ def _check_finite(graph: Graph) -> None:
     for node, field, value in _arrays(graph):
         with np.errstate(over="ignore"):
             single = value.astype(np.float32) if node.primitive.weight_field else value
-        if not np.isfinite(single).all():
-            found = value[~np.isfinite(single)].flat[0]
+        wrong = ~np.isfinite(single) & ~((single == np.inf) & (field in MAY_BE_INFINITE))
+        if wrong.any():
+            found = value[wrong].flat[0]
             raise ArgumentError(
                 f"graph, node {node.name!r}, field {field!r}: expected finite float32 numbers, found {found}"
             )
@@ -260,11 +261,11 @@ class _Rounder:
         return nodes
 
     def _fire(self, node: Node) -> Node:
-        """An IF whose reset keeps the potential on the grid of its input."""
-        step = self._potential(node, self._arriving(node.name))
-        if step is None:
-            return node
+        """An IF whose reset keeps the potential on the grid of its input; the same IF where it subtracts infinity."""
         field = "v_reset" if self.d.reset == "to-value" else "v_threshold"
+        step = self._potential(node, self._arriving(node.name))
+        if step is None or not np.isfinite(node.array(field)).all():
+            return node
         values = near(node.array(field), len(node.input_shape), self.bits, step)
         step = np.minimum(step, steps_of(values, step.size))
         return self._level(_with(node, field, values), "v_threshold", step)

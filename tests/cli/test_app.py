@@ -192,7 +192,7 @@ BROKEN = {
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("nan.nir", [("node 'n'", "tau", "finite numbers", "nan at index (0,)", "GraphError")]),
+        ("nan.nir", [("node 'n'", "tau", "finite numbers or inf", "nan at index (0,)", "GraphError")]),
         (
             "many.nir",
             [
@@ -410,6 +410,32 @@ def test_run_over_no_steps(chain: Path, tmp_path: Path) -> None:
         assert written["output"].shape == (0, 2, 4)
 
 
+def test_files_of_other_tools_given_as_input_are_named(chain: Path, tmp_path: Path) -> None:
+    torch.save(torch.zeros(5, 2, 3), tmp_path / "x.pt")
+    (tmp_path / "x.bin").write_bytes(bytes(range(250)) * 2)
+    for name, found in (
+        ("x.pt", "a PyTorch archive (torch.save)"),
+        ("x.bin", "a file of raw bytes (.bin, perhaps 100 events as in N-MNIST); bin its events into frames [T, B, "),
+    ):
+        _, err = command("run", chain, "--input", tmp_path / name, code=2)
+        assert f"{name}: expected an .npy or .npz file, found {found}" in err
+
+
+def test_outputs_that_the_nir_package_added_are_explained(tmp_path: Path) -> None:
+    nodes = {
+        "input": nir.Input(np.array([3])),
+        "fc": weights(4, 3),
+        "lif": spiking(4),
+        "output": nir.Output(np.array([4])),
+    }
+    edges = [("input", "fc"), ("fc", "lif"), ("lif", "output"), ("input", "gain")]
+    whole = nir.NIRGraph({**nodes, "gain": nir.Scale(np.ones(3))}, edges)  # the type check adds an Output
+    nir.write(str(tmp_path / "two.nir"), whole)
+    out, _ = command("info", tmp_path / "two.nir")
+    note = "note: Output 'output_gain' was added to node 'gain', which has no other outgoing edge: the nir package adds"
+    assert [line[: len(note)] for line in out.splitlines() if line.startswith("note")] == [note]
+
+
 def zeros(*shape: int) -> np.ndarray:
     return np.zeros(shape, np.float32)
 
@@ -425,10 +451,13 @@ BAD_INPUTS: dict[str, tuple[Any, str]] = {
     "objects": (np.array([{}]), "x: expected an .npy or .npz file, found one that cannot be read (Object arrays"),
     "unknown name": ({"inptu": zeros(5, 2, 3)}, "expected the inputs ['input'], found 'inptu' (the nearest name is"),
     "missing name": ({}, "expected the inputs ['input'], found none for ['input']"),
-    "text": (b"1 2 3", "x: expected an .npy or .npz file, found one that cannot be read"),
-    "nothing": (b"", "x: expected an .npy or .npz file, found one that cannot be read"),
+    "text": (b"1 2 3", "x: expected an .npy or .npz file, found another type of file"),
+    "nothing": (b"", "x: expected an .npy or .npz file, found an empty file"),
     "damaged": (b"PK\x03\x04 and so on", "x: expected an .npy or .npz file, found one that cannot be read"),
     "none": (None, "x: expected an .npy or .npz file, found no such file"),
+    "aedat": (b"#!AER-DAT2.0" + bytes(80), "found an AEDAT recording of events; bin its events into frames [T, B, *sh"),
+    "a pointer": (b"version https://git-lfs.github.com/spec/v1", "found a Git LFS pointer in place of the file"),
+    "events": (np.zeros(9, [("x", "i2"), ("t", "i8")]), "found a list of events with the fields x, t; bin the events"),
 }
 
 
@@ -495,7 +524,7 @@ def test_run_needs_an_input_and_a_graph(chain: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "nan.nir", *BROKEN["nan.nir"])
     np.save(tmp_path / "x.npy", zeros(4, 1, 2))
     _, err = command("run", path, "--input", tmp_path / "x.npy", code=1)
-    assert err == f"error: {path}: node 'n', field 'tau': expected finite numbers, found nan at index (0,)\n"
+    assert err == f"error: {path}: node 'n', field 'tau': expected finite numbers or inf, found nan at index (0,)\n"
 
 
 def test_run_says_what_is_probably_not_meant_on_stderr(chain: Path, x: Path) -> None:

@@ -159,9 +159,9 @@ TAU, EDGES = "node/nodes/n/tau", "node/edges"
 CASES: dict[str, tuple[Change, type[NeuroCUDAError], str]] = {
     "missing": (lambda path: None, FileError, "no such file"),
     "folder": (lambda path: path.mkdir(), FileError, "a folder"),
-    "empty": (lambda path: path.write_bytes(b""), FileError, "an HDF5 file|another type of file"),
+    "empty": (lambda path: path.write_bytes(b""), FileError, "an HDF5 file|an empty file"),
     "text": (lambda path: path.write_text("{'nodes': {}}" * 100), FileError, "an HDF5 file|another type of file"),
-    "pickle": (lambda path: path.write_bytes(b"\x80\x04K\x01." * 9), FileError, "HDF5|another type of file"),
+    "pickle": (lambda path: path.write_bytes(b"\x80\x04K\x01." * 9), FileError, "HDF5|a Python pickle"),
     "cut in the signature": (cut(0.0003), FileError, "an HDF5 file|another type of file"),
     "cut in the first block": (cut(0.005), FileError, "an HDF5 file|truncated or damaged"),
     "cut early": (cut(0.1), FileError, "truncated or damaged"),
