@@ -1,0 +1,1 @@
+"""Builds and runs networks in other simulators, in their environment; see `__main__`."""
