@@ -30,7 +30,7 @@ def coefficients(node: Node, p: Mapping[str, Tensor], d: Discretization) -> Neur
     synapse: dict[str, Tensor] = {}
     if node.primitive.is_leaky:
         decay_v, g = _decay_and_gain(p["tau_mem" if "tau_mem" in p else "tau"], d)
-        gain_v = _gain(d.gain_of(_class_of(node)), p["r"], g, decay_v)
+        gain_v = _gain(d.gain_of(_class_of(node, p)), p["r"], g, decay_v)
         bias_v = p["v_leak"] * g
     else:
         decay_v = torch.ones_like(p["r"])
@@ -45,7 +45,7 @@ def coefficients(node: Node, p: Mapping[str, Tensor], d: Discretization) -> Neur
         # An infinite threshold never fires. The largest float32 does neither, and stays finite when it is subtracted.
         threshold = p["v_threshold"].float().clamp(max=_LARGEST)
         firing = {"threshold": threshold, "v_reset": _reset_value(p, d).float()}
-        clamp = d.clamp_of(_class_of(node))
+        clamp = d.clamp_of(_class_of(node, p))
         if clamp != "none":
             firing["v_min"] = -threshold if clamp == "-threshold" else torch.zeros_like(threshold)
     return NeuronCoefficients(
@@ -58,13 +58,13 @@ def coefficients(node: Node, p: Mapping[str, Tensor], d: Discretization) -> Neur
         reset=d.reset,
         synapse=d.synapse,
         spikes_per_step=d.spikes_per_step,
-        reset_delay=int(d.reset_delay_of(_class_of(node))) if node.primitive.is_spiking else 0,
+        reset_delay=int(d.reset_delay_of(_class_of(node, p))) if node.primitive.is_spiking else 0,
     )
 
 
-def _class_of(node: Node) -> str:
+def _class_of(node: Node, p: Mapping[str, Tensor]) -> str:
     """The class of a neuron, for fields of a Discretization by class."""
-    return ("CubaLIF" if "tau_syn" in node.parameters else "LIF") if node.primitive.is_leaky else "IF"
+    return ("CubaLIF" if "tau_syn" in p else "LIF") if node.primitive.is_leaky else "IF"
 
 
 def _gain(choice: str, factor: Tensor, g: Tensor, decay: Tensor) -> Tensor:
