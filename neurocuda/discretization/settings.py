@@ -156,7 +156,7 @@ class Discretization:
         if unknown:
             raise ArgumentError(f"preset: expected fields of Discretization, found {', '.join(unknown)}")
         own = NATIVE.get(simulator, {}) if native else {}
-        return replace(PRESETS[simulator], **{**own, **changes})
+        return replace(PRESETS[simulator], **{"if_gain": None, **own, **changes})
 
     @classmethod
     def norse(cls, native: bool = False, **changes: Any) -> Discretization:
