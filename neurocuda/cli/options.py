@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neurocuda.discretization.metadata import Resolved, resolve
 from neurocuda.discretization.settings import PRESETS, Discretization
-from neurocuda.graph import Graph
+
+if TYPE_CHECKING:
+    from neurocuda.discretization.metadata import Resolved
+    from neurocuda.graph import Graph
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A NIR file.")]
 Dt = Annotated[
@@ -26,4 +28,6 @@ Ordered = Annotated[bool, typer.Option("--ordered", help="Sum every layer in the
 
 def resolved(graph: Graph, dt: float | None, like: str | None) -> Resolved:
     """The settings that --dt and --like select, else those of the file."""
+    from neurocuda.discretization.metadata import resolve
+
     return resolve(graph, None if like is None else Discretization.preset(like), dt=dt)

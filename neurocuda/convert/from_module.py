@@ -146,7 +146,7 @@ def _with_extras(graph: Graph, neurons: Mapping[str, Translated]) -> Graph:
         fields: dict[str, Any] = {"type": node.type, **node.parameters, "metadata": dict(node.metadata)}
         if name in neurons and neurons[name].initial_v is not None:
             fields["metadata"][INITIAL_V] = np.asarray(neurons[name].initial_v)
-        if node.type in ("Input", "Output"):
+        if name in (*graph.inputs, *graph.outputs):
             fields["shape"] = np.array(node.output_shape)
         nodes[name] = fields
     edges = list(graph.edges)

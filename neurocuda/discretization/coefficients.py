@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -43,7 +44,7 @@ def coefficients(node: Node, p: Mapping[str, Tensor], d: Discretization) -> Neur
     firing: dict[str, Tensor] = {}
     if node.primitive.is_spiking:
         # An infinite threshold never fires. The largest float32 does neither, and stays finite when it is subtracted.
-        threshold = p["v_threshold"].float().clamp(max=_LARGEST)
+        threshold = torch.where(p["v_threshold"] == math.inf, _LARGEST, p["v_threshold"]).float()
         firing = {"threshold": threshold, "v_reset": _reset_value(p, d).float()}
         clamp = d.clamp_of(_class_of(node, p))
         if clamp != "none":

@@ -19,6 +19,19 @@ ALLOWED = {
         "neurocuda/convert/tracing/fold_batchnorm.py",
         "fold",
     ): "a pass that replaces all nodes of one type, and that alone",
+    (
+        "neurocuda/discretization/by_class.py",
+        "canonical",
+    ): "a class of neurons, which a Discretization names after a primitive",
+    (
+        "neurocuda/discretization/by_class.py",
+        "value_of",
+    ): "a class of neurons, which a Discretization names after a primitive",
+    (
+        "neurocuda/discretization/diagnostics.py",
+        "_spikes_to_fire",
+    ): "a class of neurons, which a Discretization names after a primitive",
+    ("neurocuda/nn/nir_neurons.py", "_unit_gain"): "a class of neurons, which a Discretization names after a primitive",
 }
 """File and function of each comparison, and why no trait takes its place."""
 

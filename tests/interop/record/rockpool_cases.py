@@ -9,7 +9,7 @@ import nir
 import numpy as np
 import torch
 from rockpool.nn.combinators import Sequential
-from rockpool.nn.modules import LIFNeuronTorch, LIFTorch, LinearTorch
+from rockpool.nn.modules import LIFTorch, LinearTorch
 from rockpool.nn.modules.torch.nir import from_nir, to_nir
 
 from record.case import NEURONS, Array, Case, Run, alternating, chain, full, recurrent_weight

@@ -12,7 +12,7 @@ import sinabs.layers as sl
 import torch
 from sinabs.nir import from_nir, to_nir
 
-from record.case import BATCH, NEURONS, SPACING, STEPS, Array, Case, Run, alternating, chain, full, recurrent_weight
+from record.case import BATCH, STEPS, Array, Case, Run, alternating, chain, full, recurrent_weight
 from record.snntorch_cases import linear
 
 THRESHOLDS = alternating(1.0, 1.5, 2.0)
