@@ -14,6 +14,7 @@ from neurocuda.graph import PRIMITIVES
 from neurocuda.graph.primitives import TRACED
 
 MOST = 20
+_CLASS = "a class of neurons, which a Discretization names after a primitive"
 ALLOWED = {
     (
         "neurocuda/convert/tracing/fold_batchnorm.py",
@@ -22,16 +23,16 @@ ALLOWED = {
     (
         "neurocuda/discretization/by_class.py",
         "canonical",
-    ): "a class of neurons, which a Discretization names after a primitive",
+    ): _CLASS,
     (
         "neurocuda/discretization/by_class.py",
         "value_of",
-    ): "a class of neurons, which a Discretization names after a primitive",
+    ): _CLASS,
     (
         "neurocuda/discretization/diagnostics.py",
         "_spikes_to_fire",
-    ): "a class of neurons, which a Discretization names after a primitive",
-    ("neurocuda/nn/nir_neurons.py", "_unit_gain"): "a class of neurons, which a Discretization names after a primitive",
+    ): _CLASS,
+    ("neurocuda/nn/nir_neurons.py", "_unit_gain"): _CLASS,
 }
 """File and function of each comparison, and why no trait takes its place."""
 
