@@ -43,10 +43,12 @@ class Node:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "primitive", PRIMITIVES.get(self.type) or TRACED[self.type])
-        for value in self.parameters.values():
+        # NumPy's arithmetic on arrays without axes returns scalars, which are no arrays.
+        parameters = {k: np.asarray(v) if isinstance(v, np.generic) else v for k, v in self.parameters.items()}
+        for value in parameters.values():
             if isinstance(value, np.ndarray):
                 value.setflags(write=False)
-        object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
+        object.__setattr__(self, "parameters", MappingProxyType(parameters))
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
 
     def __reduce__(self) -> tuple[Any, ...]:

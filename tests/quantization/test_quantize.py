@@ -449,3 +449,21 @@ def test_what_is_refused(argument: Any, how: dict[str, Any], message: str) -> No
 )
 def test_a_grid_for_samples(samples: list[np.ndarray], expected: InputGrid) -> None:
     assert input_grid(samples) == expected
+
+
+def test_a_scale_without_axes_takes_the_division_of_a_pool() -> None:
+    raw = graph(
+        "input>pool pool>scale scale>output",
+        input=input_(1, 4, 4),
+        pool={
+            "type": "AvgPool2d",
+            "kernel_size": np.array([3, 1]),
+            "stride": np.array([1, 1]),
+            "padding": np.zeros(2, int),
+        },
+        scale={"type": "Scale", "scale": np.array(1.0)},
+        output=output(1, 2, 4),
+    )
+    found = quantize(made(raw), 4)
+    assert [node.type for node in found.graph.nodes.values()].count("SumPool2d") == 1
+    assert found.graph.nodes["scale"].array("scale").shape == ()
