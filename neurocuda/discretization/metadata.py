@@ -98,8 +98,11 @@ def _read(graph: Graph, values: object) -> Discretization:
 def resolve(graph: Graph, given: Discretization | None = None, **changes: Any) -> Resolved:
     """The Discretization of a run: the given one, else that of the file, else the default.
 
-    changes: fields that replace those of it, None where the caller names none.
+    changes: fields that replace those of it, None where the caller names none. Raises `ArgumentError` and `GraphError`.
     """
+    if not isinstance(given, Discretization | None):
+        found = f"{given!r} ({type(given).__name__})"
+        raise ArgumentError(f"discretization: expected a Discretization, found {found}")
     own = stated(graph)
     if given is not None:
         base, origin = given, "given"

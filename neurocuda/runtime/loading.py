@@ -74,9 +74,6 @@ def load(
         graph = read(source)
     else:
         raise ArgumentError(f"source: expected a path, a Graph or a nir.NIRGraph, found {type(source).__name__}")
-    if discretization is not None and not isinstance(discretization, Discretization):
-        found = f"{discretization!r} ({type(discretization).__name__})"
-        raise ArgumentError(f"discretization: expected a Discretization, found {found}")
     resolved = resolve(graph, discretization, dt=dt)
     net = Executor(
         graph,

@@ -225,6 +225,14 @@ def test_every_function_runs_a_graph_as_its_file_states(tmp_path: Path) -> None:
         assert len(told) == 1, name
 
 
+@pytest.mark.parametrize("given", ["norse", {"dt": 1e-3}, 1e-3, PRESETS])
+def test_only_a_discretization_is_taken(given: Any) -> None:
+    graph = stating()
+    for function in (neurocuda.load, neurocuda.certify, lambda g, d: neurocuda.quantize(g, discretization=d)):
+        with pytest.raises(ArgumentError, match=r"discretization: expected a Discretization, found .* \(\w+\)"):
+            function(graph, given)
+
+
 def test_quantized_weights_state_the_discretization_they_are_meant_for() -> None:
     graph, other = stating(timesteps=8), replace(FILE, reset="subtract")
     with pytest.warns(NeuroCUDAWarning, match="the file states reset='to-value'"):
