@@ -65,7 +65,7 @@ def stated(graph: Graph) -> Discretization | None:
             return None
         d = _read(graph, graph.metadata.get("discretization"))
         # Version 0.1 stated the Discretization of the loops in a file with nir.IF, which subtract their threshold.
-        return replace(d, reset="subtract") if graph.metadata.get("reset") == "if" else d
+        return replace(d, reset="subtract") if str(graph.metadata.get("reset")) == "if" else d
     if not isinstance(space, Mapping):
         raise _problem(graph, NAMESPACE, "a group", describe(space))
     found = _plain(space.get("format"))

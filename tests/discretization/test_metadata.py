@@ -333,8 +333,10 @@ OLD = {
 VERSIONS = {"neurocuda": "0.1.0", "torch": "2.6.0", "nir": "1.0.8"}
 
 
-@pytest.mark.parametrize(("reset", "expected"), [("loop", FILE), ("if", replace(FILE, reset="subtract"))])
-def test_files_of_version_0_1_are_read(reset: str, expected: Discretization, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("reset", "expected"), [("loop", FILE), ("if", replace(FILE, reset="subtract")), (np.ones(3), FILE)]
+)
+def test_files_of_version_0_1_are_read(reset: Any, expected: Discretization, tmp_path: Path) -> None:
     metadata = {"dt": 1e-3, "discretization": OLD, "versions": VERSIONS, "reset": reset}
     write_raw(chain({"n": node("LIF")}, metadata=metadata), tmp_path / "a.nir")
     net = loaded_in_silence(tmp_path / "a.nir")
