@@ -90,7 +90,8 @@ def _compared(recorded: Recorded, form: str, run: str, discretization: Discretiz
     except neurocuda.NeuroCUDAError as error:
         return Result(0, 0, f"NeuroCUDA refuses it: {error}")
     found = [theirs[key] for key in sorted(theirs) if key.startswith("membranes")]
-    ulp = max(map(_ulp, found, membranes)) if len(found) == len(membranes) else None
+    distances = [_ulp(*pair) for pair in zip(found, membranes, strict=False)]
+    ulp = max((d for d in distances if d is not None), default=None)
     different = np.argwhere(ours != theirs[last])
     if len(different) == 0:
         return Result(ours.size, 0, "equal", ulp)
@@ -115,7 +116,9 @@ def _run(path: Path, discretization: Discretization, x: Array) -> tuple[Array, l
     return outputs.numpy(), [np.stack(v) for v in membranes.values()]
 
 
-def _ulp(a: Array, b: Array) -> int:
-    """The largest distance in float32 steps; values next to zero count from the spacing of 2**-24."""
+def _ulp(a: Array, b: Array) -> int | None:
+    """The largest distance in units of the last place, those of 1/16 for smaller values; None where one overflows."""
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return None
     spacing = np.spacing(np.maximum(np.maximum(abs(a), abs(b)), np.float32(2**-4)))
     return int(np.ceil((abs(a - b) / spacing).max()))
