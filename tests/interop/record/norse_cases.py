@@ -52,9 +52,11 @@ def loaded(graph: nir.NIRGraph, x: Array) -> Run:
             y, state = net(now, state)
             found.append(y.numpy())
             for name, own in state.state.items():
+                # That of CubaLIF is a pair, of the synapse and of the membrane.
+                while type(own) is tuple:
+                    own = own[-1]
                 if own is not None:
-                    v = (own[1] if type(own) is tuple else own).v
-                    membranes.setdefault(name, []).append(v.numpy().copy())
+                    membranes.setdefault(name, []).append(own.v.numpy().copy())
     return Run([np.stack(found)], [np.stack(v) for _, v in sorted(membranes.items())])
 
 

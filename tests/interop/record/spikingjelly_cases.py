@@ -43,7 +43,8 @@ def loaded(graph: nir.NIRGraph, x: Array) -> Run:
             y, state = net(now, state)
             found.append(y.numpy())
             for name, own in state.items():
-                if own is not None:
+                # Modules of a loop have a state too.
+                if own is not None and own[0].shape == y.shape:
                     membranes.setdefault(name, []).append(own[0].numpy().copy())
     return Run([np.stack(found)], [np.stack(v) for _, v in sorted(membranes.items())])
 
