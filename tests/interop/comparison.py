@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nir
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -77,6 +78,47 @@ def imported(recorded: Recorded, form: str) -> Result:
     return _compared(recorded, form, f"imported {form}", _preset(about, native=False))
 
 
+@dataclass(frozen=True)
+class Divergence:
+    """The first difference of two runs with float weights.
+
+    Args:
+        different: Number of outputs that differ.
+        ulp: Distance of the membrane potential from the threshold there, in units of the threshold's last place; None
+            if all spikes of both populations are equal.
+    """
+
+    different: int
+    ulp: float | None
+
+
+def divergence(recorded: Recorded) -> Divergence:
+    """The native run with float weights against NeuroCUDA's run."""
+    about, arrays = recorded.about, recorded.arrays
+    discretization = _preset(about, native=True, **about["changes"])
+    graph = nir.read(recorded.file("float"), type_check=False)
+    graph.nodes["hidden"] = nir.Output({"output": np.array([arrays["float spikes 0"].shape[-1]])})
+    graph.edges.append(("neuron1", "hidden"))
+    spikes, membranes = _run(graph, discretization, arrays["x"])
+    ours = [spikes["hidden"], spikes["output"]]
+    theirs = [arrays[f"float spikes {i}"] for i in range(2)]
+    different = int((ours[1] != theirs[1]).sum())
+    steps = [np.flatnonzero((a != b).any(axis=(1, 2))) for a, b in zip(ours, theirs, strict=True)]
+    found = [(int(step[0]), population) for population, step in enumerate(steps) if len(step)]
+    if not found or "float membranes 1" not in arrays:
+        return Divergence(different, None)
+    step, population = min(found)
+    _, sample, neuron = np.argwhere((ours[population] != theirs[population])[step : step + 1])[0]
+    # A spike that leaves one step late is that of the membrane potential before.
+    step -= discretization.output_delay
+    node = graph.nodes[f"neuron{population + 1}"]
+    threshold = np.float32(getattr(node, "nodes", {"lif": node})["lif"].v_threshold[neuron])
+    pair = membranes[population], arrays[f"float membranes {population}"]
+    # The one that did not fire holds the potential that was compared with the threshold.
+    distance = min(abs(float(v[step, sample, neuron]) - float(threshold)) for v in pair)
+    return Divergence(different, distance / float(np.spacing(threshold)))
+
+
 def _preset(about: dict[str, Any], native: bool, **changes: Any) -> Discretization:
     return Discretization.preset(about["tool"], native=native, dt=about["dt"], **changes)
 
@@ -86,11 +128,13 @@ def _compared(recorded: Recorded, form: str, run: str, discretization: Discretiz
     theirs = {key.removeprefix(run + " "): arrays[key] for key in arrays if key.startswith(run + " ")}
     last = max(key for key in theirs if key.startswith("spikes"))
     try:
-        ours, membranes = _run(recorded.file(form), discretization, arrays["x"])
+        outputs, membranes = _run(recorded.file(form), discretization, arrays["x"])
     except neurocuda.NeuroCUDAError as error:
         return Result(0, 0, f"NeuroCUDA refuses it: {error}")
+    ours = outputs["output"]
     found = [theirs[key] for key in sorted(theirs) if key.startswith("membranes")]
-    ulp = max(map(_ulp, found, membranes)) if len(found) == len(membranes) else None
+    distances = [_ulp(*pair) for pair in zip(found, membranes, strict=False)]
+    ulp = max((d for d in distances if d is not None), default=None)
     different = np.argwhere(ours != theirs[last])
     if len(different) == 0:
         return Result(ours.size, 0, "equal", ulp)
@@ -99,23 +143,30 @@ def _compared(recorded: Recorded, form: str, run: str, discretization: Discretiz
     return Result(ours.size, len(different), f"step {step}, sample {sample}, neuron {neuron}: {values}", ulp)
 
 
-def _run(path: Path, discretization: Discretization, x: Array) -> tuple[Array, list[Array]]:
-    """The outputs in one call, and the membrane potentials after each step."""
-    net = neurocuda.load(path, discretization, frozen=True)
-    outputs = net.output(torch.from_numpy(x))
-    assert isinstance(outputs, torch.Tensor)
+def _run(source: Any, discretization: Discretization, x: Array) -> tuple[dict[str, Array], list[Array]]:
+    """The outputs by name in one call, and the membrane potentials after each step."""
+    net = neurocuda.load(source, discretization, frozen=True)
+    outputs = _by_name(net.output(torch.from_numpy(x)))
     membranes: dict[str, list[Array]] = {}
     state = None
     for step, now in enumerate(x):
         y, state = net(torch.from_numpy(now[None]), state)
-        assert torch.equal(y, outputs[step : step + 1])
+        for name, value in _by_name(y).items():
+            np.testing.assert_array_equal(value[0], outputs[name][step])
         for key, value in state.tensors.items():
             if key.endswith(".v"):
                 membranes.setdefault(key, []).append(value.numpy().copy())
-    return outputs.numpy(), [np.stack(v) for v in membranes.values()]
+    return outputs, [np.stack(v) for v in membranes.values()]
 
 
-def _ulp(a: Array, b: Array) -> int:
-    """The largest distance in float32 steps; values next to zero count from the spacing of 2**-24."""
+def _by_name(outputs: torch.Tensor | dict[str, torch.Tensor]) -> dict[str, Array]:
+    named = {"output": outputs} if isinstance(outputs, torch.Tensor) else outputs
+    return {name: value.numpy() for name, value in named.items()}
+
+
+def _ulp(a: Array, b: Array) -> int | None:
+    """The largest distance in units of the last place, those of 1/16 for smaller values; None where one overflows."""
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return None
     spacing = np.spacing(np.maximum(np.maximum(abs(a), abs(b)), np.float32(2**-4)))
     return int(np.ceil((abs(a - b) / spacing).max()))

@@ -125,10 +125,12 @@ def recurrent_weight() -> Array:
     return weight.astype(np.float32)
 
 
-def weights(case: Case, x: Array) -> list[Array]:
-    """Grid weights with which each population fires in 5 to 50 % of its steps."""
+def weights(case: Case, x: Array, grid: bool = True) -> list[Array]:
+    """Weights with which each population fires in 5 to 50 % of its steps: multiples of the spacing, or any floats."""
     rng = np.random.default_rng(zlib.crc32(case.file_name.encode()))
     base = [rng.integers(-4, 5, (NEURONS, n)).astype(np.float32) for n in (INPUTS, NEURONS)]
+    if not grid:
+        base = [w + rng.uniform(-0.5, 0.5, w.shape).astype(np.float32) for w in base]
     found = [w * np.float32(SPACING) for w in base]
     for population in range(2):
         for offset in np.arange(-2, 6, 0.125):
@@ -143,7 +145,10 @@ def weights(case: Case, x: Array) -> list[Array]:
 
 
 def record(case: Case, folder: Path) -> None:
-    """Writes `<case>.npz`, and the files `<case>.written.nir` and `<case>.exported.nir`."""
+    """Writes `<case>.npz`, and the files `<case>.written.nir` and `<case>.exported.nir`.
+
+    `<case>.float.nir` is the written file with weights that are not on the grid.
+    """
     x = inputs()
     w = weights(case, x)
     native = case.run(w, x)
@@ -169,6 +174,9 @@ def record(case: Case, folder: Path) -> None:
             arrays |= _arrays(f"imported {form}", _quietly(lambda path=path: case.load(nir.read(path, type_check=False), x)))
         except Exception as error:
             told[f"imported {form}"] = _message(error)
+    w = weights(case, x, grid=False)
+    arrays |= _arrays("float", case.run(w, x))
+    nir.write(folder / f"{case.file_name}.float.nir", case.written(w))
     head = {"tool": case.tool, "name": case.name, "dt": case.dt, "changes": dict(case.changes)}
     np.savez_compressed(folder / f"{case.file_name}.npz", about=json.dumps({**head, **told}), **arrays)
 

@@ -44,12 +44,20 @@ def steps(layers: list[Any], x: Array) -> Run:
 def loaded(graph: nir.NIRGraph, x: Array) -> Run:
     """Runs what the importer makes of a graph."""
     net = norse.from_nir(graph, dt=DT)
-    found, state = [], None
+    found: list[Any] = []
+    membranes: dict[str, list[Any]] = {}
+    state = None
     with torch.no_grad():
         for now in torch.from_numpy(x):
             y, state = net(now, state)
             found.append(y.numpy())
-    return Run([np.stack(found)], [])
+            for name, own in state.state.items():
+                # That of CubaLIF is a pair, of the synapse and of the membrane.
+                while type(own) is tuple:
+                    own = own[-1]
+                if own is not None:
+                    membranes.setdefault(name, []).append(own.v.numpy().copy())
+    return Run([np.stack(found)], [np.stack(v) for _, v in sorted(membranes.items())])
 
 
 def case(name: str, neuron: Callable[[], Any], node: Callable[[], nir.NIRNode], loop: bool = False) -> Case:

@@ -41,11 +41,15 @@ def loaded(graph: nir.NIRGraph, x: Array) -> Run:
     net = from_nir(graph, batch_size=BATCH)
     loop = any(edge[0] == "back" for edge in graph.edges)
     batched = torch.from_numpy(x).transpose(0, 1)
+    neurons = [module for module in net.modules() if isinstance(module, sl.LIF)]
     with torch.no_grad():
         if not loop:
+            for neuron in neurons:
+                neuron.record_states = True
             y = net(batched.reshape(BATCH * STEPS, -1))
             y = y[0] if isinstance(y, tuple) else y
-            return Run([y.reshape(BATCH, STEPS, -1).transpose(0, 1).numpy()], [])
+            membranes = [neuron.recordings["v_mem"].transpose(0, 1).numpy().copy() for neuron in neurons]
+            return Run([y.reshape(BATCH, STEPS, -1).transpose(0, 1).numpy()], membranes)
         found, state = [], None
         for now in torch.from_numpy(x):
             y, state = net(now, state)
@@ -75,6 +79,8 @@ def case(
         return graph
 
     def export(w: list[Array], x: Array) -> nir.NIRGraph:
+        if loop:
+            return to_nir(torch.nn.Sequential(*layers(w)), torch.from_numpy(x[:, :1]).transpose(0, 1))
         # The sample is [B * T, N], as the forms of its layers that its importer builds take it.
         made = torch.nn.Sequential(*map(squeezed, layers(w)))
         return to_nir(made, torch.from_numpy(x[:, 0]))

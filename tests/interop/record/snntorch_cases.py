@@ -43,12 +43,17 @@ def steps(layers: list[Any], x: Array) -> Run:
 def loaded(graph: nir.NIRGraph, x: Array) -> Run:
     """Runs what the importer makes of a graph."""
     net = import_from_nir(graph)
-    found, state = [], None
+    neurons = [module for module in net.modules() if isinstance(module, snn.SpikingNeuron)]
+    found: list[Any] = []
+    membranes: list[list[Any]] = [[] for _ in neurons]
+    state = None
     with torch.no_grad():
         for now in torch.from_numpy(x):
             y, state = net(now, state)
             found.append((y[0] if isinstance(y, tuple) else y).numpy())
-    return Run([np.stack(found)], [])
+            for v, neuron in zip(membranes, neurons, strict=True):
+                v.append(neuron.mem.numpy().copy())
+    return Run([np.stack(found)], [np.stack(v) for v in membranes])
 
 
 def case(

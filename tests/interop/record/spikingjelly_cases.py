@@ -35,12 +35,18 @@ def loaded(graph: nir.NIRGraph, x: Array) -> Run:
     """Runs what the importer makes of a graph."""
     net = import_from_nir(graph, dt=DT)
     functional.reset_net(net)
-    found, state = [], None
+    found: list[Any] = []
+    membranes: dict[str, list[Any]] = {}
+    state = None
     with torch.no_grad():
         for now in torch.from_numpy(x):
             y, state = net(now, state)
             found.append(y.numpy())
-    return Run([np.stack(found)], [])
+            for name, own in state.items():
+                # Modules of a loop have a state too.
+                if own is not None and own[0].shape == y.shape:
+                    membranes.setdefault(name, []).append(own[0].numpy().copy())
+    return Run([np.stack(found)], [np.stack(v) for _, v in sorted(membranes.items())])
 
 
 def case(
@@ -57,7 +63,8 @@ def case(
     def run(w: list[Array], x: Array) -> Run:
         if not loop:
             return steps(layers(w), x)
-        return Run([steps(layers(w), x).spikes[0], *loaded(written(w), x).spikes], [])
+        found = loaded(written(w), x)
+        return Run([steps(layers(w), x).spikes[0], *found.spikes], found.membranes)
 
     def export(w: list[Array], x: Array) -> nir.NIRGraph:
         return export_to_nir(torch.nn.Sequential(*layers(w)), torch.from_numpy(x[0][:1]), dt=DT)

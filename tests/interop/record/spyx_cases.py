@@ -20,10 +20,7 @@ THRESHOLDS = alternating(1.0, 1.5, 2.0)
 
 
 def steps(layers: list[Any], x: Array) -> Run:
-    """Runs Linear, neuron, Linear, neuron step by step, each operation by itself.
-
-    Its CuBaLIF stores the membrane potential before the reset, which the next step subtracts first.
-    """
+    """Runs Linear, neuron, Linear, neuron step by step, each operation by itself."""
     found: tuple[list[Any], ...] = ([], [], [], [])
     states = [layer.initial_state(x.shape[1]) for layer in layers[1::2]]
     with jax.disable_jit():
@@ -32,18 +29,25 @@ def steps(layers: list[Any], x: Array) -> Run:
             for i in (0, 1):
                 layer = layers[2 * i + 1]
                 now, states[i] = layer(layers[2 * i](now), states[i])
-                v = np.asarray(states[i])
-                if isinstance(layer, nn.CuBaLIF | nn.RCuBaLIF):
-                    v = v[..., :NEURONS]
-                    v = v - (v > np.asarray(layer.threshold)) * np.asarray(layer.threshold, dtype=np.float32)
                 found[i].append(np.asarray(now))
-                found[2 + i].append(v)
+                found[2 + i].append(potential(layer, states[i]))
     return Run([np.stack(f) for f in found[:2]], [np.stack(f) for f in found[2:]])
+
+
+def potential(layer: Any, state: Any) -> Array:
+    """The membrane potential of a state. CuBaLIF stores that before the reset, which the next step does first."""
+    v = np.asarray(state)
+    if not isinstance(layer, nn.CuBaLIF | nn.RCuBaLIF):
+        return v
+    v = v[..., :NEURONS]
+    return v - (v > np.asarray(layer.threshold)) * np.asarray(layer.threshold, dtype=np.float32)
 
 
 def loaded(graph: nir.NIRGraph, x: Array) -> Run:
     """Runs what the importer makes of a graph."""
-    return Run([np.asarray(from_nir(graph, jnp.asarray(x), dt=1)[1])], [])
+    net, (y, states) = from_nir(graph, jnp.asarray(x), dt=1, return_all_states=True)
+    pairs = [(layer, s) for layer, s in zip(net.layers, states, strict=True) if s is not None]
+    return Run([np.asarray(y)], [potential(layer, s) for layer, s in pairs])
 
 
 def linear(weight: Array) -> nnx.Linear:
@@ -66,7 +70,8 @@ def case(
 
     def written(w: list[Array]) -> nir.NIRGraph:
         back = nir.Linear(recurrent_weight()) if first else None
-        return chain(w, first[1]() if first else node(), node(), back)
+        # Its importer does not return from a loop round IF that is not nested.
+        return chain(w, first[1]() if first else node(), node(), back, nested=True)
 
     def export(w: list[Array], x: Array) -> nir.NIRGraph:
         shapes = {"input": np.array([INPUTS])}, {"output": np.array([NEURONS])}
