@@ -14,7 +14,6 @@ from neurocuda import nn as ours
 from neurocuda.convert.tool_neurons import NEURONS, Translated, Unsupported, tool_of, translated
 from neurocuda.convert.tracing.tracer import trace
 from neurocuda.discretization.by_class import CLAMPS, GAINS, RESET_DELAYS, canonical, value_of
-from neurocuda.discretization.coefficients import INITIAL_V
 from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError, UnsupportedModuleError
 from neurocuda.graph import Graph, build
@@ -64,7 +63,7 @@ def from_module(network: nn.Module, example_input: Tensor) -> Executor:
     d = walk.discretization()
     for name, parent, key in walk.places:
         parent._modules[key] = walk.neurons[name].make(d)
-    graph = _with_extras(trace(model, example_input.unsqueeze(0)), walk.neurons)
+    graph = _with_recurrent_layers(trace(model, example_input.unsqueeze(0)), walk.neurons)
     executor = Executor(graph, d)
     executor.discretization_origin = f"as {tools[0]} runs it" if tools else "default"
     return executor
@@ -139,13 +138,11 @@ class _Walk:
         return replace(preset, **fields)
 
 
-def _with_extras(graph: Graph, neurons: Mapping[str, Translated]) -> Graph:
-    """The graph with recurrent layers and initial potentials."""
+def _with_recurrent_layers(graph: Graph, neurons: Mapping[str, Translated]) -> Graph:
+    """The graph with the recurrent layers."""
     nodes: dict[str, Any] = {}
     for name, node in graph.nodes.items():
         fields: dict[str, Any] = {"type": node.type, **node.parameters, "metadata": dict(node.metadata)}
-        if name in neurons and neurons[name].initial_v is not None:
-            fields["metadata"][INITIAL_V] = np.asarray(neurons[name].initial_v)
         if name in (*graph.inputs, *graph.outputs):
             fields["shape"] = np.array(node.output_shape)
         nodes[name] = fields

@@ -33,14 +33,12 @@ class Translated:
 
     make: the neuron for a Discretization. changes: fields of the tool's native preset that it needs otherwise, by class
     where a field has classes. recurrent: the layer from its spikes to its input. before: a layer in front of it.
-    initial_v: the membrane potential before the first step, where no field of a Discretization has it.
     """
 
     make: Make
     changes: Mapping[str, Any] = field(default_factory=dict)
     recurrent: nn.Linear | None = None
     before: nn.Linear | None = None
-    initial_v: Tensor | None = None
 
 
 def tool_of(module: nn.Module) -> str | None:
@@ -133,7 +131,7 @@ def _lif_box(module: Any) -> Translated:
 def _iaf(module: Any) -> Translated:
     p, reset = module.p, _exact(module.p.v_reset)
     make: Make = lambda d: ours.IF(1.0, _exact(p.v_th), reset, discretization=d)  # noqa: E731
-    return Translated(make, {"dt": module.dt}, initial_v=reset if bool(reset.any()) else None)
+    return Translated(make, {"dt": module.dt})
 
 
 def _li_box(module: Any) -> Translated:

@@ -16,6 +16,7 @@ GAINS: Choices = {
     **dict.fromkeys(MEMBRANES, ("r*g", "g", "r", "1")),
     "synapse": ("w_in*g", "g", "w_in", "1", "decay"),
 }
+INITIAL_STATES: Choices = dict.fromkeys(MEMBRANES, ("zero", "v_reset", "v_leak"))
 RESET_DELAYS: Choices = dict.fromkeys(MEMBRANES, ("0", "1"))
 CLAMPS: Choices = dict.fromkeys(MEMBRANES, ("none", "zero", "-threshold"))
 

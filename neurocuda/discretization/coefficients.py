@@ -88,9 +88,10 @@ def initial_potential(node: Node, p: Mapping[str, Tensor], d: Discretization) ->
     """
     if INITIAL_V in node.metadata:
         return stated_potential(node).to(p["r"].device)
-    if d.initial_state == "v_reset" and node.primitive.is_spiking:
+    start = d.initial_state_of(_class_of(node, p))
+    if start == "v_reset" and node.primitive.is_spiking:
         return _reset_value(p, d).float()
-    if d.initial_state == "v_leak" and node.primitive.is_leaky:
+    if start == "v_leak" and node.primitive.is_leaky:
         return p["v_leak"].float()
     return None
 

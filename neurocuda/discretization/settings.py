@@ -7,9 +7,21 @@ from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from neurocuda.discretization.by_class import CLAMPS, GAINS, MEMBRANES, RESET_DELAYS, canonical, value_of
+from neurocuda.discretization.by_class import (
+    CLAMPS,
+    GAINS,
+    INITIAL_STATES,
+    MEMBRANES,
+    RESET_DELAYS,
+    canonical,
+    value_of,
+)
 from neurocuda.errors import ArgumentError
 from neurocuda.ops.coefficients import Reset, SpikesPerStep, SpikeWhen, Synapse
+
+
+class _Current(str):
+    """An `if_gain` that was read from a Discretization: `dataclasses.replace` passes it back, and changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +47,8 @@ class Discretization:
         output_delay: 1 if spikes leave one step late, else 0.
         reset_to: With reset="to-value": the "v_reset" of the neuron, or "zero".
         initial_state: The membrane potential before the first step: "zero", the "v_reset" that a reset sets, or
-            "v_leak"; zero for neurons without such a parameter. `initial_v` in the metadata of a node takes precedence.
+            "v_leak"; zero for neurons without such a parameter. By class of neuron as `gain`. `initial_v` in the
+            metadata of a node takes precedence.
         reset_delay: 1 if a reset acts one step after its spike: a subtraction after the decay of that step, a value
             before it, so that the input of that step is kept (snnTorch). 0 (default): in the step of the spike. By
             class of neuron as `gain`: "LIF:1".
@@ -64,14 +77,14 @@ class Discretization:
     feedback: Literal["neuron-output", "weight-output"] = "neuron-output"
     output_delay: Literal[0, 1] = 0
     reset_to: Literal["v_reset", "zero"] = "v_reset"
-    initial_state: Literal["zero", "v_reset", "v_leak"] = "zero"
+    initial_state: str | Mapping[str, str] = "zero"
     reset_delay: int | str | Mapping[str, int] = 0
     clamp: str | Mapping[str, str] = "none"
     if_gain: InitVar[str | None] = None
 
     def __post_init__(self, if_gain: str | None) -> None:
         gain = canonical("gain", self.gain, GAINS)
-        if if_gain is not None:
+        if if_gain is not None and not isinstance(if_gain, _Current):
             own = "r*g" if if_gain == "r*dt" else if_gain
             canonical("if_gain", own, dict.fromkeys(MEMBRANES, GAINS["IF"]))
             gain = canonical("gain", {name: value_of(gain, name, GAINS) for name in GAINS} | {"IF": own}, GAINS)
@@ -79,7 +92,8 @@ class Discretization:
         delay = canonical("reset_delay", self.reset_delay, RESET_DELAYS)
         object.__setattr__(self, "reset_delay", int(delay) if delay in ("0", "1") else delay)
         object.__setattr__(self, "clamp", canonical("clamp", self.clamp, CLAMPS))
-        object.__setattr__(self, "if_gain", value_of(gain, "IF", GAINS).replace("r*g", "r*dt"))
+        object.__setattr__(self, "initial_state", canonical("initial_state", self.initial_state, INITIAL_STATES))
+        object.__setattr__(self, "if_gain", _Current(value_of(gain, "IF", GAINS).replace("r*g", "r*dt")))
         number = isinstance(self.dt, int | float) and not isinstance(self.dt, bool)
         if not (number and math.isfinite(self.dt) and self.dt > 0):
             raise ArgumentError(f"discretization, field 'dt': expected seconds > 0, found {self.dt!r}")
@@ -122,6 +136,17 @@ class Discretization:
         """
         return int(value_of(str(self.reset_delay), neurons, RESET_DELAYS))
 
+    def initial_state_of(self, neurons: str) -> str:
+        """The membrane potential before the first step of a class of neurons.
+
+        Args:
+            neurons: "IF", "LIF" or "CubaLIF".
+
+        Returns:
+            "zero", "v_reset" or "v_leak".
+        """
+        return value_of(str(self.initial_state), neurons, INITIAL_STATES)
+
     def clamp_of(self, neurons: str) -> str:
         """The lower bound of the membrane potential of a class of neurons.
 
@@ -156,7 +181,7 @@ class Discretization:
         if unknown:
             raise ArgumentError(f"preset: expected fields of Discretization, found {', '.join(unknown)}")
         own = NATIVE.get(simulator, {}) if native else {}
-        return replace(PRESETS[simulator], **{"if_gain": None, **own, **changes})
+        return replace(PRESETS[simulator], **{**own, **changes})
 
     @classmethod
     def norse(cls, native: bool = False, **changes: Any) -> Discretization:
@@ -166,8 +191,8 @@ class Discretization:
         which no field expresses.
 
         Args:
-            native: As its cells run by themselves: they reset to v_reset, where IAFCell also starts (which no field
-                expresses), and LIFCell adds its input to the synapse. Its exporter writes tau * dt and omits v_reset.
+            native: As its cells run by themselves: they reset to v_reset, where IAFCell also starts, and LIFCell adds
+                its input to the synapse. Its exporter writes tau * dt and omits v_reset.
             **changes: Fields that replace those of the preset.
 
         Returns:
@@ -278,7 +303,11 @@ PRESETS: Mapping[str, Discretization] = {
 """Each simulator's discretization of a file that it imports, as data. Its method states the limits."""
 
 NATIVE: Mapping[str, Mapping[str, Any]] = {
-    "norse": {"reset_to": "v_reset", "gain": "IF:1, LIF:g, CubaLIF:g, synapse:1"},
+    "norse": {
+        "reset_to": "v_reset",
+        "gain": "IF:1, LIF:g, CubaLIF:g, synapse:1",
+        "initial_state": "IF:v_reset, LIF:v_leak, CubaLIF:v_leak",
+    },
     "snntorch": {"reset": "subtract", "reset_delay": 1},
     "sinabs": {"gain": "IF:1, LIF:g, CubaLIF:g, synapse:decay", "clamp": "none"},
 }

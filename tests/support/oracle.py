@@ -403,9 +403,11 @@ def start_of(node: Node, shape: Shape, options: Mapping[str, Any]) -> Array:
     p, stated = parameters(node, shape), node.get("metadata", {}).get(INITIAL_V)
     if stated is not None:
         return np.asarray(aligned(stated, shape), np.float32)
-    if options["initial_state"] == "v_reset" and node["type"] in SPIKING and options["reset_to"] == "v_reset":
+    kind = {"I": "IF", "LI": "LIF", "CubaLI": "CubaLIF"}.get(node["type"], node["type"])
+    start = by_class("initial_state", kind, options)
+    if start == "v_reset" and node["type"] in SPIKING and options["reset_to"] == "v_reset":
         return np.asarray(p["v_reset"], np.float32)
-    if options["initial_state"] == "v_leak" and "v_leak" in p:
+    if start == "v_leak" and "v_leak" in p:
         return np.asarray(p["v_leak"], np.float32)
     return np.zeros((), np.float32)
 

@@ -415,7 +415,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "feedback": ("neuron-output", "weight-output"),
     "output_delay": (0, 0, 1),
     "reset_to": ("v_reset", "v_reset", "zero"),
-    "initial_state": ("zero", "zero", "v_reset", "v_leak"),
+    "initial_state": ("zero", "zero", "v_reset", "v_leak", "IF:v_reset, LIF:v_leak"),
     "reset_delay": (0, 0, 0, 1, "LIF:1"),
     "clamp": ("none", "none", "none", "zero", "-threshold", "IF:-threshold", "LIF:zero"),
 }
