@@ -30,19 +30,21 @@ def info(
         if system:
             _show_system()
         if file is not None:
-            _show_graph(file, discretization(dt, like), ordered)
+            _show_graph(file, dt, like, ordered)
         elif not system:
             raise ArgumentError("info: expected a FILE or --system, found neither")
 
 
-def _show_graph(file: str, d: Discretization, ordered: bool) -> None:
+def _show_graph(file: str, dt: float | None, like: str | None, ordered: bool) -> None:
     from neurocuda.compiler.pipeline import compile_graph
-    from neurocuda.discretization.diagnostics import doubts, likely_exporter
+    from neurocuda.discretization.exporters import likely_exporter
+    from neurocuda.discretization.plausibility import doubts
     from neurocuda.graph import parameters_text, shape_text
     from neurocuda.graph.added_terminals import explained
     from neurocuda.graph.serialization import read
 
     graph = read(file)
+    d = discretization(dt, like, graph)
     show(f"{file}: {count(len(graph.nodes), 'node')}, {count(len(graph.edges), 'edge')}")
     show(f"NIR version: {graph.version or 'not stated'}")
     show(f"Likely exporter: {likely_exporter(graph) or 'unknown'}")
@@ -82,11 +84,10 @@ def check(file: File, dt: Dt = None, like: Like = None, as_json: Json = False) -
 
     Exit code 0: no problem; 1: problems; 2: not a readable NIR file.
     """
-    from neurocuda.discretization.diagnostics import doubts
+    from neurocuda.discretization.plausibility import doubts
     from neurocuda.graph.serialization import check as check_file
 
     with messages():
-        d = discretization(dt, like)
         try:
             graph, found = check_file(file)
         except FileError as error:
@@ -96,6 +97,7 @@ def check(file: File, dt: Dt = None, like: Like = None, as_json: Json = False) -
             _show_json(file, [{**unreadable, "kind": "FileError"}], [])
             raise typer.Exit(2) from error
         warnings: list[str] = []
+        d = discretization(dt, like, graph)
         if graph is not None:
             found = _obstacles(graph, d)
             warnings = [*graph.warnings, *doubts(graph, d)]

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from neurocuda.cli.console import show
 from neurocuda.errors import ArgumentError, FileError, nearest
-from neurocuda.graph.added_terminals import explained
-from neurocuda.graph.file_types import NUMPY_TYPES, file_type
 
 if TYPE_CHECKING:
     from neurocuda.graph import Graph, Shape
@@ -34,6 +32,8 @@ def read_inputs(name: str, graph: Graph) -> dict[str, Tensor]:
         FileError: The file cannot be read as a NumPy file.
         ArgumentError: A signal does not fit its Input; the message names the file and the Input.
     """
+    from neurocuda.graph.added_terminals import explained
+
     arrays = load_arrays(name)
     if isinstance(arrays, np.ndarray):
         if len(graph.inputs) != 1:
@@ -103,6 +103,8 @@ def load_arrays(name: str) -> np.ndarray | dict[str, np.ndarray]:
 
 def _found(name: str, problem: object) -> str:
     """The type of a file without arrays, or the problem of one of NumPy's own types."""
+    from neurocuda.graph.file_types import NUMPY_TYPES, file_type
+
     found = file_type(name)
     if found in NUMPY_TYPES or isinstance(problem, OSError):
         return f"one that cannot be read ({problem})"

@@ -68,16 +68,16 @@ def run(
     Prints a summary. Writes outputs and recordings to --output, if named.
     """
     from neurocuda.cli.npy import check_target, read_inputs, write_arrays
-    from neurocuda.discretization.diagnostics import doubts
+    from neurocuda.discretization.plausibility import doubts
     from neurocuda.graph.serialization import read
     from neurocuda.runtime.nir_executor import Executor
 
     with messages():
-        d = discretization(dt, like)
         where = _device(device)
         if output is not None:
             check_target(output)
         graph = read(file)
+        d = discretization(dt, like, graph)
         recorded = _recorded(graph, record or [])
         net = Executor(graph, d, ordered=ordered).to(where)
         signals = read_inputs(x, graph)

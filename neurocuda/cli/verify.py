@@ -44,15 +44,15 @@ def verify(
 
     from neurocuda.cli.npy import read_inputs
     from neurocuda.compiler.exactness import certify
-    from neurocuda.discretization.diagnostics import doubts
+    from neurocuda.discretization.plausibility import doubts
     from neurocuda.graph.serialization import read
     from neurocuda.verify import verify as verify_file
 
     with messages():
         if x is not None and (steps is not None or batch is not None):
             raise ArgumentError("verify: expected --steps and --batch only without --input, found both")
-        d = discretization(dt, like)
         graph = read(file)
+        d = discretization(dt, like, graph)
         signals = None if x is None else read_inputs(x, graph)
         show_warnings([*graph.warnings, *doubts(graph, d)], err=True)
         steps, batch = _STEPS if steps is None else steps, _BATCH if batch is None else batch
