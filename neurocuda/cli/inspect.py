@@ -37,7 +37,8 @@ def info(
 
 def _show_graph(file: str, dt: float | None, like: str | None, ordered: bool) -> None:
     from neurocuda.compiler.pipeline import compile_graph
-    from neurocuda.discretization.diagnostics import doubts, likely_exporter
+    from neurocuda.discretization.exporters import likely_exporter
+    from neurocuda.discretization.plausibility import doubts
     from neurocuda.graph import parameters_text, shape_text
     from neurocuda.graph.added_terminals import explained
     from neurocuda.graph.serialization import read
@@ -85,7 +86,7 @@ def check(file: File, dt: Dt = None, like: Like = None, as_json: Json = False) -
 
     Exit code 0: no problem; 1: problems; 2: not a readable NIR file.
     """
-    from neurocuda.discretization.diagnostics import doubts
+    from neurocuda.discretization.plausibility import doubts
     from neurocuda.graph.serialization import check as check_file
 
     with messages():

@@ -21,7 +21,11 @@ Dt = Annotated[
 ]
 Like = Annotated[
     str | None,
-    typer.Option("--like", metavar="PRESET", help=f"Use the settings of a simulator: {', '.join(PRESETS)}."),
+    typer.Option(
+        "--like",
+        metavar="PRESET",
+        help=f"Use the settings of a simulator: {', '.join(PRESETS)}, or auto: of the likely exporter.",
+    ),
 ]
 Ordered = Annotated[bool, typer.Option("--ordered", help="Sum every layer in the defined order, however large.")]
 
@@ -29,5 +33,8 @@ Ordered = Annotated[bool, typer.Option("--ordered", help="Sum every layer in the
 def resolved(graph: Graph, dt: float | None, like: str | None) -> Resolved:
     """The settings that --dt and --like select, else those of the file."""
     from neurocuda.discretization.metadata import resolve
+    from neurocuda.discretization.plausibility import likely_discretization
 
+    if like == "auto":
+        return resolve(graph, likely_discretization(graph), dt=dt)
     return resolve(graph, None if like is None else Discretization.preset(like), dt=dt)

@@ -68,7 +68,7 @@ def run(
     Prints a summary. Writes outputs and recordings to --output, if named.
     """
     from neurocuda.cli.npy import check_target, read_inputs, write_arrays
-    from neurocuda.discretization.diagnostics import doubts
+    from neurocuda.discretization.plausibility import doubts
     from neurocuda.graph.serialization import read
     from neurocuda.runtime.nir_executor import Executor
 

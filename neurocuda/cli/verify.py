@@ -45,7 +45,7 @@ def verify(
 
     from neurocuda.cli.npy import read_inputs
     from neurocuda.compiler.exactness import certify
-    from neurocuda.discretization.diagnostics import doubts
+    from neurocuda.discretization.plausibility import doubts
     from neurocuda.graph.serialization import read
     from neurocuda.verify import verify as verify_file
 

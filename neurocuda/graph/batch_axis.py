@@ -1,12 +1,19 @@
-"""Files whose Inputs state the batch axis of the exported sample, as those of snnTorch 1.0.0 and Norse 1.1.0 do."""
+"""Files whose Inputs state the batch axis of the exported sample, as those of Norse 1.1.0 do."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 
-from neurocuda.graph.model import shape_text
+from neurocuda.graph.model import Graph, shape_text
 from neurocuda.graph.shape_inference import Shapes, Typed, infer
+
+_BATCH_AXIS = "the batch axis of the sample with which the network was exported"
+
+
+def states_batch_axis(graph: Graph) -> bool:
+    """Whether a batch axis was dropped when the file of this graph was read."""
+    return any(_BATCH_AXIS in warning for warning in graph.warnings)
 
 
 def without_batch_axis(
@@ -28,14 +35,14 @@ def without_batch_axis(
     if shapes.problems:
         return None
     for node in nodes.values():
-        if node.name in dropped or not node.declared or node.declared[0] not in batch:
-            continue
-        if node.declared[1:] == shapes.inputs.get(node.name):
-            dropped[node.name] = _drop(node)
+        declared, real = node.declared or (), shapes.inputs.get(node.name, ())
+        leading, trailing = declared[: len(declared) - len(real)], declared[len(declared) - len(real) :]
+        if node.name not in dropped and leading[:1] and leading[0] in batch and trailing == real:
+            dropped[node.name] = replace(node, declared=real)  # Rockpool states time too
     stated = ", ".join(f"{nodes[name].type} {name!r} ({shape_text(nodes[name].declared or ())})" for name in dropped)
     warning = (
-        f"{stated}: with the stated shape, no shapes fit. Its first axis is dropped: the batch axis of the sample with "
-        "which the network was exported (snnTorch, Norse and old sinabs write it)"
+        f"{stated}: with the stated shape, no shapes fit. Its first axis is dropped: {_BATCH_AXIS} (snnTorch, Norse, "
+        "Rockpool and old sinabs write it)"
     )
     return {**nodes, **dropped}, shapes, warning
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Collection
+from typing import Literal
 
 import nir
 
 from neurocuda.compiler.exactness import InputGrids
-from neurocuda.discretization.diagnostics import doubts
 from neurocuda.discretization.metadata import resolve
+from neurocuda.discretization.plausibility import doubts, likely_discretization
 from neurocuda.discretization.settings import Discretization
 from neurocuda.errors import ArgumentError, NeuroCUDAWarning
 from neurocuda.graph import Graph, from_nir
@@ -21,7 +22,7 @@ from neurocuda.runtime.nir_executor import Executor
 
 def load(
     source: str | os.PathLike[str] | Graph | nir.NIRGraph,
-    discretization: Discretization | None = None,
+    discretization: Discretization | Literal["auto"] | None = None,
     *,
     dt: float | None = None,
     chunk: int | None = None,
@@ -35,7 +36,8 @@ def load(
 
     Args:
         source: A NIR file, a `Graph` or a `nir.NIRGraph`.
-        discretization: What a time step means. Default: that of the file, else `Discretization()`.
+        discretization: What a time step means. "auto": that of the likely exporter of the file, with the changes that
+            the warnings of a load without it request. Default: that of the file, else `Discretization()`.
         dt: Length of a time step in seconds, instead of that of the discretization.
         chunk: Time steps that run layer by layer at a time. A longer chunk takes more memory, and is faster while its
             signals fit the cache. Default: as many steps as keep the largest signal within 2 MiB on a CPU, 64 MiB on a
@@ -74,6 +76,10 @@ def load(
         graph = read(source)
     else:
         raise ArgumentError(f"source: expected a path, a Graph or a nir.NIRGraph, found {type(source).__name__}")
+    if isinstance(discretization, str):
+        if discretization != "auto":
+            raise ArgumentError(f"discretization: expected a Discretization, 'auto' or None, found {discretization!r}")
+        discretization = likely_discretization(graph)
     resolved = resolve(graph, discretization, dt=dt)
     net = Executor(
         graph,

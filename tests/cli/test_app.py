@@ -144,6 +144,26 @@ def test_info_says_what_is_probably_not_meant() -> None:
     assert "warning" not in command("info", PAPER / "cnn/cnn_sinabs.nir", "--like", "sinabs")[0]
 
 
+def test_like_auto_does_what_the_warning_requests(tmp_path: Path) -> None:
+    slow = spiking(4, tau=np.float32(20), r=np.float32(1))
+    affine = nir.Affine(np.full((4, 3), 1.0, np.float32), np.zeros(4, np.float32))
+    path = write(tmp_path / "steps.nir", {"input": 3, "fc": affine, "lif": slow, "output": 4}, "input>fc>lif>output")
+    np.save(tmp_path / "x.npy", np.ones((60, 1, 3), np.float32))
+    run = ["run", path, "--input", tmp_path / "x.npy"]
+    out, err = command(*run)
+    assert "lif   LIF   4      0\n" in out
+    assert err.count("warning") == 1
+    assert "probably count time steps, as sinabs writes them: request Discretization.sinabs()" in err
+    out, err = command(*run, "--like", "auto")
+    assert err == ""
+    assert "lif   LIF   4      0\n" not in out
+    out, _ = command("info", path, "--like", "auto")
+    assert "Likely exporter: sinabs\nDiscretization: dt=1.0, integrator=exponential" in out
+    assert "dt=0.5, integrator=exponential" in command("info", path, "--like", "auto", "--dt", "0.5")[0]
+    assert "no warnings" in command("check", path, "--like", "auto")[0]
+    command("verify", path, "--like", "auto")
+
+
 def test_info_cuts_no_name(tmp_path: Path) -> None:
     name = "block" * 40
     path = write(tmp_path / "long.nir", {"input": 3, name: spiking(3), "output": 3}, f"input>{name}>output")

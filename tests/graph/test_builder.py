@@ -343,7 +343,7 @@ def test_unusual_files_of_exporters_are_read(name: str, tmp_path: Path) -> None:
         assert all(word in text for word in words.split("|")), text
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        neurocuda.load(tmp_path / "odd.nir", Discretization.sinabs())
+        neurocuda.load(tmp_path / "odd.nir", Discretization(dt=5e-3, if_gain="r"))
     ours = [str(warning.message) for warning in told if warning.category is NeuroCUDAWarning]
     assert ours == [f"{tmp_path / 'odd.nir'}: {text}" for text in result.warnings]
 
