@@ -80,12 +80,15 @@ def case(
 
     def export(w: list[Array], x: Array) -> nir.NIRGraph:
         if loop:
-            return to_nir(torch.nn.Sequential(*layers(w)), torch.from_numpy(x[:, :1]).transpose(0, 1))
+            return to_nir(module(w), torch.from_numpy(x[:, :1]).transpose(0, 1))
         # The sample is [B * T, N], as the forms of its layers that its importer builds take it.
         made = torch.nn.Sequential(*map(squeezed, layers(w)))
         return to_nir(made, torch.from_numpy(x[:, 0]))
 
-    return Case("sinabs", name, 1.0, written, lambda w, x: steps(layers(w), x), export, loaded, changes)
+    def module(w: list[Array]) -> torch.nn.Module:
+        return torch.nn.Sequential(*layers(w))
+
+    return Case("sinabs", name, 1.0, written, lambda w, x: steps(layers(w), x), export, loaded, changes, module)
 
 
 def squeezed(layer: Any) -> Any:
@@ -140,5 +143,10 @@ CASES = [
     case("LIF(norm_input=False)", lif(tau_mem=HALF, norm_input=False), leaky, gain="IF:1, LIF:1"),
     case("LIF(tau_syn)", lif(tau_mem=HALF, tau_syn=HALF), synaptic),
     case("IAFRecurrent", iaf(), integrator, lambda back: sl.IAFRecurrent(rec_connect=back)),
-    case("LIFRecurrent", lif(tau_mem=HALF), leaky, lambda back: sl.LIFRecurrent(tau_mem=torch.from_numpy(full(HALF)), rec_connect=back)),
+    case(
+        "LIFRecurrent",
+        lif(tau_mem=HALF),
+        leaky,
+        lambda back: sl.LIFRecurrent(tau_mem=torch.from_numpy(full(HALF)), rec_connect=back),
+    ),
 ]

@@ -67,9 +67,14 @@ def case(
         return Run([steps(layers(w), x).spikes[0], *found.spikes], found.membranes)
 
     def export(w: list[Array], x: Array) -> nir.NIRGraph:
-        return export_to_nir(torch.nn.Sequential(*layers(w)), torch.from_numpy(x[0][:1]), dt=DT)
+        return export_to_nir(module(w), torch.from_numpy(x[0][:1]), dt=DT)
 
-    return Case("spikingjelly", name, DT, written, run, None if loop else export, loaded, changes)
+    def module(w: list[Array]) -> torch.nn.Module:
+        return torch.nn.Sequential(*layers(w))
+
+    # Loops are graphs in SpikingJelly, not modules.
+    own = {"export": None, "module": None} if loop else {"export": export, "module": module}
+    return Case("spikingjelly", name, DT, written, run, load=loaded, changes=changes, **own)
 
 
 def integrator(v_reset: float = 0.0, v_threshold: float = 1.0) -> nir.IF:
