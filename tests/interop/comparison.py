@@ -101,8 +101,8 @@ class Divergence:
 
     Args:
         different: Number of outputs that differ.
-        ulp: Distance of the membrane potential from the threshold there, in units of the threshold's last place; None
-            if all spikes of both populations are equal.
+        ulp: Distance of the membrane potential from the threshold there, in units of the last place of twice the
+            threshold, for two spikes in a step; None if all spikes of both populations are equal.
     """
 
     different: int
@@ -133,7 +133,7 @@ def divergence(recorded: Recorded) -> Divergence:
     pair = membranes[population], arrays[f"float membranes {population}"]
     # The one that did not fire holds the potential that was compared with the threshold.
     distance = min(abs(float(v[step, sample, neuron]) - float(threshold)) for v in pair)
-    return Divergence(different, distance / float(np.spacing(threshold)))
+    return Divergence(different, distance / float(np.spacing(2 * threshold)))
 
 
 def _preset(about: dict[str, Any], native: bool, **changes: Any) -> Discretization:

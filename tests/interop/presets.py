@@ -21,7 +21,7 @@ population fires in 5 to 50 % of the steps. A cell compares 25,600 outputs: 16 s
 | column | the simulator runs | NeuroCUDA runs |
 |---|---|---|
 | native | the network built there | that network, written by hand in NIR, with the native preset and *changes* |
-| its file | the network built there | the file of its exporter, with the same: the exporter loses what differs here alone |
+| its file | the network built there | the file of its exporter, with the same: what differs here alone is lost |
 | from_module | the network built there | `neurocuda.from_module(network, x)` |
 | import | its import of the hand-written file | the hand-written file, with the preset |
 | import of its file | its import of the file of its exporter | that file, with the preset |
@@ -37,40 +37,40 @@ The native preset is `Discretization.preset(simulator, native=True)`, the preset
 NOTES = {
     "snntorch": (
         "snnTorch 1.0.0",
-        """The exporter loses `reset_mechanism`, `reset_delay` and `graded_spikes_factor`. The importer resets to zero in
-the step of the spike, takes one threshold for all neurons, ignores `v_reset`, and does not run the files of
-`RLeaky` and `RSynaptic` with nirtorch 2.6. Two options have no counterpart here:
-`Synaptic(reset_mechanism="zero")` and `RLeaky` with it also lose the input of the step after a spike (`Leaky`
-keeps it), and `reset_delay=False` with subtraction lowers the potential once more before it fires, if it is
-still above the threshold after a reset.""",
+        """The exporter loses `reset_mechanism`, `reset_delay` and `graded_spikes_factor`. The importer resets to
+zero in the step of the spike, takes one threshold for all neurons, ignores `v_reset`, and does not run the files of
+`RLeaky` and `RSynaptic` with nirtorch 2.6. Two options have no counterpart here: `Synaptic(reset_mechanism="zero")`
+and `RLeaky` with it also lose the input of the step after a spike (`Leaky` keeps it), and `reset_delay=False` with
+subtraction lowers the potential once more before it fires, if it is still above the threshold after a reset.""",
     ),
     "norse": (
         "Norse 1.1.0",
-        """The exporter writes tau * dt for tau, and loses `v_reset`, and w_in = tau_syn / dt of `LIFCell`; it has no form
-of `LIFRecurrentCell`. The importer resets to zero and ignores r of IF and LIF; its CubaLIF pulls the synaptic
-current to `v_leak` too, and starts it there.""",
+        """The exporter writes tau * dt for tau, and loses `v_reset`, and w_in = tau_syn / dt of `LIFCell`; it has
+no form of `LIFRecurrentCell`. The importer resets to zero and ignores r of IF and LIF; its CubaLIF pulls the
+synaptic current to `v_leak` too, and starts it there.""",
     ),
     "sinabs": (
         "sinabs 3.1.3",
-        """The exporter loses `tau_syn`, `norm_input`, `min_v_mem`, `spike_fn` and `reset_fn`; it has no form of recurrent
-layers. The importer multiplies an input by 1 and clamps IF, and IF alone, at -threshold; it has no CubaLIF. A
-clamp is `relu(v - min) + min`, which rounds potentials that are not on a grid. Recurrent layers do not record
-their potentials rightly.""",
+        """The exporter loses `tau_syn`, `norm_input`, `min_v_mem`, `spike_fn` and `reset_fn`; it has no form of
+recurrent layers. The importer multiplies an input by 1 and clamps IF, and IF alone, at -threshold; it has no
+CubaLIF. A clamp is `relu(v - min) + min`, which rounds potentials that are not on a grid. Recurrent layers do not
+record their potentials rightly.""",
     ),
     "spikingjelly": (
         "SpikingJelly 2.0.0",
-        """The exporter loses nothing and refuses a reset by subtraction. Its networks start at `v_reset`, imported or not.""",
+        """The exporter loses nothing and refuses a reset by subtraction. Its networks start at `v_reset`, imported
+or not.""",
     ),
     "spyx": (
         "Spyx 1.0.0",
-        """The exporter connects the input of a recurrent layer to the recurrent weight instead of the neurons, and writes
-r = beta, which its importer ignores, as it ignores w_in, `v_leak` and `v_reset`. Imported networks are compiled
-by XLA, which fuses a multiplication and an addition.""",
+        """The exporter connects the input of a recurrent layer to the recurrent weight instead of the neurons, and
+writes r = beta, which its importer ignores, as it ignores w_in, `v_leak` and `v_reset`. Imported networks are
+compiled by XLA, which fuses a multiplication and an addition.""",
     ),
     "rockpool": (
         "Rockpool 3.1.0",
-        """The exporter loses `bias`, dt and, without a word, recurrent weights. The importer takes dt = tau_mem / (1 + r),
-which is not the dt of an exported network, and adds `v_leak` in each step as it is.""",
+        """The exporter loses `bias`, dt and, without a word, recurrent weights. The importer takes dt = tau_mem /
+(1 + r), which is not the dt of an exported network, and adds `v_leak` in each step as it is.""",
     ),
 }
 """The title of each simulator, and what its exporter and importer do to a network."""

@@ -42,8 +42,11 @@ NOT_EXPRESSED = {
 }
 """The networks that differ, and why. The import is that of the hand-written file."""
 
-ULP_WITH_XLA = 64
-"""XLA fuses beta * v + x. The largest difference of the potentials on the grid, in units of the last place."""
+OFF_GRID = {"norse LIFBoxCell(tau=10 dt)", "sinabs LIF(tau_mem=9.7)", "spikingjelly LIFNode(tau=10)"}
+"""Networks whose decay is no power of two: the simulator rounds in another order, or its coefficients otherwise."""
+
+ULP = 128
+"""The largest difference of their potentials, and of those that XLA computes, in units of the last place."""
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,13 @@ def results(folder: Path, compare: Callable[[Recorded], Result]) -> dict[str, Re
     return {name: result for name, result in compared.items() if result.outputs}
 
 
+def membranes_agree(found: dict[str, Result], rounded: set[str]) -> None:
+    """The potentials of equal networks are equal, and those of `rounded` nearly."""
+    for name, result in found.items():
+        if result.equal:
+            assert (result.ulp or 0) <= (ULP if name in rounded else 0), (name, result.ulp)
+
+
 def test_the_page_is_what_the_simulators_compute(folder: Path) -> None:
     assert page(folder) == PAGE.read_text()
 
@@ -75,23 +85,22 @@ def test_native_networks(folder: Path) -> None:
     found = results(folder, lambda network: native(network, "written"))
     assert len(found) == len(recordings(folder))
     assert {name for name, result in found.items() if not result.equal} == set(NOT_EXPRESSED["native"])
-    assert {result.ulp for result in found.values() if result.equal} <= {0, None}
+    membranes_agree(found, OFF_GRID)
 
 
 def test_from_module(folder: Path) -> None:
     """Each network is equal, or refused by name."""
     found = results(folder, live)
-    assert len(found) >= 29
-    assert all(result.equal and not result.ulp for result in found.values()), found
+    assert len(found) >= 33
+    assert all(result.equal for result in found.values()), found
+    membranes_agree(found, OFF_GRID)
 
 
 def test_imports(folder: Path) -> None:
     found = results(folder, lambda network: imported(network, "written"))
     assert len(found) >= 40
     assert {name for name, result in found.items() if not result.equal} == set(NOT_EXPRESSED["import"])
-    for name, result in found.items():
-        if result.equal:
-            assert (result.ulp or 0) <= (ULP_WITH_XLA if name.startswith("spyx") else 0), name
+    membranes_agree(found, OFF_GRID | {name for name in found if name.startswith("spyx")})
 
 
 def test_float_weights(folder: Path) -> None:

@@ -135,8 +135,8 @@ def weights(case: Case, x: Array, grid: bool = True) -> list[Array]:
         base = [w + rng.uniform(-0.5, 0.5, w.shape).astype(np.float32) for w in base]
     found = [w * np.float32(SPACING) for w in base]
     for population in range(2):
-        for offset in np.arange(-2, 6, 0.125):
-            # Whole multiples of the spacing whose mean is `offset`.
+        # The firing rate grows with the mean of the weights, in units of the spacing.
+        for offset in np.arange(-2, 12, 0.125):
             more = np.floor(offset + rng.random(base[population].shape)).astype(np.float32)
             found[population] = (base[population] + more) * np.float32(SPACING)
             if 0.15 <= float((case.run(found, x).spikes[population] > 0).mean()) <= 0.4:

@@ -133,6 +133,11 @@ CASES = [
         box(TAUS, v_th=THRESHOLDS, v_leak=LEAKS, v_reset=RESETS),
         lambda: lif(TAUS, THRESHOLDS, LEAKS, RESETS),
     ),
+    case(
+        "LIFBoxCell(tau=10 dt)",
+        box(10 * DT, v_th=THRESHOLDS, v_leak=0.1, v_reset=-0.2),
+        lambda: lif(10 * DT, THRESHOLDS, 0.1, -0.2),
+    ),
     case("LIFCell(v_leak, v_reset)", lambda: LIFCell(LIF_P, dt=DT), cuba),
     case("LIFRecurrentCell(v_leak, v_reset)", lambda: LIFCell(LIF_P, dt=DT), cuba, loop=True),
 ]

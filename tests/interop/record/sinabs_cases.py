@@ -140,6 +140,7 @@ CASES = [
     case("IAF(min_v_mem=-1)", iaf(min_v_mem=-1.0), integrator, clamp="IF:-threshold"),
     case("LIF", lif(tau_mem=HALF), leaky),
     case("LIF(per neuron)", lif(tau_mem=TAUS, spike_threshold=THRESHOLDS), lambda: leaky(TAUS, THRESHOLDS)),
+    case("LIF(tau_mem=9.7)", lif(tau_mem=9.7, spike_threshold=THRESHOLDS), lambda: leaky(9.7, THRESHOLDS)),
     case("LIF(norm_input=False)", lif(tau_mem=HALF, norm_input=False), leaky, gain="IF:1, LIF:1"),
     case("LIF(tau_syn)", lif(tau_mem=HALF, tau_syn=HALF), synaptic),
     case("IAFRecurrent", iaf(), integrator, lambda back: sl.IAFRecurrent(rec_connect=back)),

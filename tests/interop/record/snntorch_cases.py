@@ -135,6 +135,7 @@ NOW = {"reset_delay": 0}
 CASES = [
     case("Leaky", leaky(), lif),
     case("Leaky(per neuron)", leaky(BETAS, THRESHOLDS), lambda: lif(BETAS, THRESHOLDS)),
+    case("Leaky(beta=0.9)", leaky(0.9, THRESHOLDS), lambda: lif(0.9, THRESHOLDS)),
     case("Leaky(zero)", leaky(reset_mechanism="zero"), lif, reset="to-value"),
     case("Leaky(reset_delay=False)", leaky(reset_delay=False), lif, **NOW),
     case(
