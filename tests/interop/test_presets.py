@@ -30,7 +30,6 @@ pytestmark = [
 
 NOT_EXPRESSED = {
     "native": {
-        "norse IAFCell(per neuron, v_reset)": "IAFCell starts at v_reset, its other cells at v_leak",
         "snntorch Leaky(reset_delay=False)": "a second subtraction before the next spike",
         "snntorch Synaptic(zero)": "the input of the step after a spike is lost",
     },
