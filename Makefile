@@ -11,6 +11,8 @@ WORKERS ?= 2
 BIN := .venv/bin
 BENCH_BIN := .venv-bench/bin
 BENCH_INSTALLED := .venv-bench/.installed
+INTEROP_BIN := .venv-interop/bin
+INTEROP_INSTALLED := .venv-interop/.installed
 INSTALLED := .venv/.installed
 BUILT := .venv/.built
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
@@ -20,7 +22,7 @@ SANITIZERS = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-na
 
 EMULATED := build/emulate
 
-.PHONY: help demo test test-full test-1000 instructions memcheck sanitize emulate emulate-sanitize cuda-check cuda-build bench bench-gpu bench-convert bench-sweeps bench-env lint format clean
+.PHONY: help demo test test-full test-1000 instructions memcheck sanitize emulate emulate-sanitize cuda-check cuda-build bench bench-gpu bench-convert bench-sweeps bench-env interop-env presets lint format clean
 
 help:
 	@echo "demo              run the digits example: accuracy, firing rates, times, and a raster plot of the spikes"
@@ -38,6 +40,8 @@ help:
 	@echo "bench-gpu         the same on a GPU, and each operator against its bandwidth; without one, a prediction"
 	@echo "bench-convert     accuracy over time of converted networks, the original and SpikingJelly"
 	@echo "bench-sweeps      cost over neurons, time steps, batch, density of events and threads"
+	@echo "interop-env       install the simulators that the presets are named after, in .venv-interop, for tests/interop"
+	@echo "presets           build and run networks in them, and write docs/presets.md"
 	@echo "lint              ruff, mypy, import-linter, clang-format"
 	@echo "format            rewrite the sources with ruff and clang-format"
 	@echo "clean             remove build outputs, caches and plots (not .venv)"
@@ -156,6 +160,23 @@ $(BENCH_INSTALLED): pyproject.toml setup.py benchmarks/requirements.txt
 	$(BENCH_BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[demo]"
 	-grep -v '^#' benchmarks/requirements.txt | xargs -n 1 $(BENCH_BIN)/python -m pip install --quiet --no-deps
 	touch $@
+
+interop-env: $(INTEROP_INSTALLED)
+
+# sinabs pins an old nir and the driver of a chip, which it does not import: without its dependencies.
+$(INTEROP_INSTALLED): tests/interop/requirements.txt
+	$(PYTHON) -m venv .venv-interop
+	$(INTEROP_BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/interop/requirements.txt
+	$(INTEROP_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps sinabs==3.1.3
+	touch $@
+
+RECORDED := build/interop
+
+presets: $(BUILT) $(INTEROP_INSTALLED)
+	rm -rf $(RECORDED)
+	cd tests/interop && OMP_NUM_THREADS=1 ../../$(INTEROP_BIN)/python -m record ../../$(RECORDED)
+	cd tests/interop && OMP_NUM_THREADS=1 PYTHONPATH=../.. ../../$(INTEROP_BIN)/python live.py ../../$(RECORDED)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/interop/presets.py $(RECORDED)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

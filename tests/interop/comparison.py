@@ -61,6 +61,12 @@ class Recorded:
         return self.path.parent / f"{self.path.stem}.{form}.nir"
 
 
+def recordings(folder: Path, tool: str = "*") -> list[Recorded]:
+    """The recorded networks of a simulator, or of all."""
+    paths = sorted(folder.glob(f"{tool}-*.npz"))
+    return [Recorded(path) for path in paths if not path.name.endswith(".live.npz")]
+
+
 def native(recorded: Recorded, form: str) -> Result:
     """The native run against NeuroCUDA's run of a file with the native preset."""
     about = recorded.about
@@ -78,14 +84,25 @@ def imported(recorded: Recorded, form: str) -> Result:
     return _compared(recorded, form, f"imported {form}", _preset(about, native=False))
 
 
+def live(recorded: Recorded) -> Result:
+    """The native run against that of `neurocuda.from_module`; see `live.py`."""
+    if not recorded.about["live"]:
+        return Result(0, 0, "")
+    found = np.load(recorded.path.with_suffix(".live.npz"))
+    if "refusal" in found:
+        return Result(0, 0, f"NeuroCUDA refuses it: {found['refusal']}")
+    membranes = [found[key] for key in sorted(found) if key.startswith("membranes")]
+    return _result(recorded.arrays, "native", found["spikes"], membranes)
+
+
 @dataclass(frozen=True)
 class Divergence:
     """The first difference of two runs with float weights.
 
     Args:
         different: Number of outputs that differ.
-        ulp: Distance of the membrane potential from the threshold there, in units of the threshold's last place; None
-            if all spikes of both populations are equal.
+        ulp: Distance of the membrane potential from the threshold there, in units of the last place of twice the
+            threshold, for two spikes in a step; None if all spikes of both populations are equal.
     """
 
     different: int
@@ -116,7 +133,7 @@ def divergence(recorded: Recorded) -> Divergence:
     pair = membranes[population], arrays[f"float membranes {population}"]
     # The one that did not fire holds the potential that was compared with the threshold.
     distance = min(abs(float(v[step, sample, neuron]) - float(threshold)) for v in pair)
-    return Divergence(different, distance / float(np.spacing(threshold)))
+    return Divergence(different, distance / float(np.spacing(2 * threshold)))
 
 
 def _preset(about: dict[str, Any], native: bool, **changes: Any) -> Discretization:
@@ -125,21 +142,24 @@ def _preset(about: dict[str, Any], native: bool, **changes: Any) -> Discretizati
 
 def _compared(recorded: Recorded, form: str, run: str, discretization: Discretization) -> Result:
     arrays = recorded.arrays
-    theirs = {key.removeprefix(run + " "): arrays[key] for key in arrays if key.startswith(run + " ")}
-    last = max(key for key in theirs if key.startswith("spikes"))
     try:
         outputs, membranes = _run(recorded.file(form), discretization, arrays["x"])
     except neurocuda.NeuroCUDAError as error:
-        return Result(0, 0, f"NeuroCUDA refuses it: {error}")
-    ours = outputs["output"]
-    found = [theirs[key] for key in sorted(theirs) if key.startswith("membranes")]
+        return Result(0, 0, f"NeuroCUDA refuses it: {error}".replace(f"{recorded.path.parent}/", ""))
+    return _result(arrays, run, outputs["output"], membranes)
+
+
+def _result(arrays: Any, run: str, ours: Array, membranes: list[Array]) -> Result:
+    """The last population's spikes and the membranes of a recorded run against ours."""
+    theirs = arrays[max(key for key in arrays if key.startswith(f"{run} spikes"))]
+    found = [arrays[key] for key in sorted(arrays) if key.startswith(f"{run} membranes")]
     distances = [_ulp(*pair) for pair in zip(found, membranes, strict=False)]
     ulp = max((d for d in distances if d is not None), default=None)
-    different = np.argwhere(ours != theirs[last])
+    different = np.argwhere(ours != theirs)
     if len(different) == 0:
         return Result(ours.size, 0, "equal", ulp)
     step, sample, neuron = map(int, different[0])
-    values = f"{theirs[last][step, sample, neuron]:g}, here {ours[step, sample, neuron]:g}"
+    values = f"{theirs[step, sample, neuron]:g}, here {ours[step, sample, neuron]:g}"
     return Result(ours.size, len(different), f"step {step}, sample {sample}, neuron {neuron}: {values}", ulp)
 
 

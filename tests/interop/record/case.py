@@ -8,6 +8,7 @@ import json
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class Case:
         export: weights, x -> the graph of the simulator's exporter, or None if it has none.
         load: (graph, x) -> the run of the simulator's import, or None if it has no importer.
         changes: Fields of `Discretization` in which this network differs from the simulator's default.
-        seed: Of the weights; the hash of the name if None.
+        module: weights -> the network as one module, for `neurocuda.from_module`, or None if that has no such tool.
     """
 
     tool: str
@@ -61,6 +62,7 @@ class Case:
     export: Callable[[list[Array], Array], nir.NIRGraph] | None
     load: Callable[[nir.NIRGraph, Array], Run] | None
     changes: Mapping[str, Any] = field(default_factory=dict)
+    module: Callable[[list[Array]], Any] | None = None
 
     @property
     def file_name(self) -> str:
@@ -90,7 +92,7 @@ def chain(
         "output": nir.Output({"output": np.array([NEURONS])}),
     }
     names = list(nodes)
-    edges = list(zip(names, names[1:], strict=False))
+    edges = list(pairwise(names))
     if back is not None and nested:
         size = np.array([NEURONS])
         inner = {
@@ -102,7 +104,7 @@ def chain(
         links = [("input", "lif"), ("lif", "w_rec"), ("w_rec", "lif"), ("lif", "output")]
         nodes["neuron2"] = nir.NIRGraph(inner, links, type_check=False)
     elif back is not None:
-        # The first name in alphabetical order: nirtorch follows the edges in that of the file, and the loop comes first.
+        # The first name in alphabetical order, that of the edges of a file: in nirtorch the loop comes first.
         nodes["back"] = back
         edges = [("back", "neuron2"), ("neuron2", "back"), *edges]
     return nir.NIRGraph(nodes, edges, type_check=False)
@@ -133,8 +135,8 @@ def weights(case: Case, x: Array, grid: bool = True) -> list[Array]:
         base = [w + rng.uniform(-0.5, 0.5, w.shape).astype(np.float32) for w in base]
     found = [w * np.float32(SPACING) for w in base]
     for population in range(2):
-        for offset in np.arange(-2, 6, 0.125):
-            # Whole multiples of the spacing whose mean is `offset`.
+        # The firing rate grows with the mean of the weights, in units of the spacing.
+        for offset in np.arange(-2, 12, 0.125):
             more = np.floor(offset + rng.random(base[population].shape)).astype(np.float32)
             found[population] = (base[population] + more) * np.float32(SPACING)
             if 0.15 <= float((case.run(found, x).spikes[population] > 0).mean()) <= 0.4:
@@ -154,7 +156,7 @@ def record(case: Case, folder: Path) -> None:
     native = case.run(w, x)
     rates = [float((s > 0).mean()) for s in native.spikes]
     assert all(RATES[0] <= rate <= RATES[1] for rate in rates), rates
-    arrays: dict[str, Any] = {"x": x, **_arrays("native", native)}
+    arrays: dict[str, Any] = {"x": x, "weights 0": w[0], "weights 1": w[1], **_arrays("native", native)}
     told: dict[str, Any] = {"rates": rates}
     for form, build in (("written", lambda: case.written(w)), ("exported", lambda: case.export and case.export(w, x))):
         path = folder / f"{case.file_name}.{form}.nir"
@@ -171,13 +173,16 @@ def record(case: Case, folder: Path) -> None:
             told[f"imported {form}"] = "no importer"
             continue
         try:
-            arrays |= _arrays(f"imported {form}", _quietly(lambda path=path: case.load(nir.read(path, type_check=False), x)))
+            arrays |= _arrays(
+                f"imported {form}", _quietly(lambda path=path: case.load(nir.read(path, type_check=False), x))
+            )
         except Exception as error:
             told[f"imported {form}"] = _message(error)
     w = weights(case, x, grid=False)
     arrays |= _arrays("float", case.run(w, x))
     nir.write(folder / f"{case.file_name}.float.nir", case.written(w))
     head = {"tool": case.tool, "name": case.name, "dt": case.dt, "changes": dict(case.changes)}
+    told["live"] = case.module is not None
     np.savez_compressed(folder / f"{case.file_name}.npz", about=json.dumps({**head, **told}), **arrays)
 
 

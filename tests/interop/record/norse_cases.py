@@ -77,10 +77,12 @@ def case(name: str, neuron: Callable[[], Any], node: Callable[[], nir.NIRNode], 
         return chain(w, node(), node(), nir.Linear(recurrent_weight()) if loop else None)
 
     def export(w: list[Array], x: Array) -> nir.NIRGraph:
-        made = norse.SequentialState(*[layer for layer in layers(w) if layer is not None])
-        return norse.to_nir(made, torch.from_numpy(x[0][:1]), dt=DT)
+        return norse.to_nir(module(w), torch.from_numpy(x[0][:1]), dt=DT)
 
-    return Case("norse", name, DT, written, lambda w, x: steps(layers(w), x), export, loaded)
+    def module(w: list[Array]) -> torch.nn.Module:
+        return norse.SequentialState(*[layer for layer in layers(w) if layer is not None])
+
+    return Case("norse", name, DT, written, lambda w, x: steps(layers(w), x), export, loaded, module=module)
 
 
 def tensors(**values: Any) -> dict[str, Any]:
@@ -130,6 +132,11 @@ CASES = [
         "LIFBoxCell(per neuron, v_leak, v_reset)",
         box(TAUS, v_th=THRESHOLDS, v_leak=LEAKS, v_reset=RESETS),
         lambda: lif(TAUS, THRESHOLDS, LEAKS, RESETS),
+    ),
+    case(
+        "LIFBoxCell(tau=10 dt)",
+        box(10 * DT, v_th=THRESHOLDS, v_leak=0.1, v_reset=-0.2),
+        lambda: lif(10 * DT, THRESHOLDS, 0.1, -0.2),
     ),
     case("LIFCell(v_leak, v_reset)", lambda: LIFCell(LIF_P, dt=DT), cuba),
     case("LIFRecurrentCell(v_leak, v_reset)", lambda: LIFCell(LIF_P, dt=DT), cuba, loop=True),

@@ -85,6 +85,7 @@ def case(name: str, tau_mem: Any = HALF, threshold: Any = 1.0, bias: Any = 0.0, 
 CASES = [
     case("LIFTorch"),
     case("LIFTorch(per neuron)", alternating(HALF, QUARTER), THRESHOLDS),
+    case("LIFTorch(tau_mem=9.7 ms)", 9.7e-3, THRESHOLDS),
     case("LIFTorch(bias=0.125)", bias=0.125),
     case("LIFTorch(has_rec)", loop=True),
 ]

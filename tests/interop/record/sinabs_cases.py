@@ -80,12 +80,15 @@ def case(
 
     def export(w: list[Array], x: Array) -> nir.NIRGraph:
         if loop:
-            return to_nir(torch.nn.Sequential(*layers(w)), torch.from_numpy(x[:, :1]).transpose(0, 1))
+            return to_nir(module(w), torch.from_numpy(x[:, :1]).transpose(0, 1))
         # The sample is [B * T, N], as the forms of its layers that its importer builds take it.
         made = torch.nn.Sequential(*map(squeezed, layers(w)))
         return to_nir(made, torch.from_numpy(x[:, 0]))
 
-    return Case("sinabs", name, 1.0, written, lambda w, x: steps(layers(w), x), export, loaded, changes)
+    def module(w: list[Array]) -> torch.nn.Module:
+        return torch.nn.Sequential(*layers(w))
+
+    return Case("sinabs", name, 1.0, written, lambda w, x: steps(layers(w), x), export, loaded, changes, module)
 
 
 def squeezed(layer: Any) -> Any:
@@ -137,8 +140,14 @@ CASES = [
     case("IAF(min_v_mem=-1)", iaf(min_v_mem=-1.0), integrator, clamp="IF:-threshold"),
     case("LIF", lif(tau_mem=HALF), leaky),
     case("LIF(per neuron)", lif(tau_mem=TAUS, spike_threshold=THRESHOLDS), lambda: leaky(TAUS, THRESHOLDS)),
+    case("LIF(tau_mem=9.7)", lif(tau_mem=9.7, spike_threshold=THRESHOLDS), lambda: leaky(9.7, THRESHOLDS)),
     case("LIF(norm_input=False)", lif(tau_mem=HALF, norm_input=False), leaky, gain="IF:1, LIF:1"),
     case("LIF(tau_syn)", lif(tau_mem=HALF, tau_syn=HALF), synaptic),
     case("IAFRecurrent", iaf(), integrator, lambda back: sl.IAFRecurrent(rec_connect=back)),
-    case("LIFRecurrent", lif(tau_mem=HALF), leaky, lambda back: sl.LIFRecurrent(tau_mem=torch.from_numpy(full(HALF)), rec_connect=back)),
+    case(
+        "LIFRecurrent",
+        lif(tau_mem=HALF),
+        leaky,
+        lambda back: sl.LIFRecurrent(tau_mem=torch.from_numpy(full(HALF)), rec_connect=back),
+    ),
 ]

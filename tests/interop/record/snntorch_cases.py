@@ -73,11 +73,14 @@ def case(
         return chain(w, lif() if recurrent else node(), node(), recurrent and recurrent())
 
     def export(w: list[Array], x: Array) -> nir.NIRGraph:
+        return export_to_nir(module(w), torch.from_numpy(x[0][:1]), ignore_dims=[0])
+
+    def module(w: list[Array]) -> torch.nn.Module:
         made = layers(w)
         made[1].output = False
-        return export_to_nir(torch.nn.Sequential(*made), torch.from_numpy(x[0][:1]), ignore_dims=[0])
+        return torch.nn.Sequential(*made)
 
-    return Case("snntorch", name, DT, written, lambda w, x: steps(layers(w), x), export, loaded, changes)
+    return Case("snntorch", name, DT, written, lambda w, x: steps(layers(w), x), export, loaded, changes, module)
 
 
 def lif(beta: Any = 0.5, threshold: Any = 1.0) -> nir.LIF:
@@ -91,9 +94,7 @@ def cuba(alpha: Any = 0.5, beta: Any = 0.5, threshold: Any = 1.0) -> nir.CubaLIF
     tau, syn = ((DT / (1 - full(d).astype(np.float64))).astype(np.float32) for d in (beta, alpha))
     r, w_in = tau / np.float32(DT), syn / np.float32(DT)
     zero = full(0)
-    return nir.CubaLIF(
-        tau_mem=tau, tau_syn=syn, r=r, w_in=w_in, v_leak=zero, v_threshold=full(threshold), v_reset=zero
-    )
+    return nir.CubaLIF(tau_mem=tau, tau_syn=syn, r=r, w_in=w_in, v_leak=zero, v_threshold=full(threshold), v_reset=zero)
 
 
 def tensors(**values: Any) -> dict[str, Any]:
@@ -134,12 +135,21 @@ NOW = {"reset_delay": 0}
 CASES = [
     case("Leaky", leaky(), lif),
     case("Leaky(per neuron)", leaky(BETAS, THRESHOLDS), lambda: lif(BETAS, THRESHOLDS)),
+    case("Leaky(beta=0.9)", leaky(0.9, THRESHOLDS), lambda: lif(0.9, THRESHOLDS)),
     case("Leaky(zero)", leaky(reset_mechanism="zero"), lif, reset="to-value"),
     case("Leaky(reset_delay=False)", leaky(reset_delay=False), lif, **NOW),
-    case("Leaky(zero, reset_delay=False)", leaky(reset_mechanism="zero", reset_delay=False), lif, reset="to-value", **NOW),
+    case(
+        "Leaky(zero, reset_delay=False)", leaky(reset_mechanism="zero", reset_delay=False), lif, reset="to-value", **NOW
+    ),
     case("Synaptic", synaptic(), cuba),
     case("Synaptic(zero)", synaptic(reset_mechanism="zero"), cuba, reset="to-value"),
-    case("Synaptic(zero, reset_delay=False)", synaptic(reset_mechanism="zero", reset_delay=False), cuba, reset="to-value", **NOW),
+    case(
+        "Synaptic(zero, reset_delay=False)",
+        synaptic(reset_mechanism="zero", reset_delay=False),
+        cuba,
+        reset="to-value",
+        **NOW,
+    ),
     case("RLeaky", recurrent(snn.RLeaky, beta=0.5), lif, loop),
     case("RSynaptic", recurrent(snn.RSynaptic, alpha=0.5, beta=0.5), cuba, loop),
 ]

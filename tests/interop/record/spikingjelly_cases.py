@@ -11,7 +11,7 @@ import torch
 from spikingjelly.activation_based import functional, neuron
 from spikingjelly.activation_based.nir_exchange import export_to_nir, import_from_nir
 
-from record.case import Array, Case, Run, chain, full, recurrent_weight
+from record.case import NEURONS, Array, Case, Run, chain, full, recurrent_weight
 from record.snntorch_cases import linear
 
 DT = 1e-4
@@ -67,9 +67,14 @@ def case(
         return Run([steps(layers(w), x).spikes[0], *found.spikes], found.membranes)
 
     def export(w: list[Array], x: Array) -> nir.NIRGraph:
-        return export_to_nir(torch.nn.Sequential(*layers(w)), torch.from_numpy(x[0][:1]), dt=DT)
+        return export_to_nir(module(w), torch.from_numpy(x[0][:1]), dt=DT)
 
-    return Case("spikingjelly", name, DT, written, run, None if loop else export, loaded, changes)
+    def module(w: list[Array]) -> torch.nn.Module:
+        return torch.nn.Sequential(*layers(w))
+
+    # Loops are graphs in SpikingJelly, not modules.
+    own = {"export": None, "module": None} if loop else {"export": export, "module": module}
+    return Case("spikingjelly", name, DT, written, run, load=loaded, changes=changes, **own)
 
 
 def integrator(v_reset: float = 0.0, v_threshold: float = 1.0) -> nir.IF:
@@ -77,9 +82,11 @@ def integrator(v_reset: float = 0.0, v_threshold: float = 1.0) -> nir.IF:
     return nir.IF(r=full(1 / DT), v_threshold=full(v_threshold), v_reset=full(v_reset))
 
 
-def lif(v_reset: float = 0.0, r: float = 1.0) -> nir.LIF:
-    """LIFNode with tau = 2: r = 1 with decay_input, otherwise r = 2."""
-    return nir.LIF(tau=full(2 * DT), r=full(r), v_leak=full(v_reset), v_threshold=full(1), v_reset=full(v_reset))
+def lif(v_reset: float = 0.0, r: float = 1.0, tau: float = 2.0) -> nir.LIF:
+    """LIFNode: r = 1 with decay_input, otherwise r = tau."""
+    return nir.LIF(
+        tau=np.full(NEURONS, tau * DT), r=full(r), v_leak=full(v_reset), v_threshold=full(1), v_reset=full(v_reset)
+    )
 
 
 def cuba(v_reset: float = 0.0) -> nir.CubaLIF:
@@ -104,6 +111,7 @@ CASES = [
         lambda: neuron.LIFNode(v_reset=-0.25, decay_input=False),
         lambda: lif(-0.25, 2.0),
     ),
+    case("LIFNode(tau=10)", lambda: neuron.LIFNode(tau=10.0, v_reset=0.1), lambda: lif(0.1, tau=10.0)),
     case("LIFNode(v_reset=None)", lambda: neuron.LIFNode(v_reset=None), lif, reset="subtract"),
     case("CUBALIFNode", lambda: current(0.0), cuba),
     case("CUBALIFNode(v_reset=0.25)", lambda: current(0.25), lambda: cuba(0.25)),

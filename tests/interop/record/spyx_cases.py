@@ -118,6 +118,7 @@ CASES = [
     case("IF(per neuron)", made(nn.IF, THRESHOLDS), lambda: integrator(THRESHOLDS)),
     case("LIF", LIF, lif),
     case("LIF(per neuron)", made(nn.LIF, THRESHOLDS, beta=BETAS), lambda: lif(BETAS, THRESHOLDS)),
+    case("LIF(beta=0.9)", made(nn.LIF, THRESHOLDS, beta=0.9), lambda: lif(0.9, THRESHOLDS)),
     case("CuBaLIF", CUBA, cuba),
     case("RIF", made(nn.RIF), integrator, (IF, integrator)),
     case("RLIF", made(nn.RLIF, beta=0.5), lif, (LIF, lif)),
