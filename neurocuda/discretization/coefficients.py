@@ -36,8 +36,9 @@ def coefficients(node: Node, p: Mapping[str, Tensor], d: Discretization) -> Neur
         synapse = {"decay_i": decay_i.float(), "gain_i": (p["w_in"] * gain).float()}
     firing: dict[str, Tensor] = {}
     if node.primitive.is_spiking:
-        # An infinite threshold never fires. The largest float32 does neither, and stays finite when it is subtracted.
-        firing = {"threshold": p["v_threshold"].float().clamp(max=_LARGEST), "v_reset": p["v_reset"].float()}
+        # An infinite threshold never fires. Neither does the largest float32, which stays finite when it is subtracted.
+        threshold = p["v_threshold"].float().masked_fill(p["v_threshold"] == torch.inf, _LARGEST)
+        firing = {"threshold": threshold, "v_reset": p["v_reset"].float()}
     return NeuronCoefficients(
         decay_v=decay_v.float(),
         gain_v=gain_v.float(),
