@@ -29,6 +29,7 @@ def input_bounds(graph: Graph, *, spikes_per_step: str) -> dict[str, Bounds]:
     A spiking neuron outputs 0 or 1 (with many spikes per step, at most 255), an Input values from -255 to 255. The
     output of other neurons is not bounded here.
     """
+    terminals = frozenset(graph.inputs)
     inputs: dict[str, Bounds] = {}
     outputs: dict[str, Bounds] = {}
     most = 1.0 if spikes_per_step == "one" else _OF_INPUTS
@@ -36,12 +37,12 @@ def input_bounds(graph: Graph, *, spikes_per_step: str) -> dict[str, Bounds]:
     for node in graph.nodes.values():
         if node.primitive.emits_spikes:
             outputs[node.name] = Bounds(0.0, most if node.primitive.is_neuron else 1.0)
-        elif node.type == "Input":
+        elif node.name in terminals:
             outputs[node.name] = Bounds(-_OF_INPUTS, _OF_INPUTS)
     while waiting:
         node = graph.nodes[waiting.popleft()]
         sources = graph.sources[node.name]
-        if node.name in inputs or node.type == "Input" or not all(source in outputs for source in sources):
+        if node.name in inputs or node.name in terminals or not all(source in outputs for source in sources):
             continue
         inputs[node.name] = _sum([outputs[source] for source in sources])
         if node.name not in outputs and not node.primitive.is_neuron:

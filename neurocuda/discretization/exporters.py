@@ -137,7 +137,7 @@ def _counts_spikes(node: Node) -> bool:
 
 def _as_norse_or_sinabs(graph: Graph) -> bool:
     """Both write every matrix as Affine."""
-    return not any(node.type == "Linear" for node in graph.nodes.values())
+    return not any(node.primitive.is_matrix and "bias" not in node.parameters for node in graph.nodes.values())
 
 
 def _as_norse(graph: Graph) -> bool:

@@ -26,9 +26,8 @@ def doubts(graph: Graph, d: Discretization) -> list[str]:
 def likely_discretization(graph: Graph) -> Discretization:
     """The discretization that a graph is probably meant for.
 
-    It is the one that it states; else the preset of its likely exporter, or the default, with the dt that its metadata or
-    its neurons state;
-    and then with what the warnings of `doubts` request.
+    It is the one that it states; else the preset of its likely exporter, or the default, with the dt that its metadata
+    or its neurons state, and with what the warnings of `doubts` request.
     """
     own = stated(graph)
     if own is not None:
