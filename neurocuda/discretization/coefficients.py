@@ -35,6 +35,8 @@ def coefficients(node: Node, p: Mapping[str, Tensor], d: Discretization) -> Neur
     firing: dict[str, Tensor] = {}
     if node.primitive.is_spiking:
         firing = {"threshold": p["v_threshold"].float(), "v_reset": p["v_reset"].float()}
+        if d.clamp != "none":
+            firing["v_min"] = -firing["threshold"] if d.clamp == "-threshold" else torch.zeros_like(firing["threshold"])
     return NeuronCoefficients(
         decay_v=decay_v.float(),
         gain_v=gain_v.float(),
@@ -45,6 +47,7 @@ def coefficients(node: Node, p: Mapping[str, Tensor], d: Discretization) -> Neur
         reset=d.reset,
         synapse=d.synapse,
         spikes_per_step=d.spikes_per_step,
+        reset_delay=d.reset_delay if node.primitive.is_spiking else 0,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from neurocuda.errors import ArgumentError
-from neurocuda.ops.coefficients import Reset, SpikesPerStep, SpikeWhen, Synapse
+from neurocuda.ops.coefficients import Reset, ResetDelay, SpikesPerStep, SpikeWhen, Synapse
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,14 @@ class Discretization:
         feedback: The edges of a cycle that are delayed by one step: those that leave spiking neurons
             ("neuron-output"), or those that enter neurons ("weight-output").
         output_delay: 1 if spikes leave one step late, else 0.
+        reset_delay: 0: a spike resets the membrane potential in its own step. 1: in the next step, subtracting after
+            the decay or setting v_reset before it; v is then the potential before the reset.
+        clamp: Lower bound of the membrane potential of IF, LIF and CubaLIF after the reset: "none", "zero", or
+            "-threshold".
 
     Raises:
-        ArgumentError: A field has no such value, or "many" comes without "reaching" and "subtract".
+        ArgumentError: A field has no such value, or "many" comes without "reaching" and "subtract" or with
+            reset_delay 1.
 
     Example:
         >>> import neurocuda
@@ -49,6 +54,8 @@ class Discretization:
     if_gain: Literal["r*dt", "r"] = "r*dt"
     feedback: Literal["neuron-output", "weight-output"] = "neuron-output"
     output_delay: Literal[0, 1] = 0
+    reset_delay: ResetDelay = 0
+    clamp: Literal["none", "zero", "-threshold"] = "none"
 
     def __post_init__(self) -> None:
         number = isinstance(self.dt, int | float) and not isinstance(self.dt, bool)
@@ -65,6 +72,8 @@ class Discretization:
                 "discretization, field 'spikes_per_step': expected spike_when='reaching' and reset='subtract' "
                 f"with 'many', found {self.spike_when!r} and {self.reset!r}"
             )
+        if self.spikes_per_step == "many" and self.reset_delay == 1:
+            raise ArgumentError("discretization, field 'reset_delay': expected 0 with spikes_per_step='many', found 1")
 
     @classmethod
     def preset(cls, simulator: str, **changes: Any) -> Discretization:

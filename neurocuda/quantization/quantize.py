@@ -259,14 +259,18 @@ class _Rounder:
         return nodes
 
     def _fire(self, node: Node) -> Node:
-        """An IF whose reset keeps the potential on the grid of its input."""
+        """An IF whose reset and lower bound keep the potential on the grid of its input."""
         step = self._potential(node, self._arriving(node.name))
         if step is None:
             return node
-        field = "v_reset" if self.d.reset == "to-value" else "v_threshold"
-        values = near(node.array(field), len(node.input_shape), self.bits, step)
-        step = np.minimum(step, steps_of(values, step.size))
-        return self._level(_with(node, field, values), "v_threshold", step)
+        fields = ["v_reset"] if self.d.reset == "to-value" else ["v_threshold"]
+        if self.d.clamp == "-threshold" and self.d.reset == "to-value":
+            fields.append("v_threshold")
+        for field in fields:
+            values = near(node.array(field), len(node.input_shape), self.bits, step)
+            step = np.minimum(step, steps_of(values, step.size))
+            node = _with(node, field, values)
+        return self._level(node, "v_threshold", step)
 
     def _level(self, node: Node, field: str, step: np.ndarray) -> Node:
         """A threshold moved to a multiple of the potential's spacing, at which the same potentials fire."""

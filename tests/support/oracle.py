@@ -34,6 +34,8 @@ DEFAULTS: dict[str, Any] = {
     "if_gain": "r*dt",
     "feedback": "neuron-output",
     "output_delay": 0,
+    "reset_delay": 0,
+    "clamp": "none",
 }
 
 
@@ -67,7 +69,7 @@ class OracleResult:
     """All arrays are float32 [T, B, *shape], keyed by flattened node name.
 
     `outputs`: top-level Outputs; `node_outputs`: what a node emits at that step; `node_inputs`: its input sum
-    (x for an Input); `v`: membranes of neurons after reset; `i`: currents of CubaLI and CubaLIF.
+    (x for an Input); `v`: membranes of neurons after the step; `i`: currents of CubaLI and CubaLIF.
     """
 
     outputs: dict[str, Array]
@@ -375,16 +377,30 @@ def neuron_step(
         current = new_i if options["synapse"] == "updated" else i
     else:
         new_i = current = x
+    late = kind in SPIKING and options["reset_delay"] == 1
+    owed = fires(v, c["threshold"], options) if late else np.zeros_like(v)  # spikes whose reset is still to come
+    if late and options["reset"] == "to-value":
+        v = np.where(owed == 1, c["v_reset"], v)
     u = v * c["decay_v"] + (current * c["gain_v"] + c["bias_v"])
     if kind not in SPIKING:
         return u, u, new_i
+    if late and options["reset"] == "subtract":
+        u = u - owed * c["threshold"]
     if options["spikes_per_step"] == "many":
         s = np.maximum(np.float32(0), np.floor(u / c["threshold"]))
     else:
         s = fires(u, c["threshold"], options)
-    if options["reset"] == "subtract":
-        return s, u - s * c["threshold"], new_i
-    return s, np.where(s > 0, c["v_reset"], u), new_i
+    if late:
+        after = u
+    elif options["reset"] == "subtract":
+        after = u - s * c["threshold"]
+    else:
+        after = np.where(s > 0, c["v_reset"], u)
+    if options["clamp"] == "zero":
+        after = np.where(after < 0, np.float32(0), after)
+    if options["clamp"] == "-threshold":
+        after = np.where(after < -c["threshold"], -c["threshold"], after)
+    return s, after, new_i
 
 
 def run(raw: Node, x: Mapping[str, Array], discretization: Mapping[str, Any]) -> OracleResult:
