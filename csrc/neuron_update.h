@@ -4,6 +4,16 @@
 //   u = v * decay_v + (i * gain_v + bias_v)
 //   s = u > threshold                             or >=; many: max(0, floor(u / threshold))
 //   v = s ? v_reset : u                           or u - s * threshold
+//   v = v < v_min ? v_min : v                     neurons with a lower bound
+//
+// A late reset takes effect in the next step, and v keeps the membrane potential before it:
+//
+//   s0 = spikes of v                              of the step before, by the same rule as s
+//   v0 = s0 ? v_reset : v                         Reset::kToValue: before the decay
+//   u = v0 * decay_v + (i * gain_v + bias_v)
+//   u = u - s0 * threshold                        Reset::kSubtract: after the decay
+//   s = spikes of u
+//   v = u < v_min ? v_min : u
 //
 // With Reset::kFeedback (a soft reset as NIR writes it) v = u and i = s: the spikes become the synaptic
 // current.
@@ -32,10 +42,15 @@ struct NeuronKind {
   Synapse synapse;
   Fires fires;
   Reset reset;
+  bool late = false;     // the reset takes effect in the next step: one spike per step, no kFeedback
+  bool bounded = false;  // v is at least v_min
+
+  // Whether only update_general computes it: rare, so no kernel is compiled for each such kind.
+  NEUROCUDA_HOST_DEVICE bool general() const { return late || bounded; }
 };
 
 struct NeuronCoefficients {
-  float decay_v, gain_v, bias_v, decay_i, gain_i, threshold, v_reset;
+  float decay_v, gain_v, bias_v, decay_i, gain_i, threshold, v_reset, v_min;
 };
 
 struct NeuronState {
@@ -102,6 +117,46 @@ NEUROCUDA_HOST_DEVICE float update_neuron(float x, const NeuronCoefficients& c, 
   const float spikes = spikes_of<fires>(u, c.threshold);
   state.v = after_reset<reset>(u, spikes, c);
   if (reset == Reset::kFeedback) state.i = spikes;
+  return spikes;
+}
+
+// The same chosen at run time; the neuron fires.
+NEUROCUDA_HOST_DEVICE float spikes_of(Fires fires, float u, float threshold) {
+  if (fires == Fires::kMany) return spikes_of<Fires::kMany>(u, threshold);
+  return (fires == Fires::kReaching ? u >= threshold : u > threshold) ? 1.0f : 0.0f;
+}
+
+NEUROCUDA_HOST_DEVICE float after_reset(Reset reset, float u, float spikes, const NeuronCoefficients& c) {
+  return reset == Reset::kSubtract ? after_reset<Reset::kSubtract>(u, spikes, c)
+                                   : after_reset<Reset::kToValue>(u, spikes, c);
+}
+
+// The spikes of the step before whose reset is still to come, from the state `v` before the step.
+NEUROCUDA_HOST_DEVICE float late_spikes(const NeuronKind& kind, float v, const NeuronCoefficients& c) {
+  return kind.late ? spikes_of(kind.fires, v, c.threshold) : 0.0f;
+}
+
+// The membrane potential that decays, from the state `v` before the step.
+NEUROCUDA_HOST_DEVICE float decaying_potential(const NeuronKind& kind, float v, float late,
+                                               const NeuronCoefficients& c) {
+  return kind.late && kind.reset == Reset::kToValue ? after_reset<Reset::kToValue>(v, late, c) : v;
+}
+
+// As update_neuron, of a kind that is known at run time, and with a late reset or a lower bound. The neuron
+// fires and has no Reset::kFeedback. Every choice is a selection, so that loops over neurons vectorize.
+NEUROCUDA_HOST_DEVICE float update_general(const NeuronKind& kind, float x, const NeuronCoefficients& c,
+                                           NeuronState& state, float& u) {
+  const float after = kind.synapse == Synapse::kNone ? 0.0f : updated_current(x, state.i, c);
+  const float current = kind.synapse == Synapse::kNone      ? x
+                        : kind.synapse == Synapse::kUpdated ? after
+                                                            : state.i;
+  state.i = after;
+  const float late = late_spikes(kind, state.v, c);
+  u = updated_potential(decaying_potential(kind, state.v, late, c), current, c);
+  if (kind.late && kind.reset == Reset::kSubtract) u = after_reset<Reset::kSubtract>(u, late, c);
+  const float spikes = spikes_of(kind.fires, u, c.threshold);
+  const float v = kind.late ? u : after_reset(kind.reset, u, spikes, c);
+  state.v = kind.bounded && v < c.v_min ? c.v_min : v;
   return spikes;
 }
 

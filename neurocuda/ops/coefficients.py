@@ -7,8 +7,6 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from neurocuda.errors import ArgumentError
-
 SpikeWhen = Literal["above", "reaching"]
 Reset = Literal["to-value", "subtract", "feedback"]
 Synapse = Literal["updated", "previous"]
@@ -93,8 +91,6 @@ class NeuronState(NamedTuple):
 
 def schema_arguments(c: NeuronCoefficients, state: NeuronState) -> tuple[Tensor | bool | None, ...]:
     """State, coefficients and flags in the order of the operators' schemas; by position, as names cost microseconds."""
-    if c.reset_delay or c.v_min is not None:  # not yet there
-        raise ArgumentError("neuron, reset_delay and v_min: expected the backend 'reference', found another")
     return (
         state.v,
         state.i if c.decay_i is not None else None,
@@ -105,8 +101,10 @@ def schema_arguments(c: NeuronCoefficients, state: NeuronState) -> tuple[Tensor 
         c.gain_i,
         c.threshold,
         c.v_reset,
+        c.v_min,
         c.spike_when == "reaching",
         c.reset == "subtract",
         c.synapse == "previous",
         c.spikes_per_step == "many",
+        c.reset_delay == 1,
     )

@@ -412,8 +412,10 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "if_gain": ("r*dt", "r"),
     "feedback": ("neuron-output", "weight-output"),
     "output_delay": (0, 0, 1),
+    "reset_delay": (0, 0, 1),
+    "clamp": ("none", "none", "zero", "-threshold"),
 }
-MANY = {"spikes_per_step": "many", "spike_when": "reaching", "reset": "subtract"}
+MANY = {"spikes_per_step": "many", "spike_when": "reaching", "reset": "subtract", "reset_delay": 0}
 
 
 @st.composite
