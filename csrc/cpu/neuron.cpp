@@ -95,7 +95,7 @@ NEUROCUDA_INLINE std::uint32_t update(const NeuronKind& kind, const Row& row, co
 template <class Output, bool uniform>
 NEUROCUDA_INLINE std::uint32_t update_general(const NeuronKind& of, const Row& row,
                                               const CoefficientRows& rows) {
-  const NeuronKind kind = of;
+  const GeneralKind kind(of);
   const float* x = row.x;
   float* v = row.v;
   alignas(64) float none[kBlock];

@@ -61,7 +61,7 @@ struct ReplayRow {
 
 struct ReplayGeneralRow {
   NEUROCUDA_INLINE static void run(const NeuronKind* of, const ForwardRow* row, const CoefficientRows* rows) {
-    const NeuronKind kind = *of;
+    const GeneralKind kind(*of);
     const ForwardRow r = *row;
     const CoefficientRows own = every_row(*rows);
 #pragma GCC ivdep
@@ -225,40 +225,37 @@ struct RetreatRow {
 struct RetreatGeneralRow {
   NEUROCUDA_INLINE static void run(const NeuronKind* of, const BackwardRow* row,
                                    const CoefficientRows* rows) {
-    const NeuronKind kind = *of;
+    const GeneralKind kind(*of);
     const BackwardRow r = *row;
     const CoefficientRows own = every_row(*rows);
-    const bool subtracts = kind.reset == Reset::kSubtract;
-    const bool synapse = kind.synapse != Synapse::kNone, previous = kind.synapse == Synapse::kPrevious;
 #pragma GCC ivdep
     for (std::int64_t k = 0; k < r.count; ++k) {
       const NeuronCoefficients c = every_coefficient_at(own, k);
       const float u = r.u[k], spikes = r.spikes[k], slope = r.slope[k];
       const float late = late_spikes(kind, r.v[k], c);
-      const float reset = kind.late ? u : after_reset(kind.reset, u, spikes, c);
-      const bool below = kind.bounded && reset < c.v_min;
-      const float arrived = r.a[k] + r.b[k], dv = below ? 0.0f : arrived;  // after the bound, before it
-      r.sums[kVMin][k] += below ? arrived : 0.0f;
-      const bool replaced = !kind.late && !subtracts && spikes > 0.0f;  // u by v_reset, in this step
-      const bool replaces = kind.late && !subtracts && late > 0.0f;     // v_reset the v before this step
-      const float du = slope + (replaced ? 0.0f : dv);
-      r.sums[kThreshold][k] += kind.late ? -slope : subtracts ? -dv * spikes : 0.0f;
-      r.sums[kThreshold][k] += !kind.late ? -slope : subtracts ? -du * late : 0.0f;
+      const float reset = after_reset(kind, u, spikes, c), arrived = r.a[k] + r.b[k];  // the latter of v
+      const float below = select(kind.bounded, reset < c.v_min ? arrived : 0.0f, 0.0f);
+      const float dv = select(kind.bounded, reset < c.v_min ? 0.0f : arrived, arrived);  // before the bound
+      r.sums[kVMin][k] += below;
+      const float du = slope + select(kind.replaces, spikes > 0.0f ? 0.0f : dv, dv);
+      r.sums[kThreshold][k] += select(kind.late, -slope, select(kind.subtracts, -dv * spikes, 0.0f));
+      r.sums[kThreshold][k] += select(kind.late, select(kind.late_subtracts, -du * late, 0.0f), -slope);
       const float to_v = du * c.decay_v;
-      r.sums[kVReset][k] += replaces ? to_v : replaced ? dv : 0.0f;
+      r.sums[kVReset][k] += select(kind.late_replaces, late > 0.0f ? to_v : 0.0f,
+                                   select(kind.replaces, spikes > 0.0f ? dv : 0.0f, 0.0f));
+      r.dv[k] = select(kind.late_replaces, late > 0.0f ? 0.0f : to_v, to_v);
       const float dcurrent = du * c.gain_v;
       const float after = updated_current(r.x[k], r.i[k], c);
-      const float di = previous ? (r.trace_i[k] + r.di_current[k]) + r.di[k]
-                                : (r.trace_i[k] + r.di[k]) + dcurrent;  // of the current after the step
-      r.di_current[k] = previous ? dcurrent : 0.0f;
+      const float di = select(kind.previous, (r.trace_i[k] + r.di_current[k]) + r.di[k],
+                              (r.trace_i[k] + r.di[k]) + dcurrent);  // of the current after the step
+      r.di_current[k] = select(kind.previous, dcurrent, 0.0f);
       r.sums[kDecayI][k] += di * r.i[k];
       r.sums[kGainI][k] += di * r.x[k];
-      r.dx[k] = synapse ? di * c.gain_i : dcurrent;
+      r.dx[k] = select(kind.synapse, di * c.gain_i, dcurrent);
       r.di[k] = di * c.decay_i;
       r.sums[kDecayV][k] += du * decaying_potential(kind, r.v[k], late, c);
-      r.sums[kGainV][k] += du * (!synapse ? r.x[k] : previous ? r.i[k] : after);
+      r.sums[kGainV][k] += du * select(kind.synapse, select(kind.previous, r.i[k], after), r.x[k]);
       r.sums[kBiasV][k] += du;
-      r.dv[k] = replaces ? 0.0f : to_v;
     }
   }
 };

@@ -100,7 +100,7 @@ struct UpdateOf {
 struct UpdateGeneral {
   template <int lanes, int registers>
   static NEUROCUDA_INLINE void run(const Sample& job) {
-    const NeuronKind kind = job.kind;
+    const GeneralKind kind(job.kind);
     const CoefficientRows rows = job.rows;
     const float* sum = job.sum;
     float *v = job.v, *i = job.i, *output = job.output;

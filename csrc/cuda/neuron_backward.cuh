@@ -49,7 +49,7 @@ __device__ __forceinline__ float step_forward(const NeuronKind& kind, float x, c
                                               NeuronState& state) {
   if (emits == Emits::kGeneral) {
     float u;
-    update_general(kind, x, c, state, u);
+    update_general(GeneralKind(kind), x, c, state, u);
     return u;
   }
   float current = x;
@@ -160,33 +160,31 @@ __device__ __forceinline__ float step_backward(const NeuronBackwardParams& param
 __device__ __forceinline__ float step_backward_general(const NeuronBackwardParams& params,
                                                        const NeuronCoefficients& c, const BackwardStep& at,
                                                        Gradients<true>& to) {
-  const NeuronKind& kind = params.kind;
-  const bool subtracts = kind.reset == Reset::kSubtract;
+  const GeneralKind kind(params.kind);
   float* const sums = to.coefficients;
   float slope = 0.0f;
   if (params.of_output.data != nullptr) {  // 0 * NaN is not 0
-    slope =
-        multiply(at.of_output, kind.fires == Fires::kMany ? slope_of<Emits::kMany>(params, at.u, c.threshold)
-                                                          : slope_of<Emits::kOne>(params, at.u, c.threshold));
+    slope = multiply(at.of_output, params.kind.fires == Fires::kMany
+                                       ? slope_of<Emits::kMany>(params, at.u, c.threshold)
+                                       : slope_of<Emits::kOne>(params, at.u, c.threshold));
   }
-  const float spikes = spikes_of(kind.fires, at.u, c.threshold), late = late_spikes(kind, at.v, c);
-  const float reset = kind.late ? at.u : after_reset(kind.reset, at.u, spikes, c);
-  const bool below = kind.bounded && reset < c.v_min;
+  const float spikes = spikes_of(kind, at.u, c.threshold), late = late_spikes(kind, at.v, c);
+  const bool below = params.kind.bounded && after_reset(kind, at.u, spikes, c) < c.v_min;
   const float arrived = add(at.of_v, to.v), dv = below ? 0.0f : arrived;  // after the bound, before it
   sums[kVMin] = add(sums[kVMin], below ? arrived : 0.0f);
-  const bool replaced = !kind.late && !subtracts && spikes > 0.0f;  // u by v_reset, in this step
-  const bool replaces = kind.late && !subtracts && late > 0.0f;     // v_reset the v before this step
-  const float du = add(slope, replaced ? 0.0f : dv);
-  const float through_reset = !subtracts ? 0.0f : kind.late ? multiply(-du, late) : multiply(-dv, spikes);
-  sums[kThreshold] = add(sums[kThreshold], kind.late ? -slope : through_reset);
-  sums[kThreshold] = add(sums[kThreshold], kind.late ? through_reset : -slope);
+  const float du = add(slope, select(kind.replaces, spikes > 0.0f ? 0.0f : dv, dv));
+  const float through_reset =
+      select(kind.subtracts, multiply(-dv, spikes), select(kind.late_subtracts, multiply(-du, late), 0.0f));
+  sums[kThreshold] = add(sums[kThreshold], select(kind.late, -slope, through_reset));
+  sums[kThreshold] = add(sums[kThreshold], select(kind.late, through_reset, -slope));
   const float to_v = multiply(du, c.decay_v);
-  sums[kVReset] = add(sums[kVReset], replaces ? to_v : replaced ? dv : 0.0f);
+  sums[kVReset] = add(sums[kVReset], select(kind.late_replaces, late > 0.0f ? to_v : 0.0f,
+                                            select(kind.replaces, spikes > 0.0f ? dv : 0.0f, 0.0f)));
   const float through_u = multiply(du, c.gain_v);
   float current = at.x, dx = through_u;
-  if (kind.synapse != Synapse::kNone) {
+  if (params.kind.synapse != Synapse::kNone) {
     float di;  // of the current after the update
-    if (kind.synapse == Synapse::kUpdated) {
+    if (params.kind.synapse == Synapse::kUpdated) {
       current = updated_current(at.x, at.i, c);
       di = add(add(at.of_i, to.i), through_u);
     } else {
@@ -202,7 +200,7 @@ __device__ __forceinline__ float step_backward_general(const NeuronBackwardParam
   sums[kDecayV] = add(sums[kDecayV], multiply(du, decaying_potential(kind, at.v, late, c)));
   sums[kGainV] = add(sums[kGainV], multiply(du, current));
   sums[kBiasV] = add(sums[kBiasV], du);
-  to.v = replaces ? 0.0f : to_v;
+  to.v = select(kind.late_replaces, late > 0.0f ? 0.0f : to_v, to_v);
   return dx;
 }
 

@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(kStepWarps* kWarp, 2)
 // The only variant for kinds that are general().
 __global__ void __launch_bounds__(kStepWarps* kWarp, 2)
     recurrent_general_step(const RecurrentParams params, const SpikeExchange all, std::int64_t step) {
-  one_step<GeneralKind>(params, all, step);
+  one_step<AnyGeneralKind>(params, all, step);
 }
 
 // Waits until all blocks of the grid have arrived. Needs a cooperative launch, as otherwise blocks that are

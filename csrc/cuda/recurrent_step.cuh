@@ -23,13 +23,13 @@ __device__ __forceinline__ float update_as(KindOf<synapse, fires, reset>, const 
 // Kinds that are dispatched at run time in every step.
 struct AnyKind {};
 
-// Kinds with a late reset or a lower bound, which are dispatched in every step too.
-struct GeneralKind {};
+// Kinds that are general(), which are dispatched in every step too.
+struct AnyGeneralKind {};
 
-__device__ __forceinline__ float update_as(GeneralKind, const NeuronKind& kind, float x,
+__device__ __forceinline__ float update_as(AnyGeneralKind, const NeuronKind& kind, float x,
                                            const NeuronCoefficients& c, NeuronState& state) {
   float u;
-  return update_general(kind, x, c, state, u);
+  return update_general(GeneralKind(kind), x, c, state, u);
 }
 
 template <Synapse synapse, Fires fires>
