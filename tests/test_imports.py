@@ -55,7 +55,6 @@ def test_importing_imports_little() -> None:
         "neurocuda.ops.native",
         "neurocuda.ops.pointwise",
         "neurocuda.ops.reference",
-        "neurocuda.ops.stepwise",
         "neurocuda.ops.surrogate",
         "neurocuda.runtime",
         "neurocuda.runtime.state",

@@ -73,4 +73,21 @@ NEUROCUDA_HOST_DEVICE NeuronCoefficients coefficients_at(const CoefficientRows& 
   return c;
 }
 
+// Rows of all coefficients, for update_general: zeros where the neurons have no such coefficient. Segments of
+// at most kBlock neurons.
+inline CoefficientRows every_row(const CoefficientRows& rows) {
+  static constexpr float kZeros[kBlock] = {};
+  CoefficientRows every;
+  for (int name = 0; name < kCoefficients; ++name)
+    every.values[name] = rows.values[name] == nullptr ? kZeros : rows.values[name];
+  return every;
+}
+
+// From every_row.
+NEUROCUDA_HOST_DEVICE NeuronCoefficients every_coefficient_at(const CoefficientRows& rows, std::int64_t k) {
+  return {rows.values[kDecayV][k], rows.values[kGainV][k], rows.values[kBiasV][k],
+          rows.values[kDecayI][k], rows.values[kGainI][k], rows.values[kThreshold][k],
+          rows.values[kVReset][k], rows.values[kVMin][k]};
+}
+
 }  // namespace neurocuda::cpu

@@ -91,6 +91,42 @@ NEUROCUDA_INLINE std::uint32_t update(const NeuronKind& kind, const Row& row, co
   return 0;
 }
 
+// With a late reset or a lower bound: at most kBlock neurons, of any kind.
+template <class Output, bool uniform>
+NEUROCUDA_INLINE std::uint32_t update_general(const NeuronKind& of, const Row& row,
+                                              const CoefficientRows& rows) {
+  const GeneralKind kind(of);
+  const float* x = row.x;
+  float* v = row.v;
+  alignas(64) float none[kBlock];
+  if (row.i == nullptr) std::fill_n(none, row.count, 0.0f);
+  float* i = row.i == nullptr ? none : row.i;
+  Output* output = static_cast<Output*>(row.output);
+  const std::int64_t count = row.count;
+  const CoefficientRows own = every_row(rows);
+  const NeuronCoefficients shared = every_coefficient_at(own, 0);
+  std::uint32_t largest = 0;
+#pragma GCC ivdep
+  for (std::int64_t k = 0; k < count; ++k) {
+    NeuronState state{v[k], i[k]};
+    float u;
+    largest = std::max(largest, exponent_of(x[k]));
+    output[k] = static_cast<Output>(
+        neurocuda::update_general(kind, x[k], uniform ? shared : every_coefficient_at(own, k), state, u));
+    v[k] = state.v;
+    i[k] = state.i;
+  }
+  return largest;
+}
+
+template <class Output>
+struct GeneralRow {
+  NEUROCUDA_INLINE static std::uint32_t run(const NeuronKind* kind, const Row* row, const Segment* segment) {
+    return segment->uniform ? update_general<Output, true>(*kind, *row, segment->rows)
+                            : update_general<Output, false>(*kind, *row, segment->rows);
+  }
+};
+
 template <class Output>
 struct UpdateRow {
   NEUROCUDA_INLINE static std::uint32_t run(const NeuronKind* kind, const Row* row, const Segment* segment) {
@@ -102,6 +138,7 @@ struct UpdateRow {
 // of x.
 template <class Output>
 std::uint32_t update_row(const NeuronKind& kind, const Row& row, const Segment& segment) {
+  if (kind.general()) return run_version<GeneralRow<Output>>(&kind, &row, &segment);
   return run_version<UpdateRow<Output>>(&kind, &row, &segment);
 }
 
@@ -172,7 +209,8 @@ void neuron(const NeuronParams& params, std::int64_t first, std::int64_t last, s
   const bool direct_out = bytes_out || (params.output.direct() && !params.packed && !streamed);
   const bool traced = params.trace_v.data != nullptr || params.trace_i.data != nullptr;
   const std::int64_t most = neurons_of_tile(params);
-  const std::int64_t block = direct_in && direct_out && !traced ? most : kBlock;
+  const bool long_rows = direct_in && direct_out && !traced && !params.kind.general();
+  const std::int64_t block = long_rows ? most : kBlock;
   const std::int64_t tiles = (last - first + most - 1) / most;
   const std::int64_t even = (last - first + tiles * kNeuronGrain - 1) / (tiles * kNeuronGrain) * kNeuronGrain;
   const std::int64_t tile = std::min(even, last - first);

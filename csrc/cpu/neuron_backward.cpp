@@ -1,252 +1,17 @@
 #include "cpu/neuron_backward.h"
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "cpu/coefficients.h"
 #include "cpu/denormals.h"
-#include "cpu/multiversion.h"
+#include "cpu/neuron_backward_rows.h"
 #include "cpu/signal.h"
 
 namespace neurocuda::cpu {
 namespace {
 
 constexpr std::int64_t kHistory = 1 << 17;  // floats of a tile's past: about half of a second-level cache
-
-// One step of a segment, forwards: the potential before the reset goes to u.
-struct ForwardRow {
-  const float* x;
-  float* v;
-  float* i;
-  float* u;
-  std::int64_t count;
-};
-
-// One step of a segment, backwards.
-struct BackwardRow {
-  const float *x, *v, *i;  // the input, and the state before the step
-  const float* spikes;
-  const float* slope;      // gradient of the potential before the reset, through the spikes
-  const float *a, *b, *c;  // gradients of the state v after the step, in the order of their sum; c is of the
-                           // output, where that is the state
-  const float* trace_i;
-  float* dv;               // gradient of the state v: after the step, to be replaced by that before it
-  float *di, *di_current;  // likewise of i: through its decay; where u uses the previous current, through u
-  float* dx;
-  float* sums[kCoefficients];
-  std::int64_t count;
-};
-
-template <Synapse synapse, Fires fires, Reset reset>
-NEUROCUDA_INLINE void replay(const ForwardRow& row, const CoefficientRows& rows) {
-  const ForwardRow r = row;
-  const CoefficientRows own = rows;
-#pragma GCC ivdep
-  for (std::int64_t k = 0; k < r.count; ++k) {
-    NeuronState state{r.v[k], synapse == Synapse::kNone ? 0.0f : r.i[k]};
-    float u;
-    update_neuron<synapse, fires, reset>(r.x[k], coefficients_at<synapse, fires, reset>(own, k), state, u);
-    r.u[k] = u;
-    r.v[k] = state.v;
-    if (synapse != Synapse::kNone) r.i[k] = state.i;
-  }
-}
-
-template <Synapse synapse, Fires fires>
-NEUROCUDA_INLINE void replay(const NeuronKind& kind, const ForwardRow& row, const CoefficientRows& rows) {
-  if (fires == Fires::kNever || kind.reset == Reset::kToValue) {
-    replay<synapse, fires, Reset::kToValue>(row, rows);
-  } else {
-    replay<synapse, fires, Reset::kSubtract>(row, rows);
-  }
-}
-
-template <Synapse synapse>
-NEUROCUDA_INLINE void replay(const NeuronKind& kind, const ForwardRow& row, const CoefficientRows& rows) {
-  switch (kind.fires) {
-    case Fires::kNever:
-      return replay<synapse, Fires::kNever>(kind, row, rows);
-    case Fires::kAbove:
-      return replay<synapse, Fires::kAbove>(kind, row, rows);
-    case Fires::kReaching:
-      return replay<synapse, Fires::kReaching>(kind, row, rows);
-    case Fires::kMany:
-      return replay<synapse, Fires::kMany>(kind, row, rows);
-  }
-}
-
-struct ReplayRow {
-  NEUROCUDA_INLINE static void run(const NeuronKind* kind, const ForwardRow* row,
-                                   const CoefficientRows* rows) {
-    switch (kind->synapse) {
-      case Synapse::kNone:
-        return replay<Synapse::kNone>(*kind, *row, *rows);
-      case Synapse::kUpdated:
-        return replay<Synapse::kUpdated>(*kind, *row, *rows);
-      case Synapse::kPrevious:
-        return replay<Synapse::kPrevious>(*kind, *row, *rows);
-    }
-  }
-};
-
-void replay_row(const NeuronKind& kind, const ForwardRow& row, const CoefficientRows& rows) {
-  run_version<ReplayRow>(&kind, &row, &rows);
-}
-
-template <Surrogate surrogate>
-NEUROCUDA_INLINE float derivative(float distance, float scale) {
-  if (surrogate == Surrogate::kFastSigmoid) {
-    const float root = 1.0f + scale * std::fabs(distance);
-    return 1.0f / (root * root);
-  }
-  if (surrogate == Surrogate::kArctan) {
-    const float root = scale * distance;
-    return 1.0f / (1.0f + root * root);
-  }
-  const float height = 1.0f - scale * std::fabs(distance);
-  return height < 0.0f ? 0.0f : height;
-}
-
-// Spikes, and the gradient that arrives at u through them: slope[k] = arriving[k] * derivative.
-template <Surrogate surrogate, Fires fires>
-NEUROCUDA_INLINE void differentiate(const float* u, const float* threshold, const float* arriving,
-                                    float scale, std::int64_t count, float* spikes, float* slope) {
-#pragma GCC ivdep
-  for (std::int64_t k = 0; k < count; ++k) {
-    float nearest = threshold[k];
-    if (fires == Fires::kMany) {
-      const float multiple = nearbyintf(u[k] / threshold[k]);
-      nearest = threshold[k] * (multiple < 1.0f ? 1.0f : multiple);
-    }
-    spikes[k] = spikes_of<fires>(u[k], threshold[k]);
-    slope[k] = arriving[k] * derivative<surrogate>(u[k] - nearest, scale);
-  }
-}
-
-template <Surrogate surrogate>
-NEUROCUDA_INLINE void differentiate(Fires fires, const float* u, const float* threshold,
-                                    const float* arriving, float scale, std::int64_t count, float* spikes,
-                                    float* slope) {
-  if (fires == Fires::kMany) {
-    differentiate<surrogate, Fires::kMany>(u, threshold, arriving, scale, count, spikes, slope);
-  } else if (fires == Fires::kReaching) {
-    differentiate<surrogate, Fires::kReaching>(u, threshold, arriving, scale, count, spikes, slope);
-  } else {
-    differentiate<surrogate, Fires::kAbove>(u, threshold, arriving, scale, count, spikes, slope);
-  }
-}
-
-struct DifferentiateRow {
-  NEUROCUDA_INLINE static void run(Surrogate surrogate, Fires fires, const float* u, const float* threshold,
-                                   const float* arriving, float scale, std::int64_t count, float* spikes,
-                                   float* slope) {
-    switch (surrogate) {
-      case Surrogate::kFastSigmoid:
-        return differentiate<Surrogate::kFastSigmoid>(fires, u, threshold, arriving, scale, count, spikes,
-                                                      slope);
-      case Surrogate::kArctan:
-        return differentiate<Surrogate::kArctan>(fires, u, threshold, arriving, scale, count, spikes, slope);
-      case Surrogate::kTriangle:
-        return differentiate<Surrogate::kTriangle>(fires, u, threshold, arriving, scale, count, spikes,
-                                                   slope);
-    }
-  }
-};
-
-void differentiate_row(Surrogate surrogate, Fires fires, const float* u, const float* threshold,
-                       const float* arriving, float scale, std::int64_t count, float* spikes, float* slope) {
-  run_version<DifferentiateRow>(surrogate, fires, u, threshold, arriving, scale, count, spikes, slope);
-}
-
-// The gradient of update_neuron. Sums have the order in which autograd adds them.
-template <Synapse synapse, bool fires, Reset reset, bool sums>
-NEUROCUDA_INLINE void retreat(const BackwardRow& row, const CoefficientRows& rows) {
-  const BackwardRow r = row;
-  const CoefficientRows own = rows;
-#pragma GCC ivdep
-  for (std::int64_t k = 0; k < r.count; ++k) {
-    const NeuronCoefficients c = coefficients_at<synapse, Fires::kNever, reset>(own, k);
-    float du;  // of the potential before the reset
-    if (!fires) {
-      du = (r.a[k] + r.b[k]) + r.c[k];
-    } else {
-      const float dv = r.a[k] + r.b[k];  // of the potential after it
-      if (reset == Reset::kToValue) {
-        const bool fired = r.spikes[k] > 0.0f;
-        du = r.slope[k] + (fired ? 0.0f : dv);
-        if (sums) r.sums[kVReset][k] += fired ? dv : 0.0f;
-      } else {
-        du = r.slope[k] + dv;
-        if (sums) r.sums[kThreshold][k] += -dv * r.spikes[k];
-      }
-      if (sums) r.sums[kThreshold][k] += -r.slope[k];
-    }
-    const float dcurrent = du * c.gain_v;
-    float current = 0.0f;
-    if (synapse == Synapse::kNone) {
-      if (sums) current = r.x[k];
-      r.dx[k] = dcurrent;
-    } else {
-      float di;  // of the current after the step
-      if (synapse == Synapse::kUpdated) {
-        if (sums) current = updated_current(r.x[k], r.i[k], c);
-        di = (r.trace_i[k] + r.di[k]) + dcurrent;
-      } else {
-        if (sums) current = r.i[k];
-        di = (r.trace_i[k] + r.di_current[k]) + r.di[k];
-        r.di_current[k] = dcurrent;
-      }
-      if (sums) r.sums[kDecayI][k] += di * r.i[k];
-      if (sums) r.sums[kGainI][k] += di * r.x[k];
-      r.dx[k] = di * c.gain_i;
-      r.di[k] = di * c.decay_i;
-    }
-    if (sums) r.sums[kDecayV][k] += du * r.v[k];
-    if (sums) r.sums[kGainV][k] += du * current;
-    if (sums) r.sums[kBiasV][k] += du;
-    r.dv[k] = du * c.decay_v;
-  }
-}
-
-template <Synapse synapse, bool sums>
-NEUROCUDA_INLINE void retreat(const NeuronKind& kind, const BackwardRow& row, const CoefficientRows& rows) {
-  if (kind.fires == Fires::kNever) {
-    retreat<synapse, false, Reset::kToValue, sums>(row, rows);
-  } else if (kind.reset == Reset::kToValue) {
-    retreat<synapse, true, Reset::kToValue, sums>(row, rows);
-  } else {
-    retreat<synapse, true, Reset::kSubtract, sums>(row, rows);
-  }
-}
-
-template <Synapse synapse>
-NEUROCUDA_INLINE void retreat(const NeuronKind& kind, bool sums, const BackwardRow& row,
-                              const CoefficientRows& rows) {
-  if (sums) {
-    retreat<synapse, true>(kind, row, rows);
-  } else {
-    retreat<synapse, false>(kind, row, rows);
-  }
-}
-
-struct RetreatRow {
-  NEUROCUDA_INLINE static void run(const NeuronKind* kind, bool sums, const BackwardRow* row,
-                                   const CoefficientRows* rows) {
-    switch (kind->synapse) {
-      case Synapse::kNone:
-        return retreat<Synapse::kNone>(*kind, sums, *row, *rows);
-      case Synapse::kUpdated:
-        return retreat<Synapse::kUpdated>(*kind, sums, *row, *rows);
-      case Synapse::kPrevious:
-        return retreat<Synapse::kPrevious>(*kind, sums, *row, *rows);
-    }
-  }
-};
-
-void retreat_row(const NeuronKind& kind, bool sums, const BackwardRow& row, const CoefficientRows& rows) {
-  run_version<RetreatRow>(&kind, sums, &row, &rows);
-}
 
 // The gradients of one tile: its forward pass, recomputed, and the gradients of the current step.
 class Tile {
@@ -256,13 +21,15 @@ class Tile {
         size_(size),
         fires_(params.kind.fires != Fires::kNever),
         synapse_(params.kind.synapse != Synapse::kNone),
-        sums_(std::any_of(params.to_coefficients, params.to_coefficients + kCoefficients,
+        sums_(params.kind.general() ||
+              std::any_of(params.to_coefficients, params.to_coefficients + kCoefficients,
                           [](const Signal& signal) { return signal.data != nullptr; })),
+        currents_(synapse_ || params.kind.general()),
         coefficients_(params.coefficients, size, kBlock, TileCoefficients::Cut::kRows),
         u_(fires_ ? params.steps * size : 0),
         x_(sums_ ? params.steps * size : 0),
         v_(sums_ ? params.steps * size : 0),
-        i_(sums_ && synapse_ ? params.steps * size : 0),
+        i_(sums_ && currents_ ? params.steps * size : 0),
         state_(2 * size),
         gradients_(3 * size),
         totals_(sums_ ? kCoefficients * size : 0) {}
@@ -296,7 +63,7 @@ class Tile {
         const std::int64_t at = step * size_ + segment.first, first = start_ + segment.first;
         ForwardRow row{};
         row.v = v + segment.first;
-        row.i = synapse_ ? i + segment.first : nullptr;
+        row.i = currents_ ? i + segment.first : nullptr;
         row.u = fires_ ? u_.data() + at : unused;
         row.count = segment.count;
         for (int branch = 0; branch < params_.branch_count; ++branch) {
@@ -310,7 +77,7 @@ class Tile {
           row.x = x;
         }
         if (sums_) std::copy_n(row.v, segment.count, v_.data() + at);
-        if (sums_ && synapse_) std::copy_n(row.i, segment.count, i_.data() + at);
+        if (sums_ && currents_) std::copy_n(row.i, segment.count, i_.data() + at);
         replay_row(params_.kind, row, segment.rows);
       }
     }
@@ -354,12 +121,13 @@ class Tile {
                         segment.rows.values[kThreshold], arriving, params_.scale, count, spikes, slope);
       if (params_.of_output.data == nullptr) std::fill_n(slope, count, 0.0f);  // 0 * NaN is not 0
     }
+    row.u = u_.data() + at;
     row.spikes = spikes;
     row.slope = slope;
     if (sums_) {
       row.x = x_.data() + at;
       row.v = v_.data() + at;
-      row.i = synapse_ ? i_.data() + at : nullptr;
+      row.i = currents_ ? i_.data() + at : nullptr;
       for (int name = 0; name < kCoefficients; ++name) {
         row.sums[name] = totals_.data() + name * size_ + segment.first;
       }
@@ -399,7 +167,9 @@ class Tile {
 
   const NeuronBackwardParams& params_;
   const std::int64_t size_;
-  const bool fires_, synapse_, sums_;
+  const bool fires_, synapse_;
+  const bool sums_;      // of the coefficients' gradients; kinds that are general() always have them
+  const bool currents_;  // whether there are rows of i; without a synapse, zeros
   TileCoefficients coefficients_;
   std::vector<float> u_, x_, v_, i_;  // by step: potentials before the reset, inputs, states before the step
   std::vector<float> state_, gradients_, totals_;

@@ -19,6 +19,7 @@ namespace {
 
 // Rows of a sample, each of `padded` floats; those after the last neuron are not used.
 struct Sample {
+  NeuronKind kind;
   std::int64_t neurons, padded;
   const float* weight;
   const float* bias;
@@ -95,6 +96,26 @@ struct UpdateOf {
   }
 };
 
+// With a late reset or a lower bound.
+struct UpdateGeneral {
+  template <int lanes, int registers>
+  static NEUROCUDA_INLINE void run(const Sample& job) {
+    const GeneralKind kind(job.kind);
+    const CoefficientRows rows = job.rows;
+    const float* sum = job.sum;
+    float *v = job.v, *i = job.i, *output = job.output;
+    const std::int64_t count = job.padded;
+#pragma GCC ivdep
+    for (std::int64_t k = 0; k < count; ++k) {
+      NeuronState state{v[k], i[k]};
+      float u;
+      output[k] = update_general(kind, sum[k], every_coefficient_at(rows, k), state, u);
+      v[k] = state.v;
+      i[k] = state.i;
+    }
+  }
+};
+
 using UpdateStep = void (*)(const Sample& job, std::int64_t width);
 
 template <Synapse synapse, Fires fires>
@@ -119,6 +140,7 @@ UpdateStep update_of(const NeuronKind& kind) {
 }
 
 UpdateStep update_of(const NeuronKind& kind) {
+  if (kind.general()) return run_best<UpdateGeneral, Sample>;
   switch (kind.synapse) {
     case Synapse::kNone:
       return update_of<Synapse::kNone>(kind);
@@ -202,6 +224,7 @@ void recurrent_neuron(const RecurrentParams& params, std::int64_t first, std::in
   float* at = memory.data();
   const auto row = [&at, padded] { return std::exchange(at, at + (padded + 15) / 16 * 16); };
   Sample sample{};
+  sample.kind = params.kind;
   sample.neurons = params.neurons;
   sample.padded = padded;
   sample.events = events.get();

@@ -51,4 +51,16 @@ __device__ __forceinline__ void coefficients_of(const Coefficient* c, std::int64
   }
 }
 
+// All coefficients of neuron n; those that its kind does not have are zero.
+__device__ __forceinline__ NeuronCoefficients coefficients_at(const Coefficient* all, std::int64_t n) {
+  float values[kCoefficients] = {};
+#pragma unroll
+  for (int name = 0; name < kCoefficients; ++name) {
+    if (all[name].values == nullptr) continue;
+    read_coefficient<1>(all[name], n, [&](int, float value) { values[name] = value; });
+  }
+  return {values[kDecayV], values[kGainV],     values[kBiasV],  values[kDecayI],
+          values[kGainI],  values[kThreshold], values[kVReset], values[kVMin]};
+}
+
 }  // namespace neurocuda::cuda

@@ -29,6 +29,8 @@ void neuron(const NeuronParams& params, Stream stream);
 // none for `params`: then nothing is launched.
 bool neuron_specialized(const NeuronParams& params, int width, std::int64_t first, std::int64_t last,
                         Stream stream);
+// For kinds that are general().
+void neuron_general(const NeuronParams& params, Stream stream);
 void neuron_backward(const NeuronBackwardParams& params, Stream stream);
 void shared_sum(const SharedSumParams& params, Stream stream);
 void recurrent_neuron(const RecurrentParams& params, Stream stream);

@@ -4,6 +4,7 @@ namespace neurocuda::cuda {
 
 void neuron(const NeuronParams& params, Stream stream) {
   if (params.steps == 0 || params.neurons == 0) return;
+  if (params.kind.general()) return neuron_general(params, stream);
   const int width = width_of(params);
   // Wide threads take a multiple of eight neurons, so that no byte of packed bits is shared with the rest.
   const std::int64_t wide = width == 1 ? 0 : params.neurons / 8 * 8;

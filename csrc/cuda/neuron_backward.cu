@@ -4,6 +4,7 @@ namespace neurocuda::cuda {
 
 void neuron_backward(const NeuronBackwardParams& params, Stream stream) {
   if (params.neurons == 0) return;
+  if (params.kind.general()) return launch_general_backward(params, stream);
   bool sums = false;
   for (const Signal& signal : params.to_coefficients) sums = sums || signal.data != nullptr;
   switch (params.kind.synapse) {

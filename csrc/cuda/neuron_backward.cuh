@@ -32,8 +32,9 @@ constexpr int kBackwardThreads = 128;  // per block
 // flight. An H100 needs 3.35 TB/s * 0.6 us / 132 = 15 KB.
 constexpr int kBackwardBlocks = 5;
 
-// How many spikes a neuron emits in a time step, at most.
-enum class Emits { kNone, kOne, kMany };
+// How many spikes a neuron emits in a time step, at most. kGeneral: one or many, of kinds that are general(),
+// whose synapse is chosen at run time too.
+enum class Emits { kNone, kOne, kMany, kGeneral };
 
 template <Emits emits>
 __device__ __forceinline__ float spikes_as(Fires fires, float u, float threshold) {
@@ -46,6 +47,11 @@ __device__ __forceinline__ float spikes_as(Fires fires, float u, float threshold
 template <Synapse synapse, Emits emits>
 __device__ __forceinline__ float step_forward(const NeuronKind& kind, float x, const NeuronCoefficients& c,
                                               NeuronState& state) {
+  if (emits == Emits::kGeneral) {
+    float u;
+    update_general(GeneralKind(kind), x, c, state, u);
+    return u;
+  }
   float current = x;
   if (synapse != Synapse::kNone) {
     const float after = updated_current(x, state.i, c);
@@ -150,16 +156,64 @@ __device__ __forceinline__ float step_backward(const NeuronBackwardParams& param
   return dx;
 }
 
-// All coefficients of a neuron; those that its kind does not have are zero. The loop of recurrent_step.cuh
+// One time step backward, the reverse of update_general.
+__device__ __forceinline__ float step_backward_general(const NeuronBackwardParams& params,
+                                                       const NeuronCoefficients& c, const BackwardStep& at,
+                                                       Gradients<true>& to) {
+  const GeneralKind kind(params.kind);
+  float* const sums = to.coefficients;
+  float slope = 0.0f;
+  if (params.of_output.data != nullptr) {  // 0 * NaN is not 0
+    slope = multiply(at.of_output, params.kind.fires == Fires::kMany
+                                       ? slope_of<Emits::kMany>(params, at.u, c.threshold)
+                                       : slope_of<Emits::kOne>(params, at.u, c.threshold));
+  }
+  const float spikes = spikes_of(kind, at.u, c.threshold), late = late_spikes(kind, at.v, c);
+  const bool below = params.kind.bounded && after_reset(kind, at.u, spikes, c) < c.v_min;
+  const float arrived = add(at.of_v, to.v), dv = below ? 0.0f : arrived;  // after the bound, before it
+  sums[kVMin] = add(sums[kVMin], below ? arrived : 0.0f);
+  const float du = add(slope, select(kind.replaces, spikes > 0.0f ? 0.0f : dv, dv));
+  const float through_reset =
+      select(kind.subtracts, multiply(-dv, spikes), select(kind.late_subtracts, multiply(-du, late), 0.0f));
+  sums[kThreshold] = add(sums[kThreshold], select(kind.late, -slope, through_reset));
+  sums[kThreshold] = add(sums[kThreshold], select(kind.late, through_reset, -slope));
+  const float to_v = multiply(du, c.decay_v);
+  sums[kVReset] = add(sums[kVReset], select(kind.late_replaces, late > 0.0f ? to_v : 0.0f,
+                                            select(kind.replaces, spikes > 0.0f ? dv : 0.0f, 0.0f)));
+  const float through_u = multiply(du, c.gain_v);
+  float current = at.x, dx = through_u;
+  if (params.kind.synapse != Synapse::kNone) {
+    float di;  // of the current after the update
+    if (params.kind.synapse == Synapse::kUpdated) {
+      current = updated_current(at.x, at.i, c);
+      di = add(add(at.of_i, to.i), through_u);
+    } else {
+      current = at.i;
+      di = add(add(at.of_i, to.current), to.i);
+      to.current = through_u;
+    }
+    sums[kDecayI] = add(sums[kDecayI], multiply(di, at.i));
+    sums[kGainI] = add(sums[kGainI], multiply(di, at.x));
+    dx = multiply(di, c.gain_i);
+    to.i = multiply(di, c.decay_i);
+  }
+  sums[kDecayV] = add(sums[kDecayV], multiply(du, decaying_potential(kind, at.v, late, c)));
+  sums[kGainV] = add(sums[kGainV], multiply(du, current));
+  sums[kBiasV] = add(sums[kBiasV], du);
+  to.v = select(kind.late_replaces, late > 0.0f ? 0.0f : to_v, to_v);
+  return dx;
+}
+
+// All coefficients of a neuron; those that its kind does not have are zero. The loop of coefficients.cuh
 // takes up to four more registers here.
-__device__ __forceinline__ NeuronCoefficients coefficients_of(const Coefficient* all, std::int64_t n) {
+__device__ __forceinline__ NeuronCoefficients all_coefficients(const Coefficient* all, std::int64_t n) {
   const auto value = [&](int name) {
     float read = 0.0f;
     if (all[name].values != nullptr) read_coefficient<1>(all[name], n, [&](int, float c) { read = c; });
     return read;
   };
-  return {value(kDecayV), value(kGainV),     value(kBiasV), value(kDecayI),
-          value(kGainI),  value(kThreshold), value(kVReset)};
+  return {value(kDecayV), value(kGainV),     value(kBiasV),  value(kDecayI),
+          value(kGainI),  value(kThreshold), value(kVReset), value(kVMin)};
 }
 
 // The element of a signal at an address, as float32.
@@ -213,7 +267,7 @@ __global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
     return signal.data == nullptr ? 0.0f : read_element(signal, address_of(signal, n));
   };
 
-  const NeuronCoefficients c = coefficients_of(params.coefficients, n);
+  const NeuronCoefficients c = all_coefficients(params.coefficients, n);
   const NeuronState start{value(params.v), value(params.i)};
   char *const of_output = address_of(params.of_output, n), *const of_v = address_of(params.of_trace_v, n);
   char *const of_i = address_of(params.of_trace_i, n), *const to_branches = address_of(params.to_branches, n);
@@ -268,7 +322,12 @@ __global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
       at.of_v = arriving(params.of_trace_v, of_v);
       at.of_i = arriving(params.of_trace_i, of_i);
       at.last = step == params.steps - 1;
-      const float dx = step_backward<synapse, emits, sums>(params, c, at, to);
+      float dx;
+      if constexpr (emits == Emits::kGeneral) {
+        dx = step_backward_general(params, c, at, to);
+      } else {
+        dx = step_backward<synapse, emits, sums>(params, c, at, to);
+      }
       if (to_branches != nullptr) {
         *reinterpret_cast<float*>(to_branches + step * params.to_branches.time_stride) = dx;
       }
@@ -295,6 +354,13 @@ void launch_neuron_backward(const NeuronBackwardParams& params, bool sums, Strea
     NEUROCUDA_LAUNCH((neuron_backward_kernel<synapse, emits, false>), blocks, kBackwardThreads, 0, stream,
                      params);
   }
+}
+
+// With the rows of a synapse, whether there is one or not.
+inline void launch_general_backward(const NeuronBackwardParams& params, Stream stream) {
+  const auto blocks = static_cast<unsigned>((params.neurons + kBackwardThreads - 1) / kBackwardThreads);
+  NEUROCUDA_LAUNCH((neuron_backward_kernel<Synapse::kUpdated, Emits::kGeneral, true>), blocks,
+                   kBackwardThreads, 0, stream, params);
 }
 
 template <Synapse synapse>

@@ -104,6 +104,7 @@ __device__ __forceinline__ float sum_spikes(const SpikeExchange& all, std::int64
 }
 
 // One time step of a warp's neurons; `weight` as in sum_spikes. All threads of the warp must call it.
+template <class Kind>
 __device__ __forceinline__ void warp_step(const RecurrentParams& params, const SpikeExchange& all,
                                           std::int64_t step, std::int64_t sample, std::int64_t word,
                                           const float* weight, std::int64_t pitch) {
@@ -122,7 +123,7 @@ __device__ __forceinline__ void warp_step(const RecurrentParams& params, const S
     const NeuronCoefficients c = coefficients_at(params.coefficients, n);
     const bool synapse = params.i.data != nullptr;
     NeuronState state{read_neuron(params.v, n), synapse ? read_neuron(params.i, n) : 0.0f};
-    spikes = update_as(AnyKind(), params.kind, inputs.sum(params, current), c, state);
+    spikes = update_as(Kind(), params.kind, inputs.sum(params, current), c, state);
     const auto trace = [&](const Signal& signal, std::int64_t at, float value) {
       if (signal.data != nullptr) trace_step(signal, address_of(signal, n), at, value);
     };
@@ -138,8 +139,9 @@ __device__ __forceinline__ void warp_step(const RecurrentParams& params, const S
 }
 
 // kSteps: one time step of all samples; warps loop over units of 32 neurons of a sample.
-__global__ void __launch_bounds__(kStepWarps* kWarp, 2)
-    recurrent_one_step(const RecurrentParams params, const SpikeExchange all, std::int64_t step) {
+template <class Kind>
+__device__ __forceinline__ void one_step(const RecurrentParams& params, const SpikeExchange& all,
+                                         std::int64_t step) {
   const std::int64_t padded = padded_features(all.neurons);
   const std::int64_t warps = static_cast<std::int64_t>(gridDim.x) * kStepWarps;
   for (std::int64_t unit = static_cast<std::int64_t>(blockIdx.x) * kStepWarps + threadIdx.x / kWarp;
@@ -147,8 +149,19 @@ __global__ void __launch_bounds__(kStepWarps* kWarp, 2)
     const std::int64_t sample = unit / all.words, word = unit % all.words;
     const std::int64_t column = word * kWarp + threadIdx.x % kWarp;
     const float* weight = params.prepacked + sample % params.matrices * all.neurons * padded;
-    warp_step(params, all, step, sample, word, weight + (column < padded ? column : 0), padded);
+    warp_step<Kind>(params, all, step, sample, word, weight + (column < padded ? column : 0), padded);
   }
+}
+
+__global__ void __launch_bounds__(kStepWarps* kWarp, 2)
+    recurrent_one_step(const RecurrentParams params, const SpikeExchange all, std::int64_t step) {
+  one_step<AnyKind>(params, all, step);
+}
+
+// The only variant for kinds that are general().
+__global__ void __launch_bounds__(kStepWarps* kWarp, 2)
+    recurrent_general_step(const RecurrentParams params, const SpikeExchange all, std::int64_t step) {
+  one_step<AnyGeneralKind>(params, all, step);
 }
 
 // Waits until all blocks of the grid have arrived. Needs a cooperative launch, as otherwise blocks that are
@@ -187,7 +200,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   for (std::int64_t step = first; step < last; ++step) {
     for (std::int64_t row = group + static_cast<std::int64_t>(warp) * plan.groups; row < rows;
          row += static_cast<std::int64_t>(plan.samples) * plan.groups)
-      warp_step(params, all, step, row * params.matrices + matrix, word, weight + lane, kWarp);
+      warp_step<AnyKind>(params, all, step, row * params.matrices + matrix, word, weight + lane, kWarp);
     expected += gridDim.x;
     if (step + 1 < last) grid_barrier(all.arrived, expected);
   }

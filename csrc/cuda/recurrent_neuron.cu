@@ -5,7 +5,9 @@ namespace neurocuda::cuda {
 namespace {
 
 RecurrentPlan plan_of(const RecurrentParams& params) {
-  return recurrent_plan(params.samples, params.neurons, params.matrices, device_limits());
+  RecurrentPlan plan = recurrent_plan(params.samples, params.neurons, params.matrices, device_limits());
+  if (params.kind.general()) plan.variant = RecurrentVariant::kSteps;
+  return plan;
 }
 
 }  // namespace

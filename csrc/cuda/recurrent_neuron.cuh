@@ -49,8 +49,12 @@ inline void launch_distributed(const RecurrentParams& params, const RecurrentPla
   const unsigned blocks = grid_of((units + kStepWarps - 1) / kStepWarps);
   NEUROCUDA_LAUNCH(recurrent_first_spikes, blocks, kStepWarps * kWarp, 0, stream, params, all);
   if (plan.variant == RecurrentVariant::kSteps) {
-    for (std::int64_t step = 0; step < params.steps; ++step)
-      NEUROCUDA_LAUNCH(recurrent_one_step, blocks, kStepWarps * kWarp, 0, stream, params, all, step);
+    for (std::int64_t step = 0; step < params.steps; ++step) {
+      if (params.kind.general())
+        NEUROCUDA_LAUNCH(recurrent_general_step, blocks, kStepWarps * kWarp, 0, stream, params, all, step);
+      else
+        NEUROCUDA_LAUNCH(recurrent_one_step, blocks, kStepWarps * kWarp, 0, stream, params, all, step);
+    }
     return;
   }
   const unsigned grid = static_cast<unsigned>(params.matrices * plan.words * plan.groups);

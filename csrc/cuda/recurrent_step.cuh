@@ -23,6 +23,15 @@ __device__ __forceinline__ float update_as(KindOf<synapse, fires, reset>, const 
 // Kinds that are dispatched at run time in every step.
 struct AnyKind {};
 
+// Kinds that are general(), which are dispatched in every step too.
+struct AnyGeneralKind {};
+
+__device__ __forceinline__ float update_as(AnyGeneralKind, const NeuronKind& kind, float x,
+                                           const NeuronCoefficients& c, NeuronState& state) {
+  float u;
+  return update_general(GeneralKind(kind), x, c, state, u);
+}
+
 template <Synapse synapse, Fires fires>
 __device__ __forceinline__ float update_as(const NeuronKind& kind, float x, const NeuronCoefficients& c,
                                            NeuronState& state) {
@@ -62,18 +71,6 @@ __device__ __forceinline__ float update_as(AnyKind, const NeuronKind& kind, floa
 // Whether every spike is one: then weights are added without a product, with the same bits.
 __device__ __forceinline__ bool emits_ones(const NeuronKind& kind) {
   return kind.fires == Fires::kAbove || kind.fires == Fires::kReaching;
-}
-
-// All coefficients of neuron n; those that its kind does not have are zero.
-__device__ __forceinline__ NeuronCoefficients coefficients_at(const Coefficient* all, std::int64_t n) {
-  float values[kCoefficients] = {};
-#pragma unroll
-  for (int name = 0; name < kCoefficients; ++name) {
-    if (all[name].values == nullptr) continue;
-    read_coefficient<1>(all[name], n, [&](int, float value) { values[name] = value; });
-  }
-  return {values[kDecayV], values[kGainV],     values[kBiasV], values[kDecayI],
-          values[kGainI],  values[kThreshold], values[kVReset]};
 }
 
 // Neuron n of the first time step.

@@ -15,11 +15,12 @@
 namespace neurocuda {
 
 NeuronArgs NeuronArgs::of(Boxed a, int state, int decay_v) {
-  NeuronArgs neurons{a[state].toTensor(), optional_tensor(a[state + 1]), {}, false, false, false, false};
+  NeuronArgs neurons{
+      a[state].toTensor(), optional_tensor(a[state + 1]), {}, false, false, false, false, false};
   for (int name = 0; name < kCoefficients; ++name)
     neurons.coefficients[name] = optional_tensor(a[decay_v + name]);
   int flag = decay_v + kCoefficients;
-  for (bool* field : {&neurons.reaching, &neurons.subtract, &neurons.previous, &neurons.many})
+  for (bool* field : {&neurons.reaching, &neurons.subtract, &neurons.previous, &neurons.many, &neurons.late})
     *field = a[flag++].toBool();
   return neurons;
 }
@@ -30,7 +31,8 @@ NeuronKind NeuronArgs::kind() const {
                       : many         ? Fires::kMany
                       : reaching     ? Fires::kReaching
                                      : Fires::kAbove;
-  return {synapse, fires, feeds_back() ? Reset::kFeedback : subtract ? Reset::kSubtract : Reset::kToValue};
+  const Reset reset = feeds_back() ? Reset::kFeedback : subtract ? Reset::kSubtract : Reset::kToValue;
+  return {synapse, fires, reset, late, bounded()};
 }
 
 void NeuronArgs::check(const char* op, at::TensorList branches) const {
@@ -42,6 +44,10 @@ void NeuronArgs::check(const char* op, at::TensorList branches) const {
   TORCH_CHECK_VALUE(!feeds_back() || (synapse && !previous && !many), op,
                     ": expected v_reset, or i, decay_i and gain_i as the spikes that come back, with neither "
                     "previous nor many");
+  TORCH_CHECK_VALUE(!bounded() || (fires() && !feeds_back()), op,
+                    ": expected a threshold and v_reset with v_min");
+  TORCH_CHECK_VALUE(!late || (fires() && !feeds_back() && !many), op,
+                    ": expected a threshold and v_reset, and no many, with late");
   const auto shape = branches[0].sym_sizes().slice(1);
   const auto check = [&](const char* name, const at::Tensor& tensor) {
     TORCH_CHECK_VALUE(tensor.scalar_type() == at::kFloat, op, ": expected ", name, " in float32, found ",
@@ -54,8 +60,8 @@ void NeuronArgs::check(const char* op, at::TensorList branches) const {
     TORCH_CHECK_VALUE(tensor->sym_sizes() == shape, op, ": expected ", name, " of shape ", shape, ", found ",
                       tensor->sym_sizes());
   }
-  static constexpr const char* names[] = {"decay_v", "gain_v",    "bias_v", "decay_i",
-                                          "gain_i",  "threshold", "v_reset"};
+  static constexpr const char* names[] = {"decay_v", "gain_v",    "bias_v",  "decay_i",
+                                          "gain_i",  "threshold", "v_reset", "v_min"};
   for (int name = 0; name < kCoefficients; ++name) {
     const at::Tensor& tensor = coefficients[name];
     if (!tensor.defined()) continue;
@@ -258,16 +264,16 @@ std::vector<bool> results_of_neuron(Boxed a) {
   const NeuronArgs neurons = NeuronArgs::of(a, 1, 3);
   TORCH_CHECK_NOT_IMPLEMENTED(
       !neurons.feeds_back(), "neuron: spikes that come back as current have no gradient here; run the cycle");
-  SurrogateSlope::of(a[18].toStringView(), a[19].toDouble());
+  SurrogateSlope::of(a[20].toStringView(), a[21].toDouble());
   const bool synapse = neurons.has_synapse();
-  return {true, true, synapse, a[16].toBool(), synapse && a[17].toBool()};
+  return {true, true, synapse, a[18].toBool(), synapse && a[19].toBool()};
 }
 
 std::vector<Tensor> backward_of_neuron(const Backward& pass) {
   static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("neurocuda::neuron_backward", "");
-  const Boxed same = pass.saved.slice(0, 14);  // up to `many`
+  const Boxed same = pass.saved.slice(0, 16);  // up to `late`
   torch::jit::Stack stack(same.begin(), same.end());
-  stack.insert(stack.end(), {pass.saved[18], pass.saved[19]});
+  stack.insert(stack.end(), {pass.saved[20], pass.saved[21]});
   for (const Tensor& gradient : pass.gradients) stack.push_back(boxed_optional(gradient));
   c10::List<bool> needed;
   for (int at = 0; at < kGradients; ++at) needed.push_back(pass.needed[at]);
@@ -283,15 +289,15 @@ std::vector<Tensor> backward_of_neuron(const Backward& pass) {
 NeuronOutputs recorded_neuron(const Recorded& recorded, Boxed a) {
   const std::vector<Tensor> branches = a[0].toTensorVector();
   const NeuronArgs neurons = NeuronArgs::of(a, 1, 3);
-  auto dtype = a[14].toOptional<at::ScalarType>();
-  const bool packed = a[15].toBool();
+  auto dtype = a[16].toOptional<at::ScalarType>();
+  const bool packed = a[17].toBool();
   neurons.check("neuron", branches);
   TORCH_CHECK_VALUE(!packed || (neurons.fires() && !neurons.many),
                     "neuron: packed bits hold spikes, at most one in a step");
   if (packed) dtype = at::kByte;
   const at::ScalarType type = neurons.output_type("neuron", branches, dtype);
   const NeuronOutputs outputs =
-      allocate(branches, neurons.has_synapse(), type, packed, a[16].toBool(), a[17].toBool(), recorded);
+      allocate(branches, neurons.has_synapse(), type, packed, a[18].toBool(), a[19].toBool(), recorded);
   if (!neurons.v.is_meta()) run(branches, neurons, packed, outputs, recorded.finite);
   return outputs;
 }
@@ -304,7 +310,7 @@ NeuronOutputs neuron(Boxed a) {
   return outputs;
 }
 
-Formula neuron_formula() { return {20, false, backward_of_neuron, results_of_neuron}; }
+Formula neuron_formula() { return {22, false, backward_of_neuron, results_of_neuron}; }
 
 std::optional<BoundNeuron> BoundNeuron::of(at::TensorList branches, const NeuronArgs& neurons) {
   neurons.check("neuron", branches);

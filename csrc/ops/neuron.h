@@ -23,7 +23,7 @@ namespace neurocuda {
 struct NeuronArgs {
   at::Tensor v, i;
   std::array<at::Tensor, kCoefficients> coefficients;  // by CoefficientName
-  bool reaching, subtract, previous, many;
+  bool reaching, subtract, previous, many, late;
 
   // From a call whose argument `state` is v, then i, and `decay_v` the first of the coefficients; the flags
   // follow these.
@@ -31,6 +31,7 @@ struct NeuronArgs {
 
   // Spikes come back as the current of the next step: they need no value to reset to.
   bool feeds_back() const { return fires() && !coefficients[kVReset].defined(); }
+  bool bounded() const { return coefficients[kVMin].defined(); }
   bool has_synapse() const { return coefficients[kDecayI].defined(); }
   bool fires() const { return coefficients[kThreshold].defined(); }
   NeuronKind kind() const;

@@ -113,8 +113,8 @@ void run(at::TensorList branches, const NeuronArgs& neurons, SurrogateSlope surr
       v,
       [&](cuda::Stream stream) {
         const std::int64_t later = std::max<std::int64_t>((params.steps - 1) / kBackwardSegment, 0);
-        const Tensor states =
-            at::empty({later * (neurons.has_synapse() ? 2 : 1), order.neurons}, v.options());
+        const bool two = neurons.has_synapse() || params.kind.general();
+        const Tensor states = at::empty({later * (two ? 2 : 1), order.neurons}, v.options());
         params.states = states.mutable_data_ptr<float>();
         cuda::neuron_backward(params, stream);
       },
@@ -158,11 +158,11 @@ NeuronGradients neuron_gradients(at::TensorList branches, const NeuronArgs& neur
 
 NeuronGradients neuron_backward(Boxed a) {
   NeuronOutputs arriving;
-  for (int at = 0; at < 5; ++at) arriving[at] = optional_tensor(a[16 + at]);
+  for (int at = 0; at < 5; ++at) arriving[at] = optional_tensor(a[18 + at]);
   NeedsGradient needed;
-  for (int at = 0; at < kGradients; ++at) needed[at] = a[21].toBoolList().get(at);
+  for (int at = 0; at < kGradients; ++at) needed[at] = a[23].toBoolList().get(at);
   const NeuronArgs neurons = NeuronArgs::of(a, 1, 3);
-  const auto surrogate = SurrogateSlope::of(a[14].toStringView(), a[15].toDouble());
+  const auto surrogate = SurrogateSlope::of(a[16].toStringView(), a[17].toDouble());
   NeuronGradients results = neuron_gradients(a[0].toTensorVector(), neurons, surrogate, arriving, needed);
   for (Tensor& result : results) {
     if (!result.defined()) result = at::empty({0}, neurons.v.options());

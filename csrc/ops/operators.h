@@ -10,9 +10,9 @@ namespace neurocuda {
 
 // On tensors of the CPU, of CUDA and, without values, of Meta.
 std::array<at::Tensor, 5> neuron(Boxed arguments);
-std::array<at::Tensor, 10> neuron_backward(Boxed arguments);
+std::array<at::Tensor, 11> neuron_backward(Boxed arguments);
 std::array<at::Tensor, 7> recurrent_neuron(Boxed arguments);
-std::array<at::Tensor, 13> recurrent_neuron_backward(Boxed arguments);
+std::array<at::Tensor, 14> recurrent_neuron_backward(Boxed arguments);
 at::Tensor branch_sum(Boxed arguments);
 at::Tensor ordered_linear(Boxed arguments);
 at::Tensor ordered_linear_prepack(Boxed arguments);

@@ -108,7 +108,7 @@ RecurrentOutputs allocate(const Recurrence& r, const RecurrentResults& results) 
 
 std::vector<bool> results_of_recurrence(Boxed a) {
   const bool synapse = NeuronArgs::of(a, 4, 7).has_synapse();
-  return {true, true, synapse, true, a[19].toBool(), synapse && a[20].toBool(), a[21].toBool()};
+  return {true, true, synapse, true, a[21].toBool(), synapse && a[22].toBool(), a[23].toBool()};
 }
 
 std::vector<Tensor> backward_of_recurrence(const Backward& pass) {
@@ -116,10 +116,10 @@ std::vector<Tensor> backward_of_recurrence(const Backward& pass) {
       c10::Dispatcher::singleton().findSchemaOrThrow("neurocuda::recurrent_neuron_backward", "");
   const Boxed same = pass.saved.slice(0, Recurrence::kArguments);
   torch::jit::Stack stack(same.begin(), same.end());
-  stack.insert(stack.end(), {pass.saved[22], pass.saved[23]});
+  stack.insert(stack.end(), {pass.saved[24], pass.saved[25]});
   for (const Tensor& gradient : pass.gradients) stack.push_back(boxed_optional(gradient));
   c10::List<bool> needed;
-  for (int at = 0; at < 14; ++at) {
+  for (int at = 0; at < 7 + kCoefficients; ++at) {
     if (at != 1) needed.push_back(pass.needed[at]);
   }
   stack.emplace_back(needed);
@@ -155,16 +155,16 @@ RecurrentOutputs run_recurrence(const Recurrence& r, const RecurrentResults& res
 RecurrentOutputs recurrent_neuron(Boxed a) {
   const auto r = Recurrence::of(a);
   r.check("recurrent_neuron");
-  const RecurrentResults results{a[18].toOptional<at::ScalarType>(), a[19].toBool(), a[20].toBool(),
-                                 a[21].toBool()};
-  RecurrentOutputs outputs = run_recurrence(r, results, optional_tensor(a[24]));
+  const RecurrentResults results{a[20].toOptional<at::ScalarType>(), a[21].toBool(), a[22].toBool(),
+                                 a[23].toBool()};
+  RecurrentOutputs outputs = run_recurrence(r, results, optional_tensor(a[26]));
   for (Tensor& output : outputs) {
     if (!output.defined()) output = nothing(outputs[1].options());
   }
   return outputs;
 }
 
-Formula recurrent_neuron_formula() { return {24, false, backward_of_recurrence, results_of_recurrence}; }
+Formula recurrent_neuron_formula() { return {26, false, backward_of_recurrence, results_of_recurrence}; }
 
 std::optional<BoundRecurrence> BoundRecurrence::of(const Recurrence& r, const Tensor& prepacked) {
   r.check("recurrent_neuron");

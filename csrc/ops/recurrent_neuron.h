@@ -21,7 +21,7 @@ struct Recurrence {
 
   // From a call of an operator: its arguments start with these.
   static Recurrence of(Boxed arguments);
-  static constexpr int kArguments = 18;
+  static constexpr int kArguments = 20;
 
   // Raises ValueError unless everything fits.
   void check(const char* op) const;

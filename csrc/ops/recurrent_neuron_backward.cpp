@@ -102,11 +102,11 @@ RecurrentGradients backward_over_time(const Recurrence& r, SurrogateSlope surrog
 
 RecurrentGradients recurrent_neuron_backward(Boxed a) {
   const auto r = Recurrence::of(a);
-  const auto surrogate = SurrogateSlope::of(a[18].toStringView(), a[19].toDouble());
+  const auto surrogate = SurrogateSlope::of(a[20].toStringView(), a[21].toDouble());
   RecurrentOutputs arriving;
-  for (std::size_t at = 0; at < arriving.size(); ++at) arriving[at] = optional_tensor(a[20 + at]);
+  for (std::size_t at = 0; at < arriving.size(); ++at) arriving[at] = optional_tensor(a[22 + at]);
   RecurrentNeeds needed;
-  for (int at = 0; at < kInputs; ++at) needed[at] = a[27].toBoolList().get(at);
+  for (int at = 0; at < kInputs; ++at) needed[at] = a[29].toBoolList().get(at);
   r.check("recurrent_neuron_backward");
   const cpu::KeepSubnormals guard;  // some of the sums are those of torch
   RecurrentGradients to;

@@ -13,20 +13,24 @@ TORCH_LIBRARY_FRAGMENT(neurocuda, m) {
   // come the state after the last step, and after every step where requested. Absent results are empty.
   m.def(
       "neuron(Tensor[] branches, Tensor v, Tensor? i, Tensor decay_v, Tensor gain_v, Tensor bias_v, "
-      "Tensor? decay_i, Tensor? gain_i, Tensor? threshold, Tensor? v_reset, bool reaching=False, "
-      "bool subtract=False, bool previous=False, bool many=False, ScalarType? dtype=None, bool packed=False, "
+      "Tensor? decay_i, Tensor? gain_i, Tensor? threshold, Tensor? v_reset, Tensor? v_min=None, bool "
+      "reaching=False, "
+      "bool subtract=False, bool previous=False, bool many=False, bool late=False, ScalarType? dtype=None, "
+      "bool packed=False, "
       "bool trace_v=False, bool trace_i=False, str surrogate='fast-sigmoid', float slope=10.) "
       "-> (Tensor output, Tensor v, Tensor i, Tensor trace_v, Tensor trace_i)");
   // of_*: the gradients that arrive at the outputs of `neuron`. wanted: which results are requested; the
   // others are empty. to_branches is that of every branch.
   m.def(
       "neuron_backward(Tensor[] branches, Tensor v, Tensor? i, Tensor decay_v, Tensor gain_v, Tensor bias_v, "
-      "Tensor? decay_i, Tensor? gain_i, Tensor? threshold, Tensor? v_reset, *, bool reaching=False, "
-      "bool subtract=False, bool previous=False, bool many=False, str surrogate='fast-sigmoid', "
+      "Tensor? decay_i, Tensor? gain_i, Tensor? threshold, Tensor? v_reset, Tensor? v_min=None, *, bool "
+      "reaching=False, "
+      "bool subtract=False, bool previous=False, bool many=False, bool late=False, str "
+      "surrogate='fast-sigmoid', "
       "float slope=10., Tensor? of_output=None, Tensor? of_v=None, Tensor? of_i=None, "
-      "Tensor? of_trace_v=None, Tensor? of_trace_i=None, bool[10] wanted) -> (Tensor to_branches, "
+      "Tensor? of_trace_v=None, Tensor? of_trace_i=None, bool[11] wanted) -> (Tensor to_branches, "
       "Tensor to_v, Tensor to_i, Tensor to_decay_v, Tensor to_gain_v, Tensor to_bias_v, Tensor to_decay_i, "
-      "Tensor to_gain_i, Tensor to_threshold, Tensor to_v_reset)");
+      "Tensor to_gain_i, Tensor to_threshold, Tensor to_v_reset, Tensor to_v_min)");
   // branches [T, B, *batch, N], weight [*batch, N, N], bias of a shape that broadcasts to [*batch, N]; spikes
   // [B, *batch, N] are those of the step before the first. The recurrent current, summed as `ordered_linear`
   // does, is added before branch `place`. Returns the output [T, B, *batch, N] of type `dtype`, by default
@@ -35,8 +39,9 @@ TORCH_LIBRARY_FRAGMENT(neurocuda, m) {
   m.def(
       "recurrent_neuron(Tensor[] branches, int place, Tensor weight, Tensor? bias, Tensor v, Tensor? i, "
       "Tensor spikes, Tensor decay_v, Tensor gain_v, Tensor bias_v, Tensor? decay_i, Tensor? gain_i, "
-      "Tensor? threshold, Tensor? v_reset, bool reaching=False, bool subtract=False, bool previous=False, "
-      "bool many=False, ScalarType? dtype=None, bool trace_v=False, bool trace_i=False, "
+      "Tensor? threshold, Tensor? v_reset, Tensor? v_min=None, bool reaching=False, bool subtract=False, "
+      "bool previous=False, "
+      "bool many=False, bool late=False, ScalarType? dtype=None, bool trace_v=False, bool trace_i=False, "
       "bool trace_recurrent=False, str surrogate='fast-sigmoid', float slope=10., Tensor? prepacked=None) "
       "-> (Tensor output, Tensor v, Tensor i, Tensor spikes, Tensor trace_v, Tensor trace_i, "
       "Tensor trace_recurrent)");
@@ -44,13 +49,14 @@ TORCH_LIBRARY_FRAGMENT(neurocuda, m) {
   m.def(
       "recurrent_neuron_backward(Tensor[] branches, int place, Tensor weight, Tensor? bias, Tensor v, "
       "Tensor? i, Tensor spikes, Tensor decay_v, Tensor gain_v, Tensor bias_v, Tensor? decay_i, "
-      "Tensor? gain_i, Tensor? threshold, Tensor? v_reset, *, bool reaching=False, bool subtract=False, "
-      "bool previous=False, bool many=False, str surrogate='fast-sigmoid', float slope=10., "
+      "Tensor? gain_i, Tensor? threshold, Tensor? v_reset, Tensor? v_min=None, *, bool reaching=False, bool "
+      "subtract=False, "
+      "bool previous=False, bool many=False, bool late=False, str surrogate='fast-sigmoid', float slope=10., "
       "Tensor? of_output=None, Tensor? of_v=None, Tensor? of_i=None, Tensor? of_spikes=None, "
-      "Tensor? of_trace_v=None, Tensor? of_trace_i=None, Tensor? of_trace_recurrent=None, bool[13] wanted) "
+      "Tensor? of_trace_v=None, Tensor? of_trace_i=None, Tensor? of_trace_recurrent=None, bool[14] wanted) "
       "-> (Tensor to_branches, Tensor to_weight, Tensor to_bias, Tensor to_v, Tensor to_i, "
       "Tensor to_spikes, Tensor to_decay_v, Tensor to_gain_v, Tensor to_bias_v, Tensor to_decay_i, "
-      "Tensor to_gain_i, Tensor to_threshold, Tensor to_v_reset)");
+      "Tensor to_gain_i, Tensor to_threshold, Tensor to_v_reset, Tensor to_v_min)");
   m.def("branch_sum(Tensor[] branches) -> Tensor");
   m.def(
       "ordered_linear(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor? prepacked=None, "

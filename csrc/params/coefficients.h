@@ -5,7 +5,7 @@
 
 namespace neurocuda {
 
-enum CoefficientName { kDecayV, kGainV, kBiasV, kDecayI, kGainI, kThreshold, kVReset, kCoefficients };
+enum CoefficientName { kDecayV, kGainV, kBiasV, kDecayI, kGainI, kThreshold, kVReset, kVMin, kCoefficients };
 
 // Neuron n has values[(n / inner) % count]: one for all, one for each channel, or one for each neuron of a
 // sample.

@@ -30,7 +30,7 @@ struct NeuronBackwardParams {
   Signal v, i;  // the state before the first step
 
   // For CUDA: memory for the state before every segment of steps but the first, [segments - 1, v and, where
-  // there is a synapse, i, neurons].
+  // there is a synapse or kind.general(), i, neurons].
   float* states = nullptr;
 
   // Gradients that arrive; no data where there are none.

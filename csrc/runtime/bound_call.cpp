@@ -48,7 +48,7 @@ struct Arguments {
 };
 
 bool constant_coefficients(const Arguments& a) {
-  return a.constant({"decay_v", "gain_v", "bias_v", "decay_i", "gain_i", "threshold", "v_reset"});
+  return a.constant({"decay_v", "gain_v", "bias_v", "decay_i", "gain_i", "threshold", "v_reset", "v_min"});
 }
 
 // The memory for a new state with the values of the old one: that of the old one if it is spare, or a copy.

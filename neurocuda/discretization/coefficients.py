@@ -59,7 +59,7 @@ def coefficients(node: Node, p: Mapping[str, Tensor], d: Discretization) -> Neur
         reset=d.reset,
         synapse=d.synapse,
         spikes_per_step=d.spikes_per_step,
-        reset_delay=int(d.reset_delay_of(_class_of(node, p))) if node.primitive.is_spiking else 0,
+        reset_delay=d.reset_delay_of(_class_of(node, p)) if node.primitive.is_spiking else 0,
     )
 
 

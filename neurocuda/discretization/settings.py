@@ -57,7 +57,8 @@ class Discretization:
         if_gain: The gain of the class "IF" alone, which `gain` also sets: "r*dt" is "r*g".
 
     Raises:
-        ArgumentError: A field has no such value, or "many" comes without "reaching" and "subtract".
+        ArgumentError: A field has no such value, or "many" comes without "reaching" and "subtract" or with
+            reset_delay 1.
 
     Example:
         >>> import neurocuda
@@ -125,7 +126,7 @@ class Discretization:
         """
         return value_of(str(self.gain), neurons, GAINS)
 
-    def reset_delay_of(self, neurons: str) -> int:
+    def reset_delay_of(self, neurons: str) -> ResetDelay:
         """The delay of the reset of a class of neurons, in time steps.
 
         Args:
@@ -134,7 +135,7 @@ class Discretization:
         Returns:
             0 or 1.
         """
-        return int(value_of(str(self.reset_delay), neurons, RESET_DELAYS))
+        return 1 if value_of(str(self.reset_delay), neurons, RESET_DELAYS) == "1" else 0
 
     def initial_state_of(self, neurons: str) -> str:
         """The membrane potential before the first step of a class of neurons.

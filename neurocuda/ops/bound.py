@@ -27,10 +27,10 @@ Population = Callable[..., tuple[Tensor, Tensor, Tensor | None, Tensor | None, T
 
 def neuron(operators: ModuleType, c: NeuronCoefficients, surrogate: Surrogate, branches: int) -> Population:
     """The update of a population with that many branches."""
-    if operators is not native or branches > native.MAX_BRANCHES or c.is_stepwise:
+    if operators is not native or branches > native.MAX_BRANCHES:
         return partial(_neuron, operators, c, surrogate)
-    names = ("decay_v", "gain_v", "bias_v", "decay_i", "gain_i", "threshold", "v_reset")
-    flags = ("reaching", "subtract", "previous", "many")
+    names = ("decay_v", "gain_v", "bias_v", "decay_i", "gain_i", "threshold", "v_reset", "v_min")
+    flags = ("reaching", "subtract", "previous", "many", "late")
     _, _, *values = schema_arguments(c, NeuronState(c.decay_v))
     return partial(
         torch.ops.neurocuda.neuron.default,

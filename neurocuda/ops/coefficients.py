@@ -7,12 +7,11 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from neurocuda.errors import ArgumentError
-
 SpikeWhen = Literal["above", "reaching"]
 Reset = Literal["to-value", "subtract", "feedback"]
 Synapse = Literal["updated", "previous"]
 SpikesPerStep = Literal["one", "many"]
+ResetDelay = Literal[0, 1]
 
 
 @dataclass(frozen=True)
@@ -23,12 +22,16 @@ class NeuronCoefficients:
         u = v * decay_v + (i * gain_v + bias_v)
         s = u > threshold                             or >=; many: max(0, floor(u / threshold))
         v = s ? v_reset : u                           or u - s * threshold
-        v = max(v, v_min)                             with a clamp
+        v = v < v_min ? v_min : v                     neurons with a lower bound
 
-    With `reset_delay` = 1 the spikes of the step before, s0 = v > threshold, act in this step:
+    With `reset_delay` 1 a spike resets the membrane potential in the next step, and v keeps the potential before it:
 
-        v = s0 ? v_reset : v                          before u; or, after it, u = u - s0 * threshold
-        v = u                                         in the place of the reset
+        s0 = spikes of v                              of the step before, by the same rule as s
+        v0 = s0 ? v_reset : v                         "to-value": before the decay
+        u = v0 * decay_v + (i * gain_v + bias_v)
+        u = u - s0 * threshold                        "subtract": after the decay
+        s = spikes of u
+        v = u < v_min ? v_min : u
 
     float32, each operation rounded separately. `Discretization` sets the coefficients from dt and the NIR parameters:
     forward Euler, or exact integration for an input that is constant over the step. NIR equations: Pedersen et al.
@@ -42,13 +45,14 @@ class NeuronCoefficients:
         gain_i: Factor of the input in the synaptic current; None (default) without a synapse.
         threshold: Firing threshold; None (default) for neurons that emit their membrane potential.
         v_reset: Membrane potential after a spike; None (default) without a threshold, and with reset "feedback".
+        v_min: Lower bound of the membrane potential, applied after the reset; None (default) for no bound. Needs a
+            threshold.
         spike_when: "above" (default): s = u > threshold. "reaching": s = u >= threshold.
         reset: "to-value" (default): v = v_reset. "subtract": v = u - s * threshold. "feedback": v = u, and the spikes
             become the `i` of the next step, which enters with the weight `decay_i`.
         synapse: "updated" (default): u uses the new i. "previous": u uses the i of the step before.
         spikes_per_step: "one" (default), or "many" for a spike count.
-        v_min: Lower bound of the membrane potential after the reset; None (default): no bound.
-        reset_delay: 1: the reset acts one step after its spike. Default 0.
+        reset_delay: Steps from a spike to its reset, 0 (default) or 1. 1 needs a threshold and one spike per step.
 
     Example:
         >>> import torch
@@ -65,17 +69,12 @@ class NeuronCoefficients:
     gain_i: Tensor | None = None
     threshold: Tensor | None = None
     v_reset: Tensor | None = None
+    v_min: Tensor | None = None
     spike_when: SpikeWhen = "above"
     reset: Reset = "to-value"
     synapse: Synapse = "updated"
     spikes_per_step: SpikesPerStep = "one"
-    v_min: Tensor | None = None
-    reset_delay: int = 0
-
-    @property
-    def is_stepwise(self) -> bool:
-        """Whether no kernel has these choices, and the update runs step by step in torch."""
-        return self.v_min is not None or self.reset_delay > 0
+    reset_delay: ResetDelay = 0
 
     @property
     def spiking(self) -> bool:
@@ -92,8 +91,6 @@ class NeuronState(NamedTuple):
 
 def schema_arguments(c: NeuronCoefficients, state: NeuronState) -> tuple[Tensor | bool | None, ...]:
     """State, coefficients and flags in the order of the operators' schemas; by position, as names cost microseconds."""
-    if c.is_stepwise:
-        raise ArgumentError("neuron: expected reset_delay = 0 and no clamp with packed bits, found one of them")
     return (
         state.v,
         state.i if c.decay_i is not None else None,
@@ -104,8 +101,10 @@ def schema_arguments(c: NeuronCoefficients, state: NeuronState) -> tuple[Tensor 
         c.gain_i,
         c.threshold,
         c.v_reset,
+        c.v_min,
         c.spike_when == "reaching",
         c.reset == "subtract",
         c.synapse == "previous",
         c.spikes_per_step == "many",
+        c.reset_delay == 1,
     )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neurocuda.ops import reference, stepwise
+from neurocuda.ops import reference
 from neurocuda.ops.coefficients import NeuronCoefficients, NeuronState, schema_arguments
 from neurocuda.ops.reference import Pads
 from neurocuda.ops.surrogate import Surrogate
@@ -74,8 +74,6 @@ def neuron(
     `dtype` is that of the output; None: that of the branches. In uint8, spike counts saturate at 255. `packed`: the
     output is spikes packed as bits, uint8 [T, ceil(B * shape / 8)], the first neuron in the lowest bit.
     """
-    if c.is_stepwise and not packed:
-        return stepwise.neuron(branches, c, state, surrogate, record, dtype=dtype)
     output, v, i, trace_v, trace_i = torch.ops.neurocuda.neuron.default(
         _fold_excess(branches),
         *schema_arguments(c, state),
@@ -105,9 +103,6 @@ def recurrent_neuron(
     prepacked: Tensor | None = None,
 ) -> tuple[Tensor, NeuronState, Tensor, dict[str, Tensor]]:
     """As `reference.recurrent_neuron`, the loop over time in one operator. `prepacked` is `prepack_linear(weight)`."""
-    if c.is_stepwise:
-        rest = (branches, place, weight, bias, c, state, previous, surrogate, record)
-        return stepwise.recurrent_neuron(ordered_linear, *rest)
     if len(branches) > MAX_BRANCHES:  # only the branches before the recurrent current may be summed first
         branches = [*_fold_excess(branches[:place], 1), *branches[place:]]
         place = min(place, 1)

@@ -16,7 +16,7 @@ from torch.nn import functional, grad
 
 from neurocuda.ops.coefficients import NeuronCoefficients, NeuronState, SpikeWhen
 from neurocuda.ops.pointwise import weight_gradient
-from neurocuda.ops.surrogate import Surrogate, spike
+from neurocuda.ops.surrogate import Surrogate, spike, spikes_of
 
 Pads = tuple[tuple[int, int], ...]
 """Number of zeros before and after each spatial axis."""
@@ -52,33 +52,37 @@ def neuron_step(
     """Updates a population by one time step with the equations of `NeuronCoefficients`.
 
     x is the summed input [B, *shape]. Returns the output [B, *shape] (spikes, or u without a threshold) and the state
-    after the reset.
+    after the step.
     """
     current, synapse = x, None
     if c.decay_i is not None and c.gain_i is not None:
         assert state.i is not None
         synapse = state.i * c.decay_i + x * c.gain_i
         current = synapse if c.synapse == "updated" else state.i
-    v = state.v
-    if c.threshold is not None and c.v_reset is not None and c.reset_delay:
-        before = spike(v, c.threshold, c.spike_when, c.spikes_per_step, surrogate).detach()
-        v = torch.where(before > 0, c.v_reset, v) if c.reset == "to-value" else v
+    v, before = state.v, None
+    if c.reset_delay and c.threshold is not None:
+        before = spikes_of(v, c.threshold, c.spike_when, c.spikes_per_step)
+        if c.reset == "to-value":
+            v = _after_reset(v, before, c)
     u = v * c.decay_v + (current * c.gain_v + c.bias_v)
     if c.threshold is None:
         return u, NeuronState(u, synapse)
-    if c.v_reset is not None and c.reset_delay and c.reset == "subtract":
-        u = u - before * c.threshold
+    if before is not None and c.reset == "subtract":
+        u = _after_reset(u, before, c)
     s = spike(u, c.threshold, c.spike_when, c.spikes_per_step, surrogate)
     if c.v_reset is None:
         return s, NeuronState(u, s)
-    fired = s.detach()
-    if c.reset_delay:
-        v = u
-    else:
-        v = torch.where(fired > 0, c.v_reset, u) if c.reset == "to-value" else u - fired * c.threshold
+    v = u if c.reset_delay else _after_reset(u, s.detach(), c)
     if c.v_min is not None:
         v = torch.where(v < c.v_min, c.v_min, v)
     return s, NeuronState(v, synapse)
+
+
+def _after_reset(u: Tensor, spikes: Tensor, c: NeuronCoefficients) -> Tensor:
+    """The membrane potential `u` [B, *shape] after the reset by `spikes`, which carry no gradient."""
+    assert c.threshold is not None
+    assert c.v_reset is not None
+    return torch.where(spikes > 0, c.v_reset, u) if c.reset == "to-value" else u - spikes * c.threshold
 
 
 def neuron(
@@ -116,21 +120,17 @@ def recurrent_neuron(
     previous: Tensor,
     surrogate: Surrogate,
     record: Collection[str] = (),
-    *,
-    linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None,
 ) -> tuple[Tensor, NeuronState, Tensor, dict[str, Tensor]]:
     """`neuron` with a recurrent weight: each step receives the spikes of the step before through `weight` and `bias`.
 
     The recurrent current, `ordered_linear(previous, weight, bias)`, is inserted at index `place` of the branches.
     `previous` [B, *shape] are the spikes of the step before the first. Returns the output, the state and the spikes
-    after the last step, and the traces of the quantities in `record` ("v", "i", "recurrent"). linear: a backend's
-    `ordered_linear`.
+    after the last step, and the traces of the quantities in `record` ("v", "i", "recurrent").
     """
-    linear = linear or ordered_linear
     outputs: list[Tensor] = []
     traces: dict[str, list[Tensor]] = {name: [] for name in record}
     for step in range(branches[0].shape[0]):
-        current = linear(previous, weight, bias)
+        current = ordered_linear(previous, weight, bias)
         terms = [branch[step] for branch in branches]
         terms.insert(place, current)
         previous, state = neuron_step(branch_sum(terms), c, state, surrogate)

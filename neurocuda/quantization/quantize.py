@@ -261,14 +261,20 @@ class _Rounder:
         return nodes
 
     def _fire(self, node: Node) -> Node:
-        """An IF whose reset keeps the potential on the grid of its input; the same IF where it subtracts infinity."""
-        field = "v_reset" if self.d.reset == "to-value" else "v_threshold"
+        """An IF whose reset and lower bound keep the potential on the grid of its input, if it can have one."""
         step = self._potential(node, self._arriving(node.name))
-        if step is None or not np.isfinite(node.array(field)).all():
+        if step is None:
             return node
-        values = near(node.array(field), len(node.input_shape), self.bits, step)
-        step = np.minimum(step, steps_of(values, step.size))
-        return self._level(_with(node, field, values), "v_threshold", step)
+        fields = ["v_reset"] if self.d.reset == "to-value" else ["v_threshold"]
+        if self.d.clamp_of("IF") == "-threshold" and self.d.reset == "to-value":
+            fields.append("v_threshold")
+        if not all(np.isfinite(node.array(field)).all() for field in fields):
+            return node  # an infinite threshold is never reached
+        for field in fields:
+            values = near(node.array(field), len(node.input_shape), self.bits, step)
+            step = np.minimum(step, steps_of(values, step.size))
+            node = _with(node, field, values)
+        return self._level(node, "v_threshold", step)
 
     def _level(self, node: Node, field: str, step: np.ndarray) -> Node:
         """A threshold moved to a multiple of the potential's spacing, at which the same potentials fire."""

@@ -59,6 +59,8 @@ class Kind(NamedTuple):
     reset: Any = "to-value"
     synapse: Any = "updated"
     many: Any = "one"
+    takes_effect: Any = "now"
+    bound: Any = "unbounded"
 
     @property
     def fires(self) -> bool:
@@ -88,6 +90,17 @@ def forward_kinds() -> Iterator[Kind]:
     """With those that have no gradient as one operator: a soft reset by spikes that come back as current."""
     yield from kinds()
     yield from (Kind("IF", when, "feedback") for when in ("above", "reaching"))
+
+
+def general_kinds() -> Iterator[Kind]:
+    """Those with a late reset or a lower bound."""
+    for kind, takes_effect, bound in itertools.product(kinds(), ("now", "late"), ("unbounded", "bounded")):
+        if (
+            kind.fires
+            and (takes_effect, bound) != ("now", "unbounded")
+            and (takes_effect, kind.many) != ("late", "many")
+        ):
+            yield kind._replace(takes_effect=takes_effect, bound=bound)
 
 
 class Case(NamedTuple):
@@ -186,10 +199,12 @@ def coefficients_of(case: Case, draw: np.random.Generator) -> NeuronCoefficients
         value(0.5, 1.5, kind.has_synapse),
         value(0.3, 0.7, kind.fires),
         value(-0.2, 0.2, kind.fires and kind.reset != "feedback"),
+        value(-0.3, 0.05, kind.bound == "bounded"),
         spike_when=kind.when,
         reset=kind.reset,
         synapse=kind.synapse,
         spikes_per_step=kind.many,
+        reset_delay=1 if kind.takes_effect == "late" else 0,
     )
 
 

@@ -27,13 +27,15 @@ pytestmark = [
 
 
 def neurons() -> Iterator[Sample]:
-    plain = {"reaching": False, "subtract": False, "previous": False, "many": False}
-    for kind in (Kind("LIF"), Kind("LI"), Kind("CubaLIF", "reaching", "subtract", "previous")):
+    plain = {"reaching": False, "subtract": False, "previous": False, "many": False, "late": False}
+    general = Kind("CubaLIF", takes_effect="late", bound="bounded")
+    for kind in (Kind("LIF"), Kind("LI"), Kind("CubaLIF", "reaching", "subtract", "previous"), general):
         for layout, gradients in itertools.product(("plain", "channels last", "constant"), (False, True)):
             case = some(kind, shape=(3, 2, 4), layout=layout)
             branches, c, state = leaves_of(case)
-            coefficients = [c.decay_v, c.gain_v, c.bias_v, c.decay_i, c.gain_i, c.threshold, c.v_reset]
+            coefficients = [c.decay_v, c.gain_v, c.bias_v, c.decay_i, c.gain_i, c.threshold, c.v_reset, c.v_min]
             fields = {"reaching": kind.when == "reaching", "subtract": kind.reset == "subtract"}
+            fields["late"] = kind.takes_effect == "late"
             flags = plain | fields | {"previous": kind.synapse == "previous"}
             if not gradients:
                 branches = [b.detach() for b in branches]
@@ -45,9 +47,9 @@ def neurons() -> Iterator[Sample]:
             if gradients:
                 continue
             yield OPS.neuron.default, args, flags
-            arriving = {"of_output": torch.ones(branches[0].shape), "wanted": [True] * 10}
+            arriving = {"of_output": torch.ones(branches[0].shape), "wanted": [True] * 11}
             yield OPS.neuron_backward.default, args, flags | arriving
-            yield OPS.neuron_backward.default, args, flags | {"of_v": state.v, "wanted": [True, *[False] * 9]}
+            yield OPS.neuron_backward.default, args, flags | {"of_v": state.v, "wanted": [True, *[False] * 10]}
             if kind.fires:
                 yield OPS.neuron.default, args, flags | {"packed": True}
                 yield OPS.neuron.default, args, flags | {"dtype": torch.uint8}
@@ -72,7 +74,7 @@ def recurrent_neurons() -> Iterator[Sample]:
         yield OPS.recurrent_neuron.default, still, kind | traced | {"prepacked": OPS.ordered_linear_prepack(weight)}
         if fires != "never":
             yield OPS.recurrent_neuron.default, still, kind | {"dtype": torch.uint8}
-        arriving = {"of_output": normal(draw, 3, 2, 5), "wanted": [True] * 13}
+        arriving = {"of_output": normal(draw, 3, 2, 5), "wanted": [True] * 14}
         yield OPS.recurrent_neuron_backward.default, still, kind | arriving
 
 

@@ -41,6 +41,8 @@ class Population(NamedTuple):
     fires: str
     reset: str
     mode: str
+    takes_effect: str = "now"
+    bound: str = "unbounded"
 
     def coefficients(self, draw: np.random.Generator, batch: int) -> NeuronCoefficients:
         sizes = {
@@ -64,6 +66,8 @@ class Population(NamedTuple):
             chosen |= {"threshold": uniform(0.3, 0.6), "v_reset": uniform(-0.1, 0.1), "reset": self.reset}
             chosen |= {"spike_when": "reaching"} if self.fires == "reaching" else {}
             chosen |= {"spikes_per_step": "many"} if self.fires == "many" else {}
+            chosen |= {"reset_delay": 1} if self.takes_effect == "late" else {}
+            chosen |= {"v_min": uniform(-0.3, 0.05)} if self.bound == "bounded" else {}
         return NeuronCoefficients(**chosen)
 
 
@@ -78,6 +82,18 @@ POPULATIONS = [
     )
     if fires != "never" or reset == "to-value"
 ]
+GENERAL = [("now", "bounded"), ("late", "unbounded"), ("late", "bounded")]
+POPULATIONS += [
+    Population(shape, synapse, fires, reset, mode, takes_effect, bound)
+    for (shape, mode), synapse, fires, reset, (takes_effect, bound) in itertools.product(
+        [((5,), "neuron"), ((129,), "scalar"), ((600,), "channel"), ((2, 9), "sample")],
+        [None, "updated", "previous"],
+        FIRES[1:],
+        ["to-value", "subtract"],
+        GENERAL,
+    )
+    if (fires, takes_effect) != ("many", "late")
+]
 
 
 def compiled_arguments(c: NeuronCoefficients) -> tuple[list[Tensor | None], dict[str, bool]]:
@@ -86,8 +102,9 @@ def compiled_arguments(c: NeuronCoefficients) -> tuple[list[Tensor | None], dict
         "subtract": c.reset == "subtract",
         "previous": c.synapse == "previous",
         "many": c.spikes_per_step == "many",
+        "late": c.reset_delay == 1,
     }
-    return [c.decay_v, c.gain_v, c.bias_v, c.decay_i, c.gain_i, c.threshold, c.v_reset], kind
+    return [c.decay_v, c.gain_v, c.bias_v, c.decay_i, c.gain_i, c.threshold, c.v_reset, c.v_min], kind
 
 
 def branch(draw: np.random.Generator, shape: Sequence[int]) -> Tensor:
@@ -180,11 +197,15 @@ def test_no_steps_and_no_samples() -> None:
 @pytest.mark.parametrize("kind", ["fast-sigmoid", "arctan", "triangle"])
 def test_gradients(synapse: str | None, fires: str, kind: Any) -> None:
     surrogate = Surrogate(kind, 2.0)
-    for shape, mode, reset in itertools.product(
-        [(5,), (2, 3)], ["scalar", "neuron", "sample"], ["to-value", "subtract"]
-    ):
+    usual = itertools.product(
+        [(5,), (2, 3)], ["scalar", "neuron", "sample"], ["to-value", "subtract"], [("now", "unbounded")]
+    )
+    general = itertools.product([(5,)], ["neuron"], ["to-value", "subtract"], GENERAL) if fires != "never" else []
+    for shape, mode, reset, choices in [*usual, *general]:
+        if (fires, choices[0]) == ("many", "late"):
+            continue
         draw = numbers("gradient", shape, mode, reset, synapse, fires)
-        case = Population(shape, synapse, fires, reset, mode)
+        case = Population(shape, synapse, fires, reset, mode, *choices)
         steps, batch = 6, 2
         full = (batch, *shape)
         c = case.coefficients(draw, batch)
@@ -204,8 +225,9 @@ def test_gradients(synapse: str | None, fires: str, kind: Any) -> None:
             ours[:2], 1, *ours[2:], **flags, trace_v=True, trace_i=bool(synapse), trace_recurrent=True,
             surrogate=surrogate.kind, slope=surrogate.slope,
         )  # fmt: skip
-        names = ["decay_v", "gain_v", "bias_v", "decay_i", "gain_i", "threshold", "v_reset"]
-        settings_of = {name: getattr(c, name) for name in ("spike_when", "reset", "synapse", "spikes_per_step")}
+        names = ["decay_v", "gain_v", "bias_v", "decay_i", "gain_i", "threshold", "v_reset", "v_min"]
+        flag_names = ("spike_when", "reset", "synapse", "spikes_per_step", "reset_delay")
+        settings_of = {name: getattr(c, name) for name in flag_names}
         theirs[7:] = leaves(*[None if t is None else t.expand(full).clone() for t in tensors])
         own = NeuronCoefficients(**dict(zip(names, theirs[7:], strict=True)), **settings_of)
         record = ["v", "recurrent", *(["i"] if synapse else [])]

@@ -27,11 +27,12 @@ from make_nir import numbers
 from places import ROOT
 from strategies import Case as GraphCase
 from strategies import cases as graph_cases
-from test_neuron import SILENT, Case, Kind, expected_output, forward_kinds, kinds, some, wanted_type
+from test_neuron import SILENT, Case, Kind, expected_output, forward_kinds, general_kinds, kinds, some, wanted_type
 
 import neurocuda
 from neurocuda.ops import NeuronState, Surrogate, backends, reference
 
+KINDS = [*kinds(), *general_kinds()]
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DIGITS = ROOT / "examples" / "digits" / "digits.nir"
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs in a process with TRITON_INTERPRET=1")
@@ -96,7 +97,7 @@ def assert_case(case: Case) -> float:
 
 
 @interpreted
-@pytest.mark.parametrize("kind", list(forward_kinds()), ids="-".join)
+@pytest.mark.parametrize("kind", [*forward_kinds(), *general_kinds()], ids="-".join)
 def test_matrix(kind: Kind) -> None:
     fired = [assert_case(case) for case in sampled(kind)]
     if kind.fires:
@@ -122,7 +123,7 @@ def test_many_blocks(number: int) -> None:
 @interpreted
 @pytest.mark.parametrize("output", test_neuron.OUTPUTS)
 def test_values_that_are_not_numbers(output: str) -> None:
-    for kind in kinds():
+    for kind in KINDS:
         if not kind.fires or (output == "packed" and kind.many == "many"):
             continue
         case = Case(kind, torch.float32, output, "mixed", "plain", 1, (5, 7), 6, 2, 1, ())
@@ -187,7 +188,7 @@ def assert_gradients(case: Case, surrogate: Surrogate, parts: str = "output v i 
 
 
 @interpreted
-@pytest.mark.parametrize("kind", list(kinds()), ids="-".join)
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
 def test_gradients(kind: Kind) -> None:
     surrogates = [Surrogate(), Surrogate("arctan", 2.0), Surrogate("triangle", 0.7)]
     every = [
@@ -196,7 +197,7 @@ def test_gradients(kind: Kind) -> None:
         (some(kind, shape=(3, 2, 5), layout="channels last", mode="channel"), SILENT, "output v i traces"),
         (some(kind, dtype=torch.float16, layout="mixed"), SILENT, "output v i traces"),
     ]
-    for case, surrogate, parts in every if FULL else every[list(kinds()).index(kind) % 3 :: 3]:
+    for case, surrogate, parts in every if FULL else every[KINDS.index(kind) % 3 :: 3]:
         assert_gradients(case, surrogate, parts)
 
 
@@ -306,8 +307,14 @@ def test_recurrent_neuron(synapse: str | None, fires: str) -> None:
 @interpreted
 def test_gradients_of_recurrent_neuron() -> None:
     draw = numbers("triton recurrent gradient")
-    for synapse, fires, reset in itertools.product((None, "updated", "previous"), ("never", "above"), ("to-value",)):
-        case = recurrent_tests.Population((2, 3), synapse, fires, reset, "scalar")
+    usual = itertools.product((None, "updated", "previous"), ("never", "above"), ("to-value",))
+    for choices in [
+        *usual,
+        (None, "above", "subtract", "late", "unbounded"),
+        ("updated", "above", "to-value", "late", "bounded"),
+    ]:
+        synapse, fires, reset, *general = choices
+        case = recurrent_tests.Population((2, 3), synapse, fires, reset, "scalar", *general)
         c = case.coefficients(draw, 2)
         values = [
             normal(draw, 6, 2, 2, 3, scale=0.5),

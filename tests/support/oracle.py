@@ -72,7 +72,7 @@ class OracleResult:
     """All arrays are float32 [T, B, *shape], keyed by flattened node name.
 
     `outputs`: top-level Outputs; `node_outputs`: what a node emits at that step; `node_inputs`: its input sum
-    (x for an Input); `v`: membranes of neurons after reset; `i`: currents of CubaLI and CubaLIF.
+    (x for an Input); `v`: membranes of neurons after the step; `i`: currents of CubaLI and CubaLIF.
     """
 
     outputs: dict[str, Array]

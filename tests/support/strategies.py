@@ -419,7 +419,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "reset_delay": (0, 0, 0, 1, "LIF:1"),
     "clamp": ("none", "none", "none", "zero", "-threshold", "IF:-threshold", "LIF:zero"),
 }
-MANY = {"spikes_per_step": "many", "spike_when": "reaching", "reset": "subtract"}
+MANY = {"spikes_per_step": "many", "spike_when": "reaching", "reset": "subtract", "reset_delay": 0}
 
 
 @st.composite

@@ -12,11 +12,12 @@ from neurocuda.errors import ArgumentError
 from neurocuda.ops.triton import neuron_update
 from neurocuda.ops.triton.addressing import READABLE, Order, odd
 
-COEFFICIENTS = ("decay_v", "gain_v", "bias_v", "decay_i", "gain_i", "threshold", "v_reset")
+COEFFICIENTS = ("decay_v", "gain_v", "bias_v", "decay_i", "gain_i", "threshold", "v_reset", "v_min")
 
 ARGUMENTS = (
     "Tensor v, Tensor? i, Tensor decay_v, Tensor gain_v, Tensor bias_v, Tensor? decay_i, Tensor? gain_i, "
-    "Tensor? threshold, Tensor? v_reset, bool reaching, bool subtract, bool previous, bool many"
+    "Tensor? threshold, Tensor? v_reset, Tensor? v_min, bool reaching, bool subtract, bool previous, bool many, "
+    "bool late"
 )
 """State, coefficients and flags in the schema of an operator, in the order of `schema_arguments`."""
 
@@ -33,10 +34,20 @@ class NeuronArgs(NamedTuple):
     gain_i: Tensor | None
     threshold: Tensor | None
     v_reset: Tensor | None
+    v_min: Tensor | None
     reaching: bool
     subtract: bool
     previous: bool
     many: bool
+    late: bool
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """State and coefficients."""
+        return (
+            self.v, self.i, self.decay_v, self.gain_v, self.bias_v, self.decay_i, self.gain_i, self.threshold,
+            self.v_reset, self.v_min,
+        )  # fmt: skip
 
     @property
     def fires(self) -> bool:
@@ -58,11 +69,13 @@ class NeuronArgs(NamedTuple):
             "SYNAPSE": (synapse if self.gain_i is not None else neuron_update.NO_SYNAPSE).value,
             "FIRES": (fires if self.fires else neuron_update.NEVER).value,
             "RESET": reset.value if self.fires else neuron_update.TO_VALUE.value,
+            "LATE": int(self.late),
+            "BOUNDED": int(self.v_min is not None),
         }
 
     def coefficients(self, order: Order) -> tuple[tuple[Tensor, ...], tuple[int, ...], tuple[int, ...]]:
         """Tensors, inners and counts for `coefficients_at`. gain_v replaces a missing one, which no kernel uses."""
-        tensors = [self.gain_v if c is None else c for c in self[2:9]]
+        tensors = [self.gain_v if c is None else c for c in self.tensors[2:]]
         elements, inners, counts = zip(*map(order.coefficient, tensors), strict=True)
         return elements, odd(inners), odd(counts)
 
@@ -77,8 +90,14 @@ class NeuronArgs(NamedTuple):
             f"{op}: expected v_reset, or i, decay_i and gain_i as the spikes that come back, with neither previous "
             "nor many",
         )
+        resets = self.fires and not self.feeds_back
+        _expect(self.v_min is None or resets, f"{op}: expected a threshold and v_reset with v_min")
+        _expect(
+            not self.late or (resets and not self.many),
+            f"{op}: expected a threshold and v_reset, and no many, with late",
+        )
         shape = branches[0].shape[1:]
-        for name, tensor in zip(("v", "i", *COEFFICIENTS), self[:9], strict=True):
+        for name, tensor in zip(("v", "i", *COEFFICIENTS), self.tensors, strict=True):
             if tensor is None:
                 continue
             _expect(tensor.dtype == torch.float32, f"{op}: expected {name} in float32, found {tensor.dtype}")
@@ -93,6 +112,12 @@ class NeuronArgs(NamedTuple):
                 fits = tensor.dim() <= len(shape) and all(own in (1, size) for own, size in sizes)
             verb = "of shape" if name in ("v", "i") else "of a shape that broadcasts to"
             _expect(fits, f"{op}: expected {name} {verb} {list(shape)}, found {list(tensor.shape)}")
+
+
+COUNT = len(NeuronArgs._fields)
+"""State, coefficients and flags."""
+TENSORS = 2 + len(COEFFICIENTS)
+"""State and coefficients, the first of them."""
 
 
 def check_branches(op: str, branches: Sequence[Tensor]) -> None:

@@ -11,8 +11,10 @@ from neurocuda.ops.triton.neuron_update import (
     NEVER,
     NO_SYNAPSE,
     SUBTRACT,
+    TO_VALUE,
     UPDATED,
     after_reset,
+    by_reset,
     spikes_of,
     update_neuron,
 )
@@ -53,10 +55,11 @@ def emit(output, emitted, t, n, size, first, mask, OUTPUT: tl.constexpr, BLOCK: 
 @triton.jit
 def step(
     x, v, i, c, t, n, size, first, mask, output, trace_v, trace_i, trace_u,
-    SYNAPSE: tl.constexpr, FIRES: tl.constexpr, RESET: tl.constexpr, OUTPUT: tl.constexpr, BLOCK: tl.constexpr,
+    SYNAPSE: tl.constexpr, FIRES: tl.constexpr, RESET: tl.constexpr, LATE: tl.constexpr, BOUNDED: tl.constexpr,
+    OUTPUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Updates neurons n by time step t and stores the requested results. Returns their state v and i."""
-    emitted, v, i, u = update_neuron(x, v, i, c, SYNAPSE, FIRES, RESET)
+    emitted, v, i, u = update_neuron(x, v, i, c, SYNAPSE, FIRES, RESET, LATE, BOUNDED)
     at = t * size + n
     if output is not None:
         emit(output, emitted, t, n, size, first, mask, OUTPUT, BLOCK)
@@ -73,8 +76,8 @@ def step(
 def neuron_kernel(
     branches, strides, v_before, i_before, coefficients, inners, counts,
     output, v_after, i_after, trace_v, trace_i, trace_u, units: tl.int64, steps,
-    SYNAPSE: tl.constexpr, FIRES: tl.constexpr, RESET: tl.constexpr, OUTPUT: tl.constexpr,
-    UNIT: tl.constexpr, BLOCK: tl.constexpr,
+    SYNAPSE: tl.constexpr, FIRES: tl.constexpr, RESET: tl.constexpr, LATE: tl.constexpr, BOUNDED: tl.constexpr,
+    OUTPUT: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """BLOCK neurons over all time steps. None: an absent operand, or a result that is not requested."""
     size = units.to(tl.int64) * UNIT
@@ -93,11 +96,11 @@ def neuron_kernel(
             xs = xs + (sum_at(branches, strides, start + k, n, mask, UNIT),)  # type: ignore[assignment] # noqa: RUF005
         for k in tl.static_range(STAGES):
             v, i = step(xs[k], v, i, c, start + k, n, size, first, mask, output, trace_v, trace_i, trace_u,
-                        SYNAPSE, FIRES, RESET, OUTPUT, BLOCK)  # fmt: skip
+                        SYNAPSE, FIRES, RESET, LATE, BOUNDED, OUTPUT, BLOCK)  # fmt: skip
     for t in range(staged, steps):
         x = sum_at(branches, strides, t, n, mask, UNIT)
         v, i = step(x, v, i, c, t, n, size, first, mask, output, trace_v, trace_i, trace_u,
-                    SYNAPSE, FIRES, RESET, OUTPUT, BLOCK)  # fmt: skip
+                    SYNAPSE, FIRES, RESET, LATE, BOUNDED, OUTPUT, BLOCK)  # fmt: skip
     if v_after is not None:
         tl.store(v_after + n, v, mask=mask)
     if i_after is not None:
@@ -136,19 +139,19 @@ def neuron_backward_kernel(
     branches, strides, v_before, i_before, coefficients, inners, counts, us, currents,
     of_output, of_v, of_i, of_trace_v, of_trace_i, of_strides, to_branches, to_v, to_i, to_coefficients,
     units: tl.int64, steps, scale,
-    SYNAPSE: tl.constexpr, FIRES: tl.constexpr, RESET: tl.constexpr, SURROGATE: tl.constexpr,
-    UNIT: tl.constexpr, BLOCK: tl.constexpr,
+    SYNAPSE: tl.constexpr, FIRES: tl.constexpr, RESET: tl.constexpr, LATE: tl.constexpr, BOUNDED: tl.constexpr,
+    SURROGATE: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The gradients of BLOCK neurons, from the last time step to the first, summed in the order of autograd.
 
     `us` are the membrane potentials before the reset and `currents` the synaptic currents after each step, from a
-    second forward run. `to_coefficients` [7, size] receives the gradients of each neuron's coefficients.
+    second forward run. `to_coefficients` [8, size] receives the gradients of each neuron's coefficients.
     """
     size = units.to(tl.int64) * UNIT
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = n < size
     c = coefficients_at(coefficients, inners, counts, n, mask)
-    decay_v, gain_v, _bias_v, decay_i, gain_i, threshold, v_reset = c
+    decay_v, gain_v, _bias_v, decay_i, gain_i, threshold, v_reset, v_min = c
     dv = tl.load(of_v + n, mask=mask, other=0)
     zero = tl.zeros((BLOCK,), tl.float32)
     di = zero
@@ -162,6 +165,7 @@ def neuron_backward_kernel(
     to_gain_i = zero
     to_threshold = zero
     to_v_reset = zero
+    to_v_min = zero
     for back in range(steps):
         t = tl.cast(steps - 1 - back, tl.int64)
         at = t * size + n
@@ -170,7 +174,7 @@ def neuron_backward_kernel(
             spikes_then = u_then
             if FIRES != NEVER:
                 spikes_then = spikes_of(u_then, threshold, FIRES)
-            v = after_reset(u_then, spikes_then, threshold, v_reset, FIRES, RESET)
+            v = after_reset(u_then, spikes_then, threshold, v_reset, v_min, FIRES, RESET, LATE, BOUNDED)
         else:
             v = tl.load(v_before + n, mask=mask, other=0)
         arriving = zero
@@ -178,6 +182,12 @@ def neuron_backward_kernel(
             arriving = read(of_output + t * (even(of_strides[0]) * UNIT) + n, mask)
         to_trace_v = tl.load(of_trace_v + t * (even(of_strides[1]) * UNIT) + n, mask=mask, other=0)
         x = sum_at(branches, strides, t, n, mask, UNIT)
+        late = zero  # spikes of the step before whose reset this step brings
+        decaying = v
+        if LATE:
+            late = spikes_of(v, threshold, FIRES)
+            if RESET == TO_VALUE:
+                decaying = by_reset(v, late, threshold, v_reset, FIRES, RESET)
         if FIRES == NEVER:
             last = t == steps - 1  # autograd adds the gradient of the last state first
             du = (to_trace_v + tl.where(last, dv, arriving)) + tl.where(last, arriving, dv)
@@ -188,7 +198,15 @@ def neuron_backward_kernel(
             if of_output is not None:  # 0 * NaN is not 0
                 slope = arriving * derivative(u - nearest_threshold(u, threshold, FIRES), scale, SURROGATE)
             through = to_trace_v + dv
-            if RESET == SUBTRACT:
+            if BOUNDED:
+                below = u < v_min
+                if not LATE:
+                    below = by_reset(u, spikes, threshold, v_reset, FIRES, RESET) < v_min
+                to_v_min += tl.where(below, through, 0.0)
+                through = tl.where(below, 0.0, through)
+            if LATE:
+                du = slope + through
+            elif RESET == SUBTRACT:
                 du = slope + through
                 to_threshold += -through * spikes
             else:
@@ -196,6 +214,8 @@ def neuron_backward_kernel(
                 du = slope + tl.where(fired, 0.0, through)
                 to_v_reset += tl.where(fired, through, 0.0)
             to_threshold += -slope
+            if LATE and RESET == SUBTRACT:
+                to_threshold += -du * late
         dcurrent = du * gain_v
         current = x
         dx = dcurrent
@@ -216,10 +236,13 @@ def neuron_backward_kernel(
             to_gain_i += after * x
             dx = after * gain_i
             di = after * decay_i
-        to_decay_v += du * v
+        to_decay_v += du * decaying
         to_gain_v += du * current
         to_bias_v += du
         dv = du * decay_v
+        if LATE and RESET == TO_VALUE:
+            to_v_reset += tl.where(late > 0.0, dv, 0.0)
+            dv = tl.where(late > 0.0, 0.0, dv)
         if to_branches is not None:
             tl.store(to_branches + at, dx, mask=mask)
     tl.store(to_v + n, dv, mask=mask)
@@ -233,6 +256,7 @@ def neuron_backward_kernel(
         tl.store(to_coefficients + 4 * size + n, to_gain_i, mask=mask)
         tl.store(to_coefficients + 5 * size + n, to_threshold, mask=mask)
         tl.store(to_coefficients + 6 * size + n, to_v_reset, mask=mask)
+        tl.store(to_coefficients + 7 * size + n, to_v_min, mask=mask)
 
 
 @triton.jit(do_not_specialize=["units"])

@@ -4,6 +4,14 @@
     u = v * decay_v + (i * gain_v + bias_v)
     s = u > threshold                             or >=; many: max(0, floor(u / threshold))
     v = s ? v_reset : u                           or u - s * threshold
+    v = v < v_min ? v_min : v                     BOUNDED
+
+With LATE the spikes s0 of v, those of the step before, reset before the decay (to a value) or after it (subtract):
+
+    v0 = s0 ? v_reset : v
+    u = v0 * decay_v + (i * gain_v + bias_v)
+    u = u - s0 * threshold
+    v = u < v_min ? v_min : u
 
 or, with reset "feedback", v = u and i = s.
 
@@ -47,8 +55,8 @@ def spikes_of(u, threshold, FIRES: tl.constexpr):
 
 
 @triton.jit
-def after_reset(u, spikes, threshold, v_reset, FIRES: tl.constexpr, RESET: tl.constexpr):
-    """The membrane potential after the reset."""
+def by_reset(u, spikes, threshold, v_reset, FIRES: tl.constexpr, RESET: tl.constexpr):
+    """The membrane potential u after the reset by these spikes."""
     if FIRES == NEVER or RESET == FEEDBACK:
         v = u
     elif RESET == SUBTRACT:
@@ -59,19 +67,41 @@ def after_reset(u, spikes, threshold, v_reset, FIRES: tl.constexpr, RESET: tl.co
 
 
 @triton.jit
-def update_neuron(x, v, i, c, SYNAPSE: tl.constexpr, FIRES: tl.constexpr, RESET: tl.constexpr):
+def after_reset(
+    u, spikes, threshold, v_reset, v_min,
+    FIRES: tl.constexpr, RESET: tl.constexpr, LATE: tl.constexpr, BOUNDED: tl.constexpr,
+):  # fmt: skip
+    """The state v after a step with the membrane potential u and these spikes."""
+    v = u
+    if not LATE:
+        v = by_reset(u, spikes, threshold, v_reset, FIRES, RESET)
+    if BOUNDED:
+        v = tl.where(v < v_min, v_min, v)
+    return v
+
+
+@triton.jit
+def update_neuron(
+    x, v, i, c,
+    SYNAPSE: tl.constexpr, FIRES: tl.constexpr, RESET: tl.constexpr, LATE: tl.constexpr, BOUNDED: tl.constexpr,
+):  # fmt: skip
     """One time step: returns the output, the state v and i, and u, the membrane potential before the reset.
 
     `c` are the coefficients in the order of `NeuronCoefficients`.
     """
-    decay_v, gain_v, bias_v, decay_i, gain_i, threshold, v_reset = c
+    decay_v, gain_v, bias_v, decay_i, gain_i, threshold, v_reset, v_min = c
     current = x
     after = i
     if SYNAPSE != NO_SYNAPSE:
         after = i * decay_i + x * gain_i
         current = after if SYNAPSE == UPDATED else i
-    u = v * decay_v + (current * gain_v + bias_v)
+    before = v
+    if LATE and RESET == TO_VALUE:
+        before = by_reset(v, spikes_of(v, threshold, FIRES), threshold, v_reset, FIRES, RESET)
+    u = before * decay_v + (current * gain_v + bias_v)
+    if LATE and RESET == SUBTRACT:
+        u = by_reset(u, spikes_of(v, threshold, FIRES), threshold, v_reset, FIRES, RESET)
     emitted = u if FIRES == NEVER else spikes_of(u, threshold, FIRES)
     if RESET == FEEDBACK:
         after = emitted
-    return emitted, after_reset(u, emitted, threshold, v_reset, FIRES, RESET), after, u
+    return emitted, after_reset(u, emitted, threshold, v_reset, v_min, FIRES, RESET, LATE, BOUNDED), after, u

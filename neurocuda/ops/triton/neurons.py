@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from neurocuda.errors import ArgumentError
-from neurocuda.ops import stepwise
 from neurocuda.ops.coefficients import NeuronCoefficients, NeuronState, schema_arguments
 from neurocuda.ops.surrogate import Surrogate
 from neurocuda.ops.triton import neuron_kernels as kernels
 from neurocuda.ops.triton.addressing import Order, as_bytes, block_for, launch, odd, order_of, units
-from neurocuda.ops.triton.neuron_args import ARGUMENTS, NeuronArgs, check_branches
+from neurocuda.ops.triton.neuron_args import ARGUMENTS, COEFFICIENTS, COUNT, TENSORS, NeuronArgs, check_branches
 
 _SURROGATES = {"fast-sigmoid": kernels.FAST_SIGMOID, "arctan": kernels.ARCTAN, "triangle": kernels.TRIANGLE}
 
@@ -31,8 +30,6 @@ def neuron(
     packed: bool = False,
 ) -> tuple[Tensor, NeuronState, dict[str, Tensor]]:
     """As `native.neuron`, of any number of branches."""
-    if c.is_stepwise and not packed:
-        return stepwise.neuron(branches, c, state, surrogate, record, dtype=dtype)
     output, v, i, trace_v, trace_i = torch.ops.neurocuda_triton.neuron.default(
         list(branches),
         *schema_arguments(c, state),
@@ -111,7 +108,7 @@ def _results(
     "str surrogate, float slope) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _neuron(branches: Sequence[Tensor], *rest: Any) -> tuple[Tensor, ...]:
-    p, (dtype, packed, trace_v, trace_i) = NeuronArgs(*rest[:13]), rest[13:17]
+    p, (dtype, packed, trace_v, trace_i) = NeuronArgs(*rest[:COUNT]), rest[COUNT : COUNT + 4]
     order = order_of(branches, contiguous=packed)
     results = _results(branches, p, order, dtype, packed, trace_v, trace_i)
     run_neuron(branches, p, order, [r if r.numel() else None for r in results], packed)
@@ -120,7 +117,7 @@ def _neuron(branches: Sequence[Tensor], *rest: Any) -> tuple[Tensor, ...]:
 
 @_neuron.register_fake
 def _neuron_shapes(branches: Sequence[Tensor], *rest: Any) -> tuple[Tensor, ...]:
-    p, (dtype, packed, trace_v, trace_i) = NeuronArgs(*rest[:13]), rest[13:17]
+    p, (dtype, packed, trace_v, trace_i) = NeuronArgs(*rest[:COUNT]), rest[COUNT : COUNT + 4]
     return tuple(_results(branches, p, order_of(branches, contiguous=packed), dtype, packed, trace_v, trace_i))
 
 
@@ -155,11 +152,11 @@ def run_neuron(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     branches, *rest = inputs
-    if NeuronArgs(*rest[:13]).feeds_back:
+    if NeuronArgs(*rest[:COUNT]).feeds_back:
         raise NotImplementedError("neuron: spikes that come back as current have no gradient here; run the cycle")
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*branches, *rest[:9])
-    ctx.branches, ctx.flags, ctx.surrogate = len(branches), rest[9:13], rest[17:]
+    ctx.save_for_backward(*branches, *rest[:TENSORS])
+    ctx.branches, ctx.flags, ctx.surrogate = len(branches), rest[TENSORS:COUNT], rest[COUNT + 4 :]
 
 
 def _gradients(ctx: Any, *of: Tensor | None) -> tuple[Any, ...]:
@@ -167,7 +164,7 @@ def _gradients(ctx: Any, *of: Tensor | None) -> tuple[Any, ...]:
     needed = ctx.needs_input_grad
     needed_branches = needed[0] if isinstance(needed[0], list | tuple) else [needed[0]] * ctx.branches
     to_branches, *to_tensors = torch.ops.neurocuda_triton.neuron_backward.default(
-        branches, *tensors, *ctx.flags, *ctx.surrogate, *of, any(needed_branches), any(needed[3:10])
+        branches, *tensors, *ctx.flags, *ctx.surrogate, *of, any(needed_branches), any(needed[3 : 1 + TENSORS])
     )
     branch_gradients = [
         to_branches.to(branch.dtype) if need and branch.is_floating_point() else None
@@ -175,9 +172,9 @@ def _gradients(ctx: Any, *of: Tensor | None) -> tuple[Any, ...]:
     ]
     gradients = [
         gradient if need and tensor is not None else None
-        for gradient, need, tensor in zip(to_tensors, needed[1:10], tensors, strict=True)
+        for gradient, need, tensor in zip(to_tensors, needed[1 : 1 + TENSORS], tensors, strict=True)
     ]
-    return branch_gradients, *gradients, *[None] * 10
+    return branch_gradients, *gradients, *[None] * (len(needed) - 1 - TENSORS)
 
 
 _neuron.register_autograd(_gradients, setup_context=_save)
@@ -188,17 +185,17 @@ _neuron.register_autograd(_gradients, setup_context=_save)
     mutates_args=(),
     schema=f"(Tensor[] branches, {ARGUMENTS}, str surrogate, float slope, Tensor? of_output, Tensor? of_v, "
     "Tensor? of_i, Tensor? of_trace_v, Tensor? of_trace_i, bool need_branches, bool need_coefficients) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _neuron_backward(branches: Sequence[Tensor], *rest: Any) -> tuple[Tensor, ...]:
     """Recomputes the membrane potentials with a second forward run, so that the first does not store them."""
-    p, (surrogate, slope) = NeuronArgs(*rest[:13]), rest[13:15]
-    of, (need_branches, need_coefficients) = rest[15:20], rest[20:]
+    p, (surrogate, slope, *others) = NeuronArgs(*rest[:COUNT]), rest[COUNT:]
+    of, (need_branches, need_coefficients) = others[:5], others[5:]
     order = order_of(branches)
     synapse = p.gain_i is not None
     steps, size = branches[0].shape[0], math.prod(order.sizes)
     to_branches, to_v, to_i, *to_coefficients = _backward_results(branches, p, order, need_branches)
-    sums = torch.zeros(7, *order.sizes, device=p.v.device) if need_coefficients else None
+    sums = torch.zeros(len(COEFFICIENTS), *order.sizes, device=p.v.device) if need_coefficients else None
     zeros = torch.zeros((), device=p.v.device)
     of_v, of_i = (zeros.expand(p.v.shape) if gradient is None else gradient for gradient in of[1:3])
     if steps == 0 or size == 0:
@@ -226,7 +223,7 @@ def _neuron_backward(branches: Sequence[Tensor], *rest: Any) -> tuple[Tensor, ..
         *of_results, strides_over_time, *results, count, steps, scale, **constants,
     )  # fmt: skip
     if sums is not None:
-        for coefficient, gradient, total in zip(p[2:9], to_coefficients, sums, strict=True):
+        for coefficient, gradient, total in zip(p.tensors[2:], to_coefficients, sums, strict=True):
             if coefficient is not None:  # summed in float64, which hides the order of summation
                 gradient.copy_(total.permute(order.inverse).double().sum_to_size(gradient.shape))
     return to_branches, to_v, to_i, *to_coefficients
@@ -241,13 +238,13 @@ def _backward_results(
         order.empty(steps, p.v, torch.float32) if need_branches else p.v.new_empty(0),
         order.empty(None, p.v, torch.float32),
         order.empty(None, p.v, torch.float32) if p.gain_i is not None else p.v.new_empty(0),
-        *(p.v.new_empty(0 if c is None else c.shape) for c in p[2:9]),
+        *(p.v.new_empty(0 if c is None else c.shape) for c in p.tensors[2:]),
     )
 
 
 @_neuron_backward.register_fake
 def _backward_shapes(branches: Sequence[Tensor], *rest: Any) -> tuple[Tensor, ...]:
-    return _backward_results(branches, NeuronArgs(*rest[:13]), order_of(branches), rest[20])
+    return _backward_results(branches, NeuronArgs(*rest[:COUNT]), order_of(branches), rest[-2])
 
 
 @torch.library.custom_op("neurocuda_triton::branch_sum", mutates_args=(), schema="(Tensor[] branches) -> Tensor")

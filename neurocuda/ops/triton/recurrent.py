@@ -12,13 +12,12 @@ import triton.language as tl
 from torch import Tensor
 
 from neurocuda.errors import ArgumentError
-from neurocuda.ops import reference, stepwise
+from neurocuda.ops import reference
 from neurocuda.ops.coefficients import NeuronCoefficients, NeuronState, schema_arguments
 from neurocuda.ops.surrogate import Surrogate
 from neurocuda.ops.triton.addressing import coefficients_at, even, launch, odd, order_of, read
-from neurocuda.ops.triton.neuron_args import ARGUMENTS, COEFFICIENTS, NeuronArgs
+from neurocuda.ops.triton.neuron_args import ARGUMENTS, COEFFICIENTS, COUNT, TENSORS, NeuronArgs
 from neurocuda.ops.triton.neuron_update import NO_SYNAPSE, update_neuron
-from neurocuda.ops.triton.ordered import ordered_linear
 
 _SIZES = ["neurons", "groups", "size", "steps"]
 
@@ -27,8 +26,8 @@ _SIZES = ["neurons", "groups", "size", "steps"]
 def recurrent_kernel(
     branches, strides, weight, bias, v_before, i_before, previous, coefficients, inners, counts,
     output, v_after, i_after, trace_v, trace_i, trace_recurrent, neurons: tl.int64, groups: tl.int64, size: tl.int64,
-    steps, PLACE: tl.constexpr, SYNAPSE: tl.constexpr, FIRES: tl.constexpr, RESET: tl.constexpr,
-    BLOCK: tl.constexpr,
+    steps, PLACE: tl.constexpr, SYNAPSE: tl.constexpr, FIRES: tl.constexpr, RESET: tl.constexpr, LATE: tl.constexpr,
+    BOUNDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A program runs all time steps of one sample and one group of neurons. weight [groups, in, out].
 
@@ -68,7 +67,7 @@ def recurrent_kernel(
                     x = x + current
             else:
                 x = x + value
-        emitted, v, i, _u = update_neuron(x, v, i, c, SYNAPSE, FIRES, RESET)
+        emitted, v, i, _u = update_neuron(x, v, i, c, SYNAPSE, FIRES, RESET, LATE, BOUNDED)
         at = t * size + n
         tl.store(output + size + at, emitted, mask=mask)
         if trace_v is not None:
@@ -94,9 +93,6 @@ def recurrent_neuron(
     record: Collection[str] = (),
 ) -> tuple[Tensor, NeuronState, Tensor, dict[str, Tensor]]:
     """As `reference.recurrent_neuron`, which also computes the gradients, with a second forward run."""
-    if c.is_stepwise:
-        rest = (branches, place, weight, bias, c, state, previous, surrogate, record)
-        return stepwise.recurrent_neuron(ordered_linear, *rest)
     output, v, i, spikes, trace_v, trace_i, trace_recurrent = torch.ops.neurocuda_triton.recurrent_neuron.default(
         list(branches),
         place,
@@ -125,7 +121,7 @@ def recurrent_neuron(
 def _recurrent(
     branches: Sequence[Tensor], place: int, weight: Tensor, bias: Tensor | None, previous: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
-    p, traced = NeuronArgs(*rest[:13]), rest[13:16]
+    p, traced = NeuronArgs(*rest[:COUNT]), rest[COUNT : COUNT + 3]
     output, v, i, spikes, *traces = results = _shapes(branches, place, weight, bias, previous, *rest)
     order = order_of(branches, contiguous=True)
     steps, size, neurons = branches[0].shape[0], math.prod(order.sizes), weight.shape[-1]
@@ -161,7 +157,7 @@ def _recurrent(
 def _shapes(
     branches: Sequence[Tensor], place: int, weight: Tensor, bias: Tensor | None, previous: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
-    p, traced = NeuronArgs(*rest[:13]), rest[13:16]
+    p, traced = NeuronArgs(*rest[:COUNT]), rest[COUNT : COUNT + 3]
     p.check("recurrent_neuron", branches)
     if p.feeds_back:
         raise ArgumentError("recurrent_neuron: expected v_reset, found none")
@@ -188,16 +184,16 @@ def _shapes(
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     branches, place, weight, bias, previous, *rest = inputs
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*branches, weight, bias, previous, *rest[:9])
-    ctx.place, ctx.flags, ctx.surrogate = place, rest[9:13], Surrogate(*rest[16:])
+    ctx.save_for_backward(*branches, weight, bias, previous, *rest[:TENSORS])
+    ctx.place, ctx.flags, ctx.surrogate = place, rest[TENSORS:COUNT], Surrogate(*rest[COUNT + 3 :])
     ctx.branches = len(branches)
 
 
 def _gradients(ctx: Any, *of: Tensor | None) -> tuple[Any, ...]:
     """Gradients of the reference: through the weight, a step needs the gradients of all later steps."""
     tensors = ctx.saved_tensors
-    needed = [*_per_branch(ctx.needs_input_grad[0], ctx.branches), *ctx.needs_input_grad[2:14]]
-    reaching, subtract, previous_current, many = ctx.flags
+    needed = [*_per_branch(ctx.needs_input_grad[0], ctx.branches), *ctx.needs_input_grad[2 : 5 + TENSORS]]
+    reaching, subtract, previous_current, many, late = ctx.flags
     with torch.enable_grad():
         leaves = [
             None if t is None else t.detach().float().requires_grad_(bool(need))
@@ -212,6 +208,7 @@ def _gradients(ctx: Any, *of: Tensor | None) -> tuple[Any, ...]:
             reset="subtract" if subtract else "to-value",
             synapse="previous" if previous_current else "updated",
             spikes_per_step="many" if many else "one",
+            reset_delay=1 if late else 0,
         )
         record = [name for name, g in zip(("v", "i", "recurrent"), of[4:], strict=True) if g is not None]
         output, after, last, traces = reference.recurrent_neuron(
@@ -228,7 +225,7 @@ def _gradients(ctx: Any, *of: Tensor | None) -> tuple[Any, ...]:
         gradient = next(computed) if leaf is not None and leaf.requires_grad else None
         gradients.append(None if gradient is None else gradient.to(tensor.dtype))
     count = ctx.branches
-    return gradients[:count], None, *gradients[count:], *[None] * 9
+    return gradients[:count], None, *gradients[count:], *[None] * (len(ctx.needs_input_grad) - 5 - TENSORS)
 
 
 def _per_branch(needed: bool | Sequence[bool], count: int) -> list[bool]:
