@@ -17,7 +17,7 @@ from neurocuda.discretization.by_class import (
     value_of,
 )
 from neurocuda.errors import ArgumentError
-from neurocuda.ops.coefficients import Reset, SpikesPerStep, SpikeWhen, Synapse
+from neurocuda.ops.coefficients import Reset, ResetDelay, SpikesPerStep, SpikeWhen, Synapse
 
 
 class _Current(str):
