@@ -45,7 +45,7 @@ subtraction lowers the potential once more before it fires, if it is still above
     ),
     "norse": (
         "Norse 1.1.0",
-        """The exporter writes tau * dt for tau (`dt=dt**2` undoes it), and loses `v_reset`; it omits w_in of
+        """The exporter writes tau * dt for tau, and loses `v_reset`; it omits w_in of
 `LIFCell`, which the native preset does not read, and has no form of `LIFRecurrentCell`. The importer resets to zero
 and ignores r of IF and LIF; its CubaLIF pulls the synaptic current to `v_leak` too, and starts it there.""",
     ),
