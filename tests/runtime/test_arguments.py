@@ -310,6 +310,12 @@ def test_many_spikes_per_step_need_reaching_and_subtract(rest: dict[str, Any]) -
     assert Discretization(spikes_per_step="many", spike_when="reaching", reset="subtract").dt == 1e-4
 
 
+def test_many_spikes_per_step_are_not_reset_late() -> None:
+    many: dict[str, Any] = {"spikes_per_step": "many", "spike_when": "reaching", "reset": "subtract"}
+    assert_refused(lambda: Discretization(reset_delay=1, **many), "'reset_delay'|0|'many'|1")
+    assert Discretization(clamp="-threshold", **many).clamp == "-threshold"
+
+
 def test_unknown_presets_are_refused() -> None:
     assert_refused(lambda: Discretization.preset("norsk"), "preset|norse|'norsk'")
     assert_refused(lambda: Discretization.lava(delta=1), "preset|fields of Discretization|delta")

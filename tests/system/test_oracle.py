@@ -104,6 +104,26 @@ def test_resets_and_ties() -> None:
     assert result(single(neuron("IF", v_reset=0.25)), tie).v["n"].ravel().tolist() == [1, 0.25, 0.25]
 
 
+def test_late_resets() -> None:
+    """A decay of 0.5 and a gain of 1: the subtraction comes after the decay, the value before it."""
+    late = {"reset_delay": 1, "if_gain": "r"}
+    lif = single(neuron("LIF", tau=2.0, r=2.0, v_reset=0.5))
+    found = result(lif, [1.5, 1, 0], **late)
+    assert found.v["n"].ravel().tolist() == [1.5, 1.25, 0.25]
+    assert found.outputs["out"].ravel().tolist() == [1, 1, 0]
+    found = result(lif, [1.5, 1, 0], reset="subtract", **late)
+    assert found.v["n"].ravel().tolist() == [1.5, 0.75, 0.375]
+    assert found.outputs["out"].ravel().tolist() == [1, 0, 0]
+
+
+def test_lower_bounds() -> None:
+    x = [-3, 0.5, 2, -5]
+    assert result(single(neuron("IF")), x, clamp="zero").v["n"].ravel().tolist() == [0, 0.5, 0, 0]
+    assert result(single(neuron("IF")), x, clamp="-threshold").v["n"].ravel().tolist() == [-1, -0.5, 0, -1]
+    assert result(single(neuron("IF", v_reset=-2)), x, clamp="zero").v["n"].ravel().tolist() == [0, 0.5, 0, 0]
+    assert result(single(neuron("I")), x, clamp="zero").v["n"].ravel().tolist() == [-3, -2.5, -0.5, -5.5]
+
+
 def test_many_spikes_per_step() -> None:
     many = {"spikes_per_step": "many", "spike_when": "reaching", "reset": "subtract"}
     found = result(single(neuron("IF", v_threshold=0.5)), [1.25, -2, 0, 2.5], **many)
