@@ -36,5 +36,5 @@ def resolved(graph: Graph, dt: float | None, like: str | None) -> Resolved:
     from neurocuda.discretization.plausibility import likely_discretization
 
     if like == "auto":
-        return resolve(graph, likely_discretization(graph), dt=dt)
+        return resolve(graph, likely_discretization(graph), "auto", dt=dt)
     return resolve(graph, None if like is None else Discretization.preset(like), dt=dt)

@@ -95,17 +95,18 @@ def _read(graph: Graph, values: object) -> Discretization:
         raise _problem(graph, f"discretization.{field}", expected, wrong) from error
 
 
-def resolve(graph: Graph, given: Discretization | None = None, **changes: Any) -> Resolved:
+def resolve(graph: Graph, given: Discretization | None = None, given_as: str = "given", **changes: Any) -> Resolved:
     """The Discretization of a run: the given one, else that of the file, else the default.
 
-    changes: fields that replace those of it, None where the caller names none. Raises `ArgumentError` and `GraphError`.
+    given_as: the origin of the given one. changes: fields that replace those of it, None where the caller names none.
+    Raises `ArgumentError` and `GraphError`.
     """
     if not isinstance(given, Discretization | None):
         found = f"{given!r} ({type(given).__name__})"
         raise ArgumentError(f"discretization: expected a Discretization, found {found}")
     own = stated(graph)
     if given is not None:
-        base, origin = given, "given"
+        base, origin = given, given_as
     elif own is not None:
         base, origin = own, "from the file"
     else:

@@ -76,11 +76,13 @@ def load(
         graph = read(source)
     else:
         raise ArgumentError(f"source: expected a path, a Graph or a nir.NIRGraph, found {type(source).__name__}")
+    origin = "auto" if discretization == "auto" else "given"
     if isinstance(discretization, str):
-        if discretization != "auto":
-            raise ArgumentError(f"discretization: expected a Discretization, 'auto' or None, found {discretization!r}")
+        if origin != "auto":
+            found = f"{discretization!r} (str)"
+            raise ArgumentError(f"discretization: expected a Discretization, 'auto' or None, found {found}")
         discretization = likely_discretization(graph)
-    resolved = resolve(graph, discretization, dt=dt)
+    resolved = resolve(graph, discretization, origin, dt=dt)
     net = Executor(
         graph,
         resolved.discretization,

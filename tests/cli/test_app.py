@@ -158,7 +158,7 @@ def test_like_auto_does_what_the_warning_requests(tmp_path: Path) -> None:
     assert err == ""
     assert "lif   LIF   4      0\n" not in out
     out, _ = command("info", path, "--like", "auto")
-    assert "Likely exporter: sinabs\nDiscretization: dt=1.0, integrator=exponential" in out
+    assert "Likely exporter: sinabs\nDiscretization (auto): dt=1.0, integrator=exponential" in out
     assert "dt=0.5, integrator=exponential" in command("info", path, "--like", "auto", "--dt", "0.5")[0]
     assert "no warnings" in command("check", path, "--like", "auto")[0]
     command("verify", path, "--like", "auto")

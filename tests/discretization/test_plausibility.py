@@ -323,7 +323,7 @@ def test_auto_fires_where_the_default_is_silent(kind: str) -> None:
         warnings.simplefilter("error")
         net = neurocuda.load(found, "auto")
     assert net.discretization == likely_discretization(found)
-    assert 0.01 < net(x)[0].mean() < 0.9
+    assert 0.01 < net(x)[0].gt(0).float().mean() < 0.99  # sinabs counts up to many spikes in a step
 
 
 def test_auto_reads_the_dt_of_the_metadata() -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from comparison import Recorded, Result, imported, live, native, recordings
+from recordings import Recorded, Result, imported, live, native, recordings
 
 PAGE = Path(__file__).parents[2] / "docs/presets.md"
 

@@ -17,8 +17,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE))
 
-from comparison import Recorded, Result, divergence, imported, live, native, recordings  # noqa: E402
 from presets import PAGE, page  # noqa: E402
+from recordings import Recorded, Result, divergence, imported, live, native, recordings  # noqa: E402
 
 PYTHON = ROOT / ".venv-interop/bin/python"
 

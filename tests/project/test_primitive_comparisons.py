@@ -16,23 +16,15 @@ from neurocuda.graph.primitives import TRACED
 MOST = 20
 _CLASS = "a class of neurons, which a Discretization names after a primitive"
 ALLOWED = {
-    (
-        "neurocuda/convert/tracing/fold_batchnorm.py",
-        "fold",
-    ): "a pass that replaces all nodes of one type, and that alone",
-    (
-        "neurocuda/discretization/by_class.py",
-        "canonical",
-    ): _CLASS,
-    (
-        "neurocuda/discretization/by_class.py",
-        "value_of",
-    ): _CLASS,
-    (
-        "neurocuda/discretization/diagnostics.py",
-        "_spikes_to_fire",
-    ): _CLASS,
-    ("neurocuda/nn/nir_neurons.py", "_unit_gain"): _CLASS,
+    (f"neurocuda/{file}", function): why
+    for file, function, why in (
+        ("convert/tracing/fold_batchnorm.py", "fold", "a pass that replaces all nodes of one type, and that alone"),
+        ("discretization/by_class.py", "canonical", _CLASS),
+        ("discretization/by_class.py", "value_of", _CLASS),
+        ("discretization/settings.py", "reset_delay_of", _CLASS),
+        ("nn/nir_neurons.py", "_unit_gain", _CLASS),
+        ("quantization/quantize.py", "_fire", _CLASS),
+    )
 }
 """File and function of each comparison, and why no trait takes its place."""
 

@@ -312,7 +312,7 @@ def test_many_spikes_per_step_need_reaching_and_subtract(rest: dict[str, Any]) -
 
 def test_many_spikes_per_step_are_not_reset_late() -> None:
     many: dict[str, Any] = {"spikes_per_step": "many", "spike_when": "reaching", "reset": "subtract"}
-    assert_refused(lambda: Discretization(reset_delay=1, **many), "'reset_delay'|0|'many'|1")
+    assert_refused(lambda: Discretization(reset_delay=1, **many), "'reset_delay'|'one'|'updated'|'many'")
     assert Discretization(clamp="-threshold", **many).clamp == "-threshold"
 
 
