@@ -372,8 +372,8 @@ def test_no_steps_and_no_neurons() -> None:
 def test_what_torch_asks_of_an_operator() -> None:
     case = some(Kind("CubaLIF"))
     branches, c, state = test_neuron.leaves_of(case)
-    tensors = [state.v, state.i, c.decay_v, c.gain_v, c.bias_v, c.decay_i, c.gain_i, c.threshold, c.v_reset]
-    flags = [False, False, False, False, None, False, True, True, "fast-sigmoid", 10.0]
+    tensors = [state.v, state.i, c.decay_v, c.gain_v, c.bias_v, c.decay_i, c.gain_i, c.threshold, c.v_reset, c.v_min]
+    flags = [False, False, False, False, False, None, False, True, True, "fast-sigmoid", 10.0]
     library = torch.ops.neurocuda_triton
     torch.library.opcheck(library.neuron.default, (branches, *tensors, *flags))
     torch.library.opcheck(library.branch_sum.default, (branches,))
