@@ -64,10 +64,11 @@ def _exact(value: Any) -> Tensor:
     return tensor.reshape(()) if tensor.numel() == 1 else tensor
 
 
-def _tau_of_decay(decay: Tensor, dt: float) -> Tensor:
-    """The time constant whose Euler decay, 1 - dt / tau, has these float32 bits."""
+def _decay(value: Any) -> Tensor:
+    """A decay of snnTorch, which clamps it to [0, 1] in each step; dt / (1 - decay) is the time constant of Euler."""
+    decay = _exact(value).clamp(0, 1)
     _require(bool((decay < 1).all()), "a decay of 1", "a decay below 1")
-    return dt / (1 - decay)
+    return decay
 
 
 def _snntorch(module: Any, zero_keeps_the_input: bool) -> Mapping[str, Any]:
@@ -83,21 +84,20 @@ def _snntorch(module: Any, zero_keeps_the_input: bool) -> Mapping[str, Any]:
 
 
 def _leaky(module: Any) -> Translated:
-    beta, threshold = _exact(module.beta).clamp(0, 1), _exact(module.threshold)
+    beta, threshold = _decay(module.beta), _exact(module.threshold)
 
     def make(d: Discretization) -> ours.Neuron:
-        tau = _tau_of_decay(beta, d.dt)
+        tau = d.dt / (1 - beta)
         return ours.LIF(tau=tau, r=tau / d.dt, v_threshold=threshold, discretization=d)
 
     return Translated(make, _snntorch(module, zero_keeps_the_input=True))
 
 
 def _synaptic(module: Any) -> Translated:
-    alpha, beta = _exact(module.alpha).clamp(0, 1), _exact(module.beta).clamp(0, 1)
-    threshold = _exact(module.threshold)
+    alpha, beta, threshold = _decay(module.alpha), _decay(module.beta), _exact(module.threshold)
 
     def make(d: Discretization) -> ours.Neuron:
-        syn, mem = _tau_of_decay(alpha, d.dt), _tau_of_decay(beta, d.dt)
+        syn, mem = d.dt / (1 - alpha), d.dt / (1 - beta)
         return ours.CubaLIF(syn, mem, w_in=syn / d.dt, r=mem / d.dt, v_threshold=threshold, discretization=d)
 
     return Translated(make, _snntorch(module, zero_keeps_the_input=False))
@@ -129,9 +129,8 @@ def _lif_box(module: Any) -> Translated:
 
 
 def _iaf(module: Any) -> Translated:
-    p, reset = module.p, _exact(module.p.v_reset)
-    make: Make = lambda d: ours.IF(1.0, _exact(p.v_th), reset, discretization=d)  # noqa: E731
-    return Translated(make, {"dt": module.dt})
+    level, reset = _exact(module.p.v_th), _exact(module.p.v_reset)
+    return Translated(lambda d: ours.IF(1.0, level, reset, discretization=d), {"dt": module.dt})
 
 
 def _li_box(module: Any) -> Translated:
@@ -234,16 +233,14 @@ def _jelly(module: Any) -> tuple[dict[str, Any], float]:
 def _if_node(module: Any) -> Translated:
     fields, reset = _jelly(module)
     threshold = float(module.v_threshold)
-    make: Make = lambda d: ours.IF(1 / d.dt, threshold, reset, discretization=d)  # noqa: E731
-    return Translated(make, fields)
+    return Translated(lambda d: ours.IF(1 / d.dt, threshold, reset, discretization=d), fields)
 
 
 def _lif_node(module: Any) -> Translated:
     fields, reset = _jelly(module)
     tau, threshold = float(module.tau), float(module.v_threshold)
     r = 1.0 if module.decay_input else tau
-    make: Make = lambda d: ours.LIF(tau * d.dt, r, reset, threshold, reset, discretization=d)  # noqa: E731
-    return Translated(make, fields)
+    return Translated(lambda d: ours.LIF(tau * d.dt, r, reset, threshold, reset, discretization=d), fields)
 
 
 NEURONS: Mapping[str, Mapping[str, Callable[[Any], Translated]]] = {
