@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import asdict, fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,16 +33,11 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 """The types of each field in a file. Integers may be text, where a field differs by class of neuron."""
 
 
-@dataclass(frozen=True)
-class Resolved:
-    """The Discretization of a run. origin: where it comes from, for people."""
+class Resolved(NamedTuple):
+    """The Discretization of a run, and where it comes from, for people."""
 
     discretization: Discretization
     origin: str
-
-    @property
-    def parts(self) -> tuple[Discretization, str]:
-        return self.discretization, self.origin
 
 
 def written(d: Discretization, more: Mapping[str, object]) -> dict[str, object]:

@@ -67,4 +67,4 @@ def _stated_dt(graph: Graph) -> float | None:
     if stated(graph) is not None:
         return None
     dt = np.asarray(graph.metadata.get("dt"))
-    return float(dt.item()) if dt.size == 1 and dt.dtype.kind in "iuf" and dt > 0 else None
+    return float(dt.item()) if dt.size == 1 and dt.dtype.kind in "iuf" and np.isfinite(dt) and dt > 0 else None

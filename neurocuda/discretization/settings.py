@@ -57,8 +57,8 @@ class Discretization:
         if_gain: The gain of the class "IF" alone, which `gain` also sets: "r*dt" is "r*g".
 
     Raises:
-        ArgumentError: A field has no such value, or "many" comes without "reaching" and "subtract" or with
-            reset_delay 1.
+        ArgumentError: A field has no such value, "many" comes without "reaching" and "subtract", or a reset_delay of 1
+            comes with "many" or with the synapse of the "previous" step.
 
     Example:
         >>> import neurocuda

@@ -95,7 +95,7 @@ class Executor(nn.Module):
         self._settings: dict[str, Any] = {"force": force, "input_grid": input_grid, "ordered": ordered}
         self._settings |= {"frozen": frozen, "learn": learn}
         self.graph, self.chunk = graph, chunk
-        self.discretization, self.discretization_origin = resolve(graph, discretization).parts
+        self.discretization, self.discretization_origin = resolve(graph, discretization)
         self.surrogate = Surrogate() if surrogate is None else surrogate
         compiled = compile_graph(graph, self.discretization, input_grid=input_grid, force=force, ordered=ordered)
         self.certificate, self.schedule = compiled.certificate, compiled.schedule

@@ -336,3 +336,10 @@ def test_auto_reads_the_dt_of_the_metadata() -> None:
 def test_another_word_than_auto_is_refused() -> None:
     with pytest.raises(ArgumentError, match="discretization: expected a Discretization, 'auto' or None, found 'norse'"):
         neurocuda.load(read(chain({"n": node("LIF")})), "norse")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dt", [np.inf, np.nan, -1.0, 0.0])
+def test_a_dt_in_the_metadata_that_is_no_step_is_left_alone(dt: float) -> None:
+    graph = replace(read(SILENT_UNITS["LIF"][0]), metadata={"dt": dt})
+    assert likely_discretization(graph) == likely_discretization(replace(graph, metadata={}))
+    assert not any("was written for" in line for line in doubts(graph, Discretization()))
