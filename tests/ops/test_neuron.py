@@ -327,23 +327,26 @@ def test_many_tiles_and_threads(case: Case) -> None:
     assert_case(case)
 
 
+def assert_not_numbers(case: Case) -> None:
+    """NaN and infinity go through the update as through the reference."""
+    draw = numbers(case)
+    c, state = coefficients_of(case, draw), state_of(case, draw)
+    x = torch.from_numpy(draw.choice(np.float32([0, 1, -1, np.nan, np.inf, -np.inf, 3e38]), (4, 2, 5, 7)))
+    spikes, after, _ = reference.neuron([x], c, state, SILENT)
+    spikes = spikes.nan_to_num(0, posinf=255) if case.output == "uint8" else spikes
+    found, state, _ = native.neuron([x], c, state, SILENT, dtype=wanted_type(case), packed=case.output == "packed")
+    assert_equal(found, expected_output(spikes, case), case.kind)
+    assert_equal(state.v, after.v, case.kind)
+
+
 @on_each_device
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_values_that_are_not_numbers(output: str, mode: str) -> None:
-    """NaN and infinity go through the update as through the reference."""
     for kind in kinds():
         if not kind.fires or (output == "packed" and kind.many == "many"):
             continue
-        case = Case(kind, torch.float32, output, mode, "plain", 1, (5, 7), 4, 2, 1, ())
-        draw = numbers(case)
-        c, state = coefficients_of(case, draw), state_of(case, draw)
-        x = torch.from_numpy(draw.choice(np.float32([0, 1, -1, np.nan, np.inf, -np.inf, 3e38]), (4, 2, 5, 7)))
-        spikes, after, _ = reference.neuron([x], c, state, SILENT)
-        spikes = spikes.nan_to_num(0, posinf=255) if output == "uint8" else spikes
-        found, state, _ = native.neuron([x], c, state, SILENT, dtype=wanted_type(case), packed=output == "packed")
-        assert_equal(found, expected_output(spikes, case), kind)
-        assert_equal(state.v, after.v, kind)
+        assert_not_numbers(Case(kind, torch.float32, output, mode, "plain", 1, (5, 7), 4, 2, 1, ()))
 
 
 @on_each_device

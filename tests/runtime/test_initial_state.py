@@ -138,7 +138,7 @@ def test_gradients_reach_the_start() -> None:
     assert "a:v_reset" in expected
     assert bool(expected["a:v_reset"].any())
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4, msg=name)
+        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=0, msg=name)  # float32 sums in another order
 
 
 @pytest.mark.parametrize("value", ["0.5", np.nan, np.inf, 1e300, np.zeros(3), np.zeros((2, 2)), {"v": 1.0}])

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from integer_networks import (
     BY_R,
     COUNTS,
+    assert_again,
     fc,
     needs_bytes,
     same,
@@ -43,16 +44,6 @@ GRAPHS = 1000 if FULL else 40
 PARTS = 10
 
 needs_native = pytest.mark.skipif(not backends.is_usable(backends.backends()["cpu"]), reason="no native operators")
-
-
-def assert_again(net: Executor, x: dict[str, np.ndarray], *what: object) -> None:
-    """Repeated calls give the same bits: the second is captured, later ones replay it."""
-    with torch.no_grad():
-        first, state = net(tensors(x))
-        for number in range(3):
-            again, after = net(tensors(x))
-            assert same(first, again), (number, *what)
-            assert same(state.tensors, after.tensors), (number, *what)
 
 
 # Every implementation is forced

@@ -13,6 +13,7 @@ from drawn import settings
 from integer_networks import (
     BY_R,
     COUNTS,
+    assert_again,
     conv,
     fc,
     fires,
@@ -26,17 +27,6 @@ from make_nir import Node, delay, graph, input_, neuron, numbers, output, scale,
 
 import neurocuda
 from neurocuda import Discretization, Executor
-
-
-def assert_again(net: Executor, x: dict[str, np.ndarray], *what: object) -> None:
-    """Repeated calls give the same bits: the second is captured, later ones replay it."""
-    with torch.no_grad():
-        first, state = net(tensors(x))
-        for number in range(3):
-            again, after = net(tensors(x))
-            assert same(first, again), (number, *what)
-            assert same(state.tensors, after.tensors), (number, *what)
-
 
 IMAGE = (2, 4, 4)
 FLAT = {"type": "Flatten", "start_dim": 0, "end_dim": -1}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from comparison import graph_of
+from comparison import graph_of, tensors
 from layers_at_bound import layer, ones
 from make_nir import Node, graph, input_, neuron, numbers, output, scale, threshold
 from oracle import Array
@@ -146,3 +146,13 @@ def spiking_graph(draw: np.random.Generator) -> Node:
         edges.append(f"{source}>out_{source}")
     nodes["last"] = output(*shape)
     return graph(" ".join([*edges, f"l{number}>last"]), **nodes)
+
+
+def assert_again(net: Executor, x: dict[str, np.ndarray], *what: object) -> None:
+    """Repeated calls give the same bits: the second is captured, later ones replay it."""
+    with torch.no_grad():
+        first, state = net(tensors(x))
+        for number in range(3):
+            again, after = net(tensors(x))
+            assert same(first, again), (number, *what)
+            assert same(state.tensors, after.tensors), (number, *what)
