@@ -166,5 +166,5 @@ def _with_recurrent_layers(graph: Graph, neurons: Mapping[str, Translated]) -> G
 
 def _unsupported(path: str, module: nn.Module, supported: str, found: str = "") -> UnsupportedModuleError:
     kind = f"{type(module).__module__}.{type(module).__name__}"
-    where = f"module {path!r}" if path else "network"
-    return UnsupportedModuleError(f"{where}: expected {supported}, found {kind}{found and f' with {found}'}", path)
+    where = f"module {path!r} ({kind})" if path else f"the network ({kind})"
+    return UnsupportedModuleError(f"{where}: expected {supported}, found {found or 'another'}", path)
